@@ -1,0 +1,45 @@
+"""All that importing :mod:`acon_mm` changes outside of itself, besides registering its own classes.
+
+1. A hook of PyTorch's on module registration gives an ACON without width its width (:mod:`acon_mm.width`). Modules
+   that are no ACON pass it untouched.
+2. The build functions of mmengine's ``MODELS`` registry and its children (mmdet's, mmseg's) are wrapped, so that
+   ``act_cfg`` works on every module (:mod:`acon_mm.switch.building`). Configs without it are built as before.
+3. ``torch.load`` is allowed the inert types that mmengine's training checkpoints hold (:mod:`acon_mm.checkpoints`).
+4. ``Mish`` is registered, if nobody has, so that it can be compared with.
+
+:func:`uninstall` undoes all four, :func:`install` does them again; both may be called repeatedly.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+
+from mmengine.registry import MODELS
+from torch import nn
+
+from . import checkpoints, width
+from .switch import building
+
+_undo: list = []
+
+
+def install() -> None:
+    """Apply the effects listed above."""
+    if _undo:
+        return
+    for package in ("mmdet", "mmseg"):  # their registries become children of mmengine's when they are imported
+        if find_spec(package):
+            import_module(f"{package}.registry")
+    _undo.append(width.install().remove)
+    building.install()
+    _undo.append(building.uninstall)
+    checkpoints.allow_training_checkpoints()
+    _undo.append(checkpoints.disallow_training_checkpoints)
+    if "Mish" not in MODELS.module_dict:
+        MODELS.register_module(module=nn.Mish)
+        _undo.append(lambda: MODELS.module_dict.pop("Mish"))
+
+
+def uninstall() -> None:
+    """Undo :func:`install`."""
+    while _undo:
+        _undo.pop()()

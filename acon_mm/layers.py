@@ -1,0 +1,97 @@
+"""Layers inside the ACON modules: a convolution that hosts leave alone, and norms that stand a single value."""
+
+import logging
+import math
+from functools import cache
+
+import torch.distributed as dist
+from mmcv.cnn import build_norm_layer
+from mmengine.logging import print_log
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class InnerConv2d(nn.Module):
+    """A 2-D convolution with bias, stride 1 and "same" padding that is not an ``nn.Conv2d``.
+
+    Hosts that initialise by class (``for m in self.modules(): if isinstance(m, nn.Conv2d)``) would overwrite ACON's own
+    initialisation otherwise.
+
+    Shape:
+        ``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1):
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.groups = kernel_size, groups
+        weight = nn.Conv2d(in_channels, out_channels, kernel_size, groups=groups, device="meta").weight
+        self.weight = nn.Parameter(weight.new_empty(weight.shape, device="cpu"))
+        self.bias = nn.Parameter(self.weight.new_empty(out_channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As ``nn.Conv2d`` initialises: uniform within 1 / sqrt(fan_in)."""
+        bound = 1 / math.sqrt(self.weight[0].numel())
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, padding=self.kernel_size // 2, groups=self.groups)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, groups={self.groups}"
+
+
+def build_norm(norm_cfg: dict | None, num_channels: int) -> nn.Module:
+    """The norm over pooled values ``(N, C, 1, 1)`` that an mm ``norm_cfg`` asks for; ``None``: no norm.
+
+    Raises:
+        ValueError: the norm takes its statistics over space, where a pooled map has one value.
+    """
+    if norm_cfg is None:
+        return nn.Identity()
+    norm = build_norm_layer(norm_cfg, num_channels)[1]
+    if isinstance(norm, nn.modules.instancenorm._InstanceNorm):
+        raise ValueError(
+            f"norm_cfg={dict(norm_cfg)} normalises over space, but Meta-ACON's norms see one value per channel and "
+            "sample: use 'BN', 'SyncBN', 'GN', 'LN' or None"
+        )
+    return norm
+
+
+def normalize(norm: nn.Module, x: Tensor) -> Tensor:
+    """Apply ``norm`` to pooled values ``x`` of shape ``(N, C, 1, 1)``, also where a batch norm could not.
+
+    A batch norm in training needs two values per channel. With one (batch size 1) or none (an empty batch of RoIs)
+    there are no batch statistics: the running statistics normalise, as they do at test time, and stay as they are.
+    A SyncBatchNorm counts the values of all processes.
+    """
+    if isinstance(norm, nn.LayerNorm):
+        return norm(x.flatten(1)).view_as(x)
+    if isinstance(norm, _BatchNorm) and norm.training and _values_per_channel(norm, x) < 2:
+        _log_single_value()
+        # Without running statistics: mean 0 and variance 1, where they would have started.
+        mean = x.new_zeros(x.shape[1]) if norm.running_mean is None else norm.running_mean
+        var = x.new_ones(x.shape[1]) if norm.running_var is None else norm.running_var
+        return F.batch_norm(x, mean, var, norm.weight, norm.bias, training=False, eps=norm.eps)
+    return norm(x)
+
+
+def _values_per_channel(norm: _BatchNorm, x: Tensor) -> int:
+    values = x.shape[0] * x[0, 0].numel() if len(x) else 0
+    if isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized():
+        # Every process must take the same way, or the others wait for it forever: an even share is presumed.
+        return max(values, 1) * dist.get_world_size(norm.process_group)
+    return values
+
+
+@cache
+def _log_single_value() -> None:
+    print_log(
+        "Meta-ACON: a batch norm of the generator got fewer than 2 values per channel in training (batch size 1?); it "
+        "normalises by its running statistics there and leaves them unchanged. Use norm_cfg=None or GN to avoid it.",
+        logger="current",
+        level=logging.WARNING,
+    )

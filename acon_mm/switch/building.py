@@ -1,0 +1,111 @@
+"""``act_cfg`` and ``act_sites`` on any module that a config builds.
+
+The build function of every ``MODELS`` registry is wrapped. A config without ``act_cfg`` passes through untouched; with
+it, a class that takes ``act_cfg`` itself gets it, and any other is built without it and converted afterwards.
+``act_sites`` always means the conversion.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.registry import MODELS, Registry
+from torch import nn
+
+from ..activations import Acon
+from .convert import check_act_cfg, convert_activations
+
+_depth = 0
+
+
+def install(root: Registry = MODELS) -> None:
+    """Wrap the build functions of a registry and its children; those wrapped already stay as they are."""
+    for registry in _family(root):
+        if not hasattr(registry.build_func, "_acon_mm_wraps"):
+            registry.build_func = _wrap(registry.build_func)
+
+
+def uninstall(root: Registry = MODELS) -> None:
+    """Undo :func:`install`."""
+    for registry in _family(root):
+        registry.build_func = getattr(registry.build_func, "_acon_mm_wraps", registry.build_func)
+
+
+def _family(root: Registry) -> list[Registry]:
+    return [root, *(registry for child in root.children.values() for registry in _family(child))]
+
+
+def _wrap(build: Callable) -> Callable:
+    @wraps(build)
+    def build_with_activations(cfg: Any, *args, registry: Registry, **kwargs) -> Any:
+        global _depth
+        _depth += 1
+        try:
+            if isinstance(cfg, dict) and "type" in cfg and ("act_cfg" in cfg or "act_sites" in cfg):
+                built = _build(build, cfg, *args, registry=registry, **kwargs)
+            else:
+                built = build(cfg, *args, registry=registry, **kwargs)
+        finally:
+            _depth -= 1
+        if _depth == 0:
+            _check_widths(built)
+        return built
+
+    build_with_activations._acon_mm_wraps = build
+    return build_with_activations
+
+
+def _build(build: Callable, cfg: dict, *args, registry: Registry, **kwargs) -> Any:
+    cls = _class_of(cfg, registry)
+    if cls is None:
+        return build(cfg, *args, registry=registry, **kwargs)  # unknown type: the registry says so
+    where = cls.__name__
+    act_cfg, act_sites = cfg.get("act_cfg"), cfg.get("act_sites")
+    if act_sites is not None and act_cfg is None:
+        raise ValueError(f"act_sites={act_sites!r} of {where} says where, but there is no act_cfg that says what")
+    native = _takes(cls, "act_cfg")
+    if native and act_cfg is not None:
+        check_act_cfg(act_cfg, where, registry)
+    if native and act_sites is None:
+        return build({k: v for k, v in cfg.items() if k != "act_sites"}, *args, registry=registry, **kwargs)
+    bare = {k: v for k, v in cfg.items() if k not in ("act_cfg", "act_sites")}
+    module = build(bare, *args, registry=registry, **kwargs)
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"act_cfg on {where}, which is no module with activations: leave it out there")
+    report = convert_activations(module, act_cfg, act_sites)
+    total = len(report.converted) + len(report.kept)
+    print_log(f"act_cfg of {where}: {act_cfg['type']} at {len(report.converted)} of {total} activations", "current")
+    return module
+
+
+def _class_of(cfg: dict, registry: Registry) -> Callable | None:
+    if not isinstance(cfg["type"], str):
+        return cfg["type"]
+    with registry.switch_scope_and_registry(cfg.get("_scope_")) as scoped:
+        return scoped.get(cfg["type"])
+
+
+def _takes(cls: Callable, name: str) -> bool:
+    """Whether a class has an argument, itself or by handing ``**kwargs`` on to a base that has it."""
+    inits = [c.__dict__["__init__"] for c in cls.__mro__ if "__init__" in c.__dict__] if inspect.isclass(cls) else [cls]
+    for init in inits:
+        parameters = inspect.signature(init).parameters
+        if name in parameters:
+            return True
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return False
+    return False
+
+
+def _check_widths(built: Any) -> None:
+    """Say at build time which ACONs of a finished model have no width."""
+    if not isinstance(built, nn.Module) or isinstance(built, Acon):
+        return
+    missing = [name for name, m in built.named_modules() if isinstance(m, Acon) and m.num_channels is None]
+    if missing:
+        raise ValueError(
+            f"{type(built).__name__} has activations without a width, because no layer before them tells it: "
+            f"{', '.join(missing)}. Add num_channels to their act_cfg, or leave it out there"
+        )

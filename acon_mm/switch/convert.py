@@ -1,0 +1,105 @@
+"""Switch the activations of a built model in place."""
+
+import inspect
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+from mmengine.registry import MODELS, Registry
+from torch import nn
+
+from ..activations import Acon
+from .hosts import adopt, drop_shared
+from .sites import ACTIVATIONS, ActSites, Site, find_gates, find_sites, select
+
+
+@dataclass
+class Report:
+    """What a conversion did.
+
+    Attributes:
+        converted: names of the sites that have the new activation.
+        kept: names of the activations that stay, each with the reason.
+    """
+
+    converted: list[str] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
+
+
+def convert_activations(model: nn.Module, act_cfg: dict, act_sites: ActSites = None) -> Report:
+    """Replace activations of ``model`` in place; parameters and keys of everything else stay as they are.
+
+    Args:
+        model: a backbone, neck, head or whole model of mmdet or mmseg, or anything made of ConvModules and Sequentials.
+        act_cfg: config of the new activation: any in the registry. An ACON needs no ``num_channels``.
+        act_sites: ``'paper'`` (the 3x3 convolution of a Bottleneck, both of a BasicBlock), ``'all'``, or a list of site
+            names; None: the paper's in backbones, all elsewhere.
+
+    Returns:
+        the sites that were switched, and those that were not, with reasons.
+
+    Raises:
+        ValueError: ``model`` has no activations; ``act_cfg`` or ``act_sites`` is not understood; a chosen site cannot
+            be switched. The model is then unchanged.
+    """
+    where = type(model).__name__
+    check_act_cfg(act_cfg, where)
+    sites = find_sites(model)
+    if not sites:
+        raise ValueError(f"act_cfg on {where}, which has no activations: leave it out there")
+    chosen = select(sites, act_sites, where)
+    activations = [_build(act_cfg, site, where) for site in chosen]  # before the first change, since it may raise
+    for site, activation in zip(chosen, activations, strict=True):
+        _put(model, site, activation)
+    for owner, host in {(site.owner, site.host) for site in chosen if site.host}:
+        drop_shared(model.get_submodule(owner), host)
+    for module in model.modules():
+        if hasattr(module, "_freeze_stages"):  # mm backbones; what is new in a frozen stage is frozen as well
+            module._freeze_stages()
+    report = Report([site.name for site in chosen])
+    report.kept = {site.name: "not among act_sites" for site in sites if site not in chosen}
+    report.kept |= dict.fromkeys(find_gates(model), "a gate, not an activation")
+    return report
+
+
+def check_act_cfg(act_cfg: dict, where: str, registry: Registry = MODELS) -> None:
+    """Raise a ValueError unless ``act_cfg`` is a dict whose type is a registered module."""
+    if not isinstance(act_cfg, dict) or "type" not in act_cfg:
+        raise ValueError(f"act_cfg of {where} must be a dict with a 'type', got {act_cfg!r}")
+    kind = act_cfg["type"]
+    if inspect.isclass(kind) or (isinstance(kind, str) and registry.get(kind) is not None):
+        return
+    known = [name for name, cls in MODELS.module_dict.items() if inspect.isclass(cls) and issubclass(cls, ACTIVATIONS)]
+    close = get_close_matches(str(kind), known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else "registered activations are " + ", ".join(known)
+    raise ValueError(f"act_cfg of {where}: no activation is registered as {kind!r}; {hint}")
+
+
+def _build(act_cfg: dict, site: Site, where: str) -> nn.Module:
+    cfg = dict(act_cfg)
+    kind = cfg["type"] if inspect.isclass(cfg["type"]) else MODELS.get(cfg["type"])
+    if "inplace" in inspect.signature(kind).parameters:
+        cfg.setdefault("inplace", getattr(site.current, "inplace", False))
+    activation = MODELS.build(cfg)
+    if isinstance(activation, Acon):
+        activation.host = f"{where}.{site.path}"
+        if site.width is not None:
+            activation.set_width(*site.width)
+        elif activation.num_channels is None:
+            raise ValueError(
+                f"the activation {site.name} of {where} needs a width, and nothing before it tells one: "
+                "add num_channels to act_cfg, or leave the site out by act_sites=[...]"
+            )
+    parameters = list(site.source.parameters())
+    if parameters:
+        activation.to(device=parameters[0].device, dtype=parameters[0].dtype)
+        activation.requires_grad_(any(p.requires_grad for p in parameters))
+    return activation.train(site.source.training)
+
+
+def _put(model: nn.Module, site: Site, activation: nn.Module) -> None:
+    owner = model.get_submodule(site.owner)
+    if site.host is not None:
+        adopt(owner, site.host)
+    parent, _, leaf = site.path.rpartition(".")
+    holder = model.get_submodule(parent)
+    setattr(holder, leaf, activation)

@@ -1,0 +1,175 @@
+"""The activation sites of a model: finding them and choosing among them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from mmcv.cnn import ConvModule
+from mmcv.cnn.bricks import HSigmoid, Swish
+from torch import nn
+
+from ..activations import Acon
+from ..width import Width, output_width, width_after
+from .hosts import Host, host_of
+
+#: what ``act_cfg`` means: layers that a network may have in ReLU's place
+ACTIVATIONS = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU),
+    *(nn.SiLU, nn.GELU, nn.Mish, nn.Hardswish, Swish, Acon),
+)
+#: what it does not mean: these bound a value or weigh another
+GATES = (nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.Hardtanh, nn.Softmax, HSigmoid)
+
+ActSites = str | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place where a model activates.
+
+    Attributes:
+        name: dotted, from the model: what ``act_sites`` and messages call it.
+        path: dotted: where its module lives.
+        owner: dotted: the module that calls it.
+        host: the owner's table entry, if it needs one.
+        source: the layer before: its device, dtype and frozenness are the site's.
+        width: the channels there; None where nothing tells.
+        current: the activation there now; None for a functional one.
+        paper: whether the paper's ResNets activate there.
+        default: whether the site is among those that ``act_sites=None`` means.
+        problem: why the site cannot be switched; None if it can.
+    """
+
+    name: str
+    path: str
+    owner: str
+    host: type[Host] | None
+    source: nn.Module
+    width: Width | None
+    current: nn.Module | None
+    paper: bool = False
+    default: bool = True
+    problem: str | None = None
+
+
+def find_sites(model: nn.Module) -> list[Site]:
+    """All sites of a model, in the order of its modules; gates are none."""
+    return list(_walk(model, "", in_backbone=False, claimed=set()))
+
+
+def find_gates(model: nn.Module) -> list[str]:
+    """Names of the layers that stay since they are gates."""
+    return [name for name, module in model.named_modules() if isinstance(module, GATES)]
+
+
+def _walk(module: nn.Module, prefix: str, in_backbone: bool, claimed: set[str]) -> Iterator[Site]:
+    host = host_of(module)
+    in_backbone = in_backbone or (host is not None and host.is_backbone)
+    owner = prefix.rstrip(".")
+    if host is not None:
+        for site in host.sites(module):
+            claimed.add(prefix + site.path)
+            yield Site(
+                name=prefix + site.label,
+                path=prefix + site.path,
+                owner=owner,
+                host=host,
+                source=site.before,
+                width=output_width(site.before),
+                current=_present(module, site.path, host.shared),
+                paper=site.paper,
+                default=site.paper or not in_backbone,
+            )
+        if host.shared:
+            claimed.add(prefix + host.shared)
+    for name, child in module.named_children():
+        path = prefix + name
+        if path in claimed or isinstance(child, GATES):
+            continue
+        if not isinstance(child, ACTIVATIONS):
+            yield from _walk(child, f"{path}.", in_backbone, claimed)
+            continue
+        source, width, problem = _before(module, name)
+        yield Site(
+            name=path,
+            path=path,
+            owner=owner,
+            host=None,
+            source=source,
+            width=width,
+            current=child,
+            # A site nobody handles is never passed over silently, so it counts as meant.
+            paper=problem is not None,
+            default=problem is not None or not in_backbone,
+            problem=problem,
+        )
+
+
+def _present(module: nn.Module, path: str, shared: str | None) -> nn.Module | None:
+    for candidate in (path, shared):
+        if candidate:
+            try:
+                return module.get_submodule(candidate)
+            except AttributeError:
+                continue
+    return None
+
+
+def _before(parent: nn.Module, name: str) -> tuple[nn.Module, Width | None, str | None]:
+    """Source, width and problem of the activation ``name`` of a module without a table entry."""
+    if isinstance(parent, ConvModule):
+        conv_first = parent.order.index("conv") < parent.order.index("act")
+        return parent.conv, Width(parent.out_channels if conv_first else parent.in_channels, 1), None
+    if isinstance(parent, nn.Sequential):
+        layers = list(parent._modules.values())[: list(parent._modules).index(name)]
+        return parent, width_after(layers), None
+    kind = f"{type(parent).__module__}.{type(parent).__qualname__}"
+    return parent, None, f"{kind} calls it in a way that acon_mm does not know"
+
+
+def select(sites: Sequence[Site], act_sites: ActSites, where: str) -> list[Site]:
+    """The sites that ``act_sites`` means.
+
+    Args:
+        act_sites: ``'all'``; ``'paper'``; None (the paper's in backbones, all elsewhere); or names: each means the
+            sites whose dotted name has it as a run of whole parts (``'act2'``, ``'layer4'``, ``'layer4.0'``), or
+            matches it as a pattern (``'layer4.*.act2'``).
+        where: what the sites belong to, for messages.
+
+    Raises:
+        ValueError: a name means no site; or nothing is chosen; or a chosen site cannot be switched.
+    """
+    if act_sites is None:
+        chosen = [site for site in sites if site.default]
+    elif act_sites == "all":
+        chosen = list(sites)
+    elif act_sites == "paper":
+        chosen = [site for site in sites if site.paper]
+    elif isinstance(act_sites, str) or not all(isinstance(entry, str) for entry in act_sites):
+        raise ValueError(f"act_sites of {where} must be 'paper', 'all' or a list of site names, got {act_sites!r}")
+    else:
+        for entry in act_sites:
+            if not any(_means(entry, site.name) for site in sites):
+                raise ValueError(f"act_sites of {where}: {entry!r} is none of its sites, which are {_spell(sites)}")
+        chosen = [site for site in sites if any(_means(entry, site.name) for entry in act_sites)]
+    if not chosen:
+        raise ValueError(
+            f"act_sites={act_sites!r} chooses none of the sites of {where}, which are {_spell(sites)}: "
+            "use 'all' or a list of names"
+        )
+    for site in chosen:
+        if site.problem:
+            raise ValueError(
+                f"the activation {site.name} of {where} cannot be switched: {site.problem}. "
+                "Choose other sites by act_sites=[...], or leave act_cfg out here"
+            )
+    return chosen
+
+
+def _means(entry: str, name: str) -> bool:
+    return f".{entry}." in f".{name}." or fnmatchcase(name, entry)
+
+
+def _spell(sites: Sequence[Site]) -> str:
+    names = [site.name for site in sites]
+    return ", ".join(names if len(names) <= 12 else [*names[:8], "...", *names[-3:]])
