@@ -1,0 +1,169 @@
+"""The embedded sample on disk: made on first use, checked for being whole whenever it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from filelock import FileLock
+from mmengine.logging import print_log
+from PIL import Image
+from tqdm import tqdm
+
+from .pictures import CLASSES, PINNED, SPLITS, PictureMaker
+
+MADE_BY = "acon_mm.datasets.digits"
+VERSION = 1  # raise it whenever the same parameters give other pixels or annotations
+MANIFEST = "manifest.json"
+
+
+def ensure_digits(
+    root: str | os.PathLike = "data/digits",
+    num_train: int = 600,
+    num_val: int = 150,
+    image_size: int = 160,
+    seed: int = 0,
+) -> Path:
+    """Return the directory of the digits sample, made first if it is absent, damaged or of other parameters.
+
+    It holds `images/{split}/000000.png` (RGB), `labels/{split}/000000.png` (0 background, 1 + digit, 255
+    ignored), `annotations/instances_{split}.json` (COCO) and `manifest.json` with the SHA-256 of every file. It
+    is made beside its place and moved there whole, under a file lock: processes that start together make it
+    once.
+
+    Raises:
+        FileExistsError: making it would remove files that are not part of the sample.
+        ImportError: it has to be made and a package of the `sample` extra is missing.
+        ValueError: a count is below 1, the seed below 0 or the pictures are too small.
+    """
+    for name, value, least in (("num_train", num_train, 1), ("num_val", num_val, 1), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    root = Path(root).resolve()
+    parameters = {"num_train": num_train, "num_val": num_val, "image_size": image_size, "seed": seed}
+    # Without the lock first, so that a whole sample on a read-only disk can be used.
+    if _fault(root, parameters):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(root.with_name(f".{root.name}.lock")):
+            if fault := _fault(root, parameters):  # unless another process has made it meanwhile
+                _replace(root, parameters, fault)
+    return root
+
+
+def _read_manifest(root: Path) -> dict | None:
+    """The manifest of a sample that this module made, None if there is none."""
+    try:
+        manifest = json.loads((root / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(manifest, dict) and manifest.get("made_by") == MADE_BY
+    return manifest if ours and isinstance(manifest.get("files"), dict) else None
+
+
+def _fault(root: Path, parameters: dict) -> str | None:
+    """Why the sample must be made, None when it is whole."""
+    manifest = _read_manifest(root)
+    if manifest is None:
+        return "it is not there"
+    for name, value in {"version": VERSION, **parameters}.items():
+        if manifest.get(name) != value:
+            return f"it was made with {name}={manifest.get(name)}, and {name}={value} is wanted"
+    for name, digest in manifest["files"].items():
+        try:
+            found = _digest(root / name)
+        except OSError:
+            return f"{name} is missing"
+        if found != digest:
+            return f"{name} has changed"
+    for picture in root.glob("images/*/*.png"):  # mmseg would take any picture in there as part of the data
+        if (name := picture.relative_to(root).as_posix()) not in manifest["files"]:
+            return f"{name} does not belong to it"
+    return None
+
+
+def _replace(root: Path, parameters: dict, fault: str) -> None:
+    _refuse_foreign(root)
+    print_log(f"Making the digits sample in {root}: {fault}.", logger="current")
+    new, old = (root.with_name(f".{root.name}.acon_mm-{state}") for state in ("new", "old"))
+    for leftover in (new, old):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        _make(new, **parameters)
+        if root.exists():
+            root.rename(old)
+        new.rename(root)
+    finally:
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _refuse_foreign(root: Path) -> None:
+    if root.exists() and not root.is_dir():
+        raise FileExistsError(f"{root} is not a directory: remove it or choose another data_root")
+    manifest = _read_manifest(root)
+    ours = set() if manifest is None else {MANIFEST, *manifest["files"]}
+    present = (path for path in root.rglob("*") if path.is_symlink() or not path.is_dir())
+    foreign = sorted({path.relative_to(root).as_posix() for path in present} - ours)
+    if foreign:
+        raise FileExistsError(
+            f"making the digits sample in {root} would remove {len(foreign)} file(s) there that are not part of "
+            f"it, such as {foreign[0]!r}: move them away or choose another data_root"
+        )
+
+
+def _make(root: Path, num_train: int, num_val: int, image_size: int, seed: int) -> None:
+    maker = PictureMaker(seed, image_size)
+    if maker.packages != PINNED:
+        print_log(
+            f"The digits sample is made with {_spell(maker.packages)}, while acon_mm[sample] pins "
+            f"{_spell(PINNED)}: its pixels may differ from those on other machines.",
+            logger="current",
+            level=logging.WARNING,
+        )
+    with tqdm(total=num_train + num_val, desc="digits sample", unit="picture") as progress:
+        for split, count in zip(SPLITS, (num_train, num_val), strict=True):
+            _make_split(root, maker, split, count, progress)
+    made = sorted(path for path in root.rglob("*") if path.is_file())
+    manifest = {
+        "made_by": MADE_BY,
+        "version": VERSION,
+        "num_train": num_train,
+        "num_val": num_val,
+        "image_size": image_size,
+        "seed": seed,
+        "packages": maker.packages,
+        "files": {path.relative_to(root).as_posix(): _digest(path) for path in made},
+    }
+    (root / MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+
+def _make_split(root: Path, maker: PictureMaker, split: str, count: int, progress: tqdm) -> None:
+    for folder in (f"images/{split}", f"labels/{split}", "annotations"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    images: list[dict] = []
+    annotations: list[dict] = []
+    for index in range(count):
+        picture = maker.make(split, index)
+        name = f"{index:06d}.png"
+        Image.fromarray(picture.image).save(root / "images" / split / name)
+        Image.fromarray(picture.labels).save(root / "labels" / split / name)
+        images.append({"id": index, "file_name": name, "width": maker.image_size, "height": maker.image_size})
+        # Ids count from 1: pycocotools takes a match with annotation 0 for no match.
+        for number, instance in enumerate(picture.instances, len(annotations) + 1):
+            annotations.append({"id": number, "image_id": index, **instance})
+        progress.update()
+    categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)]
+    coco = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(coco, separators=(",", ":")))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _spell(packages: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in packages.items())
