@@ -80,15 +80,15 @@ def adopt(module: nn.Module, host: type[Host]) -> None:
     if isinstance(module, Host):
         return
     sites = host.sites(module)
-    shared = getattr(module, host.shared) if host.shared else None
+    present = getattr(module, host.shared) if host.shared else nn.ReLU()
     module.__class__ = _subclass(host, type(module))
     for site in sites:
         parent, _, leaf = site.path.rpartition(".")
-        if parent and parent not in module._modules:
-            module.add_module(parent, nn.ModuleList())
+        if parent and not hasattr(module, parent.partition(".")[0]):
+            module.add_module(parent, nn.ModuleList())  # of a mixin's own: "shared_acts"
         owner = module.get_submodule(parent)
         if leaf not in owner._modules:
-            owner.add_module(leaf, shared if shared is not None else nn.ReLU())
+            owner.add_module(leaf, present)
 
 
 def drop_shared(module: nn.Module, host: type[Host]) -> None:

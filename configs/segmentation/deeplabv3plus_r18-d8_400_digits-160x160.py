@@ -1,0 +1,13 @@
+# DeepLabV3+-R18 from scratch on the embedded digits, with ReLU: the twin that ACON is compared with.
+_base_ = [
+    'mmseg::_base_/models/deeplabv3plus_r50-d8.py',
+    '../_base_/digits_segmentation.py',
+    '../_base_/acon.py',
+]
+model = dict(
+    data_preprocessor=dict(size=(160, 160)),
+    pretrained=None,
+    backbone=dict(depth=18),
+    decode_head=dict(
+        in_channels=512, channels=64, num_classes=11, dilations=(1, 2, 4, 6), c1_in_channels=64, c1_channels=24),
+    auxiliary_head=dict(in_channels=256, channels=64, num_classes=11))

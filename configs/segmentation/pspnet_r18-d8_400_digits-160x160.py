@@ -1,0 +1,13 @@
+# PSPNet-R18 from scratch on the embedded digits, with ReLU: the twin that ACON is compared with.
+_base_ = [
+    'mmseg::_base_/models/pspnet_r50-d8.py',
+    '../_base_/digits_segmentation.py',
+    '../_base_/acon.py',
+]
+model = dict(
+    data_preprocessor=dict(size=(160, 160)),
+    pretrained=None,
+    backbone=dict(depth=18),
+    decode_head=dict(
+        in_channels=512, channels=64, num_classes=11),
+    auxiliary_head=dict(in_channels=256, channels=64, num_classes=11))
