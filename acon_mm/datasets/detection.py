@@ -17,6 +17,8 @@ class DigitsDetDataset(CocoDataset):
     replaces what the other made.
     """
 
+    #: tells the tools not to look for files before the dataset is built
+    makes_own_data = True
     METAINFO = {"classes": CLASSES, "palette": PALETTE}
 
     def __init__(self, *args, data_root: str = "data/digits", sample: dict | None = None, **kwargs) -> None:

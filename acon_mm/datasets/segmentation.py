@@ -17,6 +17,8 @@ class DigitsSegDataset(BaseSegDataset):
     `sample` is that of `DigitsDetDataset`.
     """
 
+    #: tells the tools not to look for files before the dataset is built
+    makes_own_data = True
     METAINFO = {"classes": ("background", *CLASSES), "palette": [(0, 0, 0), *PALETTE]}
 
     def __init__(

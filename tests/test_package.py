@@ -1,0 +1,110 @@
+"""The package as it is handed out: sdist, wheel built from it, and that wheel installed away from the checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PathDistribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from acon_mm.datasets.pictures import PINNED
+from acon_mm.version import __version__
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ("LICENSE", "MANIFEST.in", "README.md", "acon_mm", "configs", "pyproject.toml", "setup.py", "tools")
+CONFIG = "detection/retinanet_r18-metaaconc_fpn_18e_digits.py"
+
+BUILD_SHIPPED_CONFIG = """
+import sys
+import acon_mm
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+cfg = Config.fromfile(sys.argv[1])
+init_default_scope(cfg.default_scope)
+model = MODELS.build(cfg.model)
+print(acon_mm.__file__, sum(isinstance(module, acon_mm.MetaAconC) for module in model.modules()))
+"""
+
+
+def run(*command: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=cwd, env=os.environ | environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def files(directory: Path) -> set[str]:
+    found = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
+    return {path.as_posix() for path in found if "__pycache__" not in path.parts}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the wheel installed; the wheel is built from the sdist, that from a copy of the checkout."""
+    tmp_path = tmp_path_factory.mktemp("package")
+    source, dist = tmp_path / "source", tmp_path / "dist"
+    source.mkdir()
+    for name in SOURCES:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
+    run("-m", "build", "--no-isolation", "--outdir", dist, source, cwd=tmp_path)
+    (wheel,) = dist.glob("*.whl")
+    run("-m", "pip", "install", "--no-deps", "--no-index", "--target", tmp_path / "site", wheel, cwd=tmp_path)
+    return tmp_path / "site"
+
+
+@pytest.fixture(scope="module")
+def metadata(site: Path) -> PathDistribution:
+    (info,) = site.glob("*.dist-info")
+    return PathDistribution(info)
+
+
+def test_wheel_holds_the_package_its_configs_and_tools(site):
+    installed = files(site / "acon_mm")
+    package = {name for name in installed if not name.startswith(".mim/")}
+    assert package == files(ROOT / "acon_mm")
+    shipped = {f"{part}/{name}" for part in ("configs", "tools") for name in files(ROOT / part)}
+    assert shipped and {name.removeprefix(".mim/") for name in installed - package} == shipped
+
+
+def test_installed_wheel_builds_a_shipped_config(site, tmp_path):
+    config = site / "acon_mm/.mim/configs" / CONFIG
+    done = run("-c", BUILD_SHIPPED_CONFIG, config, cwd=tmp_path, PYTHONPATH=str(site))
+    place, activations = done.stdout.splitlines()[-1].rsplit(maxsplit=1)
+    assert Path(place).is_relative_to(site)
+    assert int(activations) > 0
+
+
+@pytest.mark.parametrize("tool", ["train.py", "test.py"])
+def test_installed_tools_start(tool, site, tmp_path):
+    done = run(site / "acon_mm/.mim/tools" / tool, "--help", cwd=tmp_path, PYTHONPATH=str(site))
+    assert f"usage: {tool}" in done.stdout
+
+
+def test_wheel_names_version_and_licence(metadata):
+    assert metadata.version == __version__
+    assert metadata.metadata["License-Expression"] == "Apache-2.0"
+    assert metadata.read_text("licenses/LICENSE") == (ROOT / "LICENSE").read_text()
+
+
+def test_extras_pin_what_results_depend_on(metadata):
+    pins: dict[str, dict[str, str]] = {}
+    for line in metadata.requires:
+        requirement = Requirement(line)
+        for extra in metadata.metadata.get_all("Provides-Extra"):
+            if requirement.marker and requirement.marker.evaluate({"extra": extra}):
+                pins.setdefault(extra, {})[requirement.name] = str(requirement.specifier)
+    assert set(pins) == {"bootstrap", "openmmlab", "onedl", "sample", "tests"}
+    assert pins["sample"] == {name: f"=={version}" for name, version in PINNED.items()}
+    loose = [
+        f"{stack}: {name}{specifier}"
+        for stack in ("openmmlab", "onedl")
+        for name, specifier in pins[stack].items()
+        if name not in ("ftfy", "regex") and not specifier.startswith("==")
+    ]
+    assert not loose
+    assert pins["bootstrap"]["torch"].startswith("==")
