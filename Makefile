@@ -12,7 +12,7 @@ PY = $(VENV)/bin/python
 PIP = $(PY) -m pip --disable-pip-version-check
 INSTALLED = $(VENV)/.acon_mm-installed
 
-DEMO_CONFIG = configs/detection/retinanet_r18-metaaconc_fpn_18e_digits.py
+DEMO_CONFIG = configs/detection/retinanet_r18-metaaconc_fpn_6e_digits.py
 DEMO_DIR = work_dirs/demo
 # glibc gives large buffers back to the kernel as soon as they are freed, and every training step takes them anew:
 # clearing those pages can cost more than the step's own work, above all in a virtual machine. So the heap is kept.

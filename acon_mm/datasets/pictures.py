@@ -35,7 +35,7 @@ PHOTOGRAPHS = (
     "sklearn/datasets/images/flower.jpg",
 )
 # The versions that the `sample` extra pins: others may shift pixels or the order of random draws.
-PINNED = {"numpy": "2.4.6", "pillow": "13.0.0", "scikit-image": "0.26.0", "scikit-learn": "1.9.1"}
+PINNED = {"numpy": "2.3.5", "pillow": "13.0.0", "scikit-image": "0.26.0", "scikit-learn": "1.9.1"}
 DIGITS_PER_PICTURE = (2, 6)
 MIN_CROP = 112  # pixels of the photograph; smaller crops would be enlarged to a blur
 TRIES = 100

@@ -1,5 +1,5 @@
 # From scratch on a CPU: AdamW, a short warm-up, then a cosine to zero.
-max_epochs = 18
+max_epochs = 6
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

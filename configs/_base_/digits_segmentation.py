@@ -1,9 +1,11 @@
-# The label maps of the embedded digits (background and ten digits): 600 pictures to train, 150 to test, 160x160.
+# The label maps of the embedded digits (background and ten digits): 600 pictures to train in crops of 96x96,
+# 150 to test whole (160x160).
 _base_ = 'mmseg::_base_/default_runtime.py'
 data_root = 'data/digits/'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
+    dict(type='RandomCrop', crop_size=(96, 96)),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
@@ -12,7 +14,7 @@ test_pipeline = [
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=8,
     num_workers=0,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
@@ -33,15 +35,15 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 # From scratch on a CPU: AdamW, a short warm-up, then a polynomial to zero.
-max_iters = 400
+max_iters = 300
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01), clip_grad=dict(max_norm=10))
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=40),
-    dict(type='PolyLR', power=0.9, eta_min=0, by_epoch=False, begin=40, end=max_iters),
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=30),
+    dict(type='PolyLR', power=0.9, eta_min=0, by_epoch=False, begin=30, end=max_iters),
 ]
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),

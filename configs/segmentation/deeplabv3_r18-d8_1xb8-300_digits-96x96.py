@@ -5,7 +5,7 @@ _base_ = [
     '../_base_/acon.py',
 ]
 model = dict(
-    data_preprocessor=dict(size=(160, 160)),
+    data_preprocessor=dict(size=(96, 96)),
     pretrained=None,
     backbone=dict(depth=18),
     decode_head=dict(
