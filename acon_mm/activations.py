@@ -33,6 +33,9 @@ class Acon(nn.Module):
         ValueError: at a call, where the input has another width; at build, for an unknown option.
     """
 
+    #: the values of ``init`` that the class knows
+    inits: tuple[str, ...] = INITS
+
     def __init__(
         self,
         num_channels: int | None = None,
@@ -44,7 +47,9 @@ class Acon(nn.Module):
         super().__init__()
         if num_channels is not None and (not isinstance(num_channels, int) or num_channels < 1):
             raise ValueError(f"num_channels must be a positive int or None, got {num_channels!r}")
-        _check_option("init", init, INITS)
+        if channel_dim == 0:
+            raise ValueError("channel_dim must not be 0, which is the batch: 1, or -1 where channels come last")
+        _check_option("init", init, self.inits)
         self.num_channels = num_channels
         self.channel_dim = channel_dim
         self.init = init
@@ -88,7 +93,7 @@ class Acon(nn.Module):
                 f"Write it down: act_cfg=dict(type='{type(self).__name__}', num_channels=...)"
             )
         dim = 1 if self.channel_dim is None else self.channel_dim
-        if x.dim() < 2 or x.shape[dim] != self.num_channels:
+        if not max(2, dim + 1, -dim) <= x.dim() or x.shape[dim] != self.num_channels:
             raise ValueError(
                 f"{self._label()} has {self.num_channels} channels, at dimension {dim}, and got an input of shape "
                 f"{tuple(x.shape)}: set num_channels to the input's, and channel_dim=-1 where channels come last"
@@ -248,9 +253,9 @@ class MetaAconC(Acon):
             hidden = max(self.r, num_channels // self.r)
             # Names and order are the authors'.
             self.fc1 = InnerConv2d(num_channels, hidden)
-            self.bn1 = build_norm(self.norm_cfg, hidden)
+            self.bn1 = build_norm(self.norm_cfg, hidden, pooled=True)
             self.fc2 = InnerConv2d(hidden, num_channels)
-            self.bn2 = build_norm(self.norm_cfg, num_channels)
+            self.bn2 = build_norm(self.norm_cfg, num_channels, pooled=True)
 
     def reset_parameters(self) -> None:
         _reset_slopes(self.p1, self.p2, self.init)
@@ -261,7 +266,8 @@ class MetaAconC(Acon):
                 layer.reset_parameters()
         if self.init != "paper":
             # G starts as the constant 1/2; its last layer learns first, as with zero-init residuals.
-            last = self.fc2 if self.norm_cfg is None or self.bn2.weight is None else self.bn2
+            affine = getattr(self.bn2, "weight", None)
+            last = self.fc2 if affine is None or not affine.requires_grad else self.bn2
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
@@ -301,7 +307,10 @@ class AconFReLU(Acon):
         num_channels, channel_dim, inplace: as in :class:`Acon`.
         norm_cfg: both norms; ``None``: none.
         out_norm: whether :math:`BN_2` follows.
+        init: ``'paper'``: the window's weights are drawn from N(0, 0.01), its bias is 0.
     """
+
+    inits = ("paper",)
 
     def __init__(
         self,
@@ -309,10 +318,11 @@ class AconFReLU(Acon):
         *,
         norm_cfg: dict | None = dict(type="BN"),  # noqa: B006 - never changed
         out_norm: bool = True,
+        init: str = "paper",
         **kwargs,
     ):
         self.norm_cfg, self.out_norm = norm_cfg, out_norm
-        super().__init__(num_channels, init="paper", **kwargs)
+        super().__init__(num_channels, init=init, **kwargs)
 
     def _create(self, num_channels: int) -> None:
         # Names are the authors'.
@@ -329,7 +339,7 @@ class AconFReLU(Acon):
 
     def forward(self, x: Tensor) -> Tensor:
         dim = self._channel_dim_of(x)
-        maps, restore = _as_maps(x, dim)
+        maps, restore = _as_maps(x.to(self.conv_frelu.weight.dtype), dim)
         eta = normalize(self.bn1, self.conv_frelu(maps))
         return restore(normalize(self.bn2, F.acon_frelu(maps, eta)).to(x.dtype))
 

@@ -4,6 +4,7 @@ import logging
 import math
 from functools import cache
 
+import torch
 import torch.distributed as dist
 from mmcv.cnn import build_norm_layer
 from mmengine.logging import print_log
@@ -26,9 +27,8 @@ class InnerConv2d(nn.Module):
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.groups = kernel_size, groups
-        weight = nn.Conv2d(in_channels, out_channels, kernel_size, groups=groups, device="meta").weight
-        self.weight = nn.Parameter(weight.new_empty(weight.shape, device="cpu"))
-        self.bias = nn.Parameter(self.weight.new_empty(out_channels))
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.empty(out_channels))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -44,16 +44,16 @@ class InnerConv2d(nn.Module):
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, groups={self.groups}"
 
 
-def build_norm(norm_cfg: dict | None, num_channels: int) -> nn.Module:
-    """The norm over pooled values ``(N, C, 1, 1)`` that an mm ``norm_cfg`` asks for; ``None``: no norm.
+def build_norm(norm_cfg: dict | None, num_channels: int, pooled: bool = False) -> nn.Module:
+    """The norm that an mm ``norm_cfg`` asks for; ``None``: no norm.
 
     Raises:
-        ValueError: the norm takes its statistics over space, where a pooled map has one value.
+        ValueError: the norm takes its statistics over space, and is for ``pooled`` maps, which have one value there.
     """
     if norm_cfg is None:
         return nn.Identity()
     norm = build_norm_layer(norm_cfg, num_channels)[1]
-    if isinstance(norm, nn.modules.instancenorm._InstanceNorm):
+    if pooled and isinstance(norm, nn.modules.instancenorm._InstanceNorm):
         raise ValueError(
             f"norm_cfg={dict(norm_cfg)} normalises over space, but Meta-ACON's norms see one value per channel and "
             "sample: use 'BN', 'SyncBN', 'GN', 'LN' or None"
@@ -62,16 +62,17 @@ def build_norm(norm_cfg: dict | None, num_channels: int) -> nn.Module:
 
 
 def normalize(norm: nn.Module, x: Tensor) -> Tensor:
-    """Apply ``norm`` to pooled values ``x`` of shape ``(N, C, 1, 1)``, also where a batch norm could not.
+    """Apply ``norm`` to maps ``x`` of shape ``(N, C, H, W)``, also where a batch norm could not.
 
-    A batch norm in training needs two values per channel. With one (batch size 1) or none (an empty batch of RoIs)
-    there are no batch statistics: the running statistics normalise, as they do at test time, and stay as they are.
-    A SyncBatchNorm counts the values of all processes.
+    A batch norm in training needs two values per channel. With one (pooled maps at batch size 1) or none (an empty
+    batch of RoIs) there are no batch statistics: the running statistics normalise, as they do at test time, and stay as
+    they are. A SyncBatchNorm counts the values of all processes. A LayerNorm normalises over the channels.
     """
     if isinstance(norm, nn.LayerNorm):
-        return norm(x.flatten(1)).view_as(x)
+        return norm(x.movedim(1, -1)).movedim(-1, 1)
     if isinstance(norm, _BatchNorm) and norm.training and _values_per_channel(norm, x) < 2:
-        _log_single_value()
+        if not torch.compiler.is_compiling():
+            _log_single_value()
         # Without running statistics: mean 0 and variance 1, where they would have started.
         mean = x.new_zeros(x.shape[1]) if norm.running_mean is None else norm.running_mean
         var = x.new_ones(x.shape[1]) if norm.running_var is None else norm.running_var
@@ -80,7 +81,7 @@ def normalize(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def _values_per_channel(norm: _BatchNorm, x: Tensor) -> int:
-    values = x.shape[0] * x[0, 0].numel() if len(x) else 0
+    values = x.numel() // x.shape[1]
     if isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized():
         # Every process must take the same way, or the others wait for it forever: an even share is presumed.
         return max(values, 1) * dist.get_world_size(norm.process_group)
@@ -90,8 +91,8 @@ def _values_per_channel(norm: _BatchNorm, x: Tensor) -> int:
 @cache
 def _log_single_value() -> None:
     print_log(
-        "Meta-ACON: a batch norm of the generator got fewer than 2 values per channel in training (batch size 1?); it "
-        "normalises by its running statistics there and leaves them unchanged. Use norm_cfg=None or GN to avoid it.",
+        "ACON: a batch norm got fewer than 2 values per channel in training (batch size 1?); it normalises by its "
+        "running statistics then and leaves them unchanged. norm_cfg=None does without a norm.",
         logger="current",
         level=logging.WARNING,
     )

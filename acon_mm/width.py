@@ -11,6 +11,7 @@ have no width yet and touches nothing else. Rules, by the kind of parent:
 """
 
 from collections.abc import Iterable
+from itertools import takewhile
 from typing import NamedTuple
 
 from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
@@ -27,7 +28,7 @@ _KEEPS_CHANNELS = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Mish),
     *(nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.Identity),
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
-    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+    *(nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool2d, nn.AvgPool3d),
     *(nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample, nn.ZeroPad2d, nn.ReflectionPad2d),
 )
 
@@ -48,31 +49,34 @@ def _complete(parent: nn.Module, name: str, module: nn.Module) -> None:
     if not isinstance(module, Acon) or (module.num_channels is not None and module.channel_dim is not None):
         return
     module.host = f"{type(parent).__name__}.{name}"
-    width = _width_before(parent)
+    width = width_at(parent, name)
     if width is None:
         return
+    # Where the layer before is not known for sure, a width that the config tells is not contradicted.
     certain = isinstance(parent, (ConvModule, nn.Sequential))
-    if module.num_channels is None or certain:
+    if certain or module.num_channels in (None, width.num_channels):
         module.set_width(*width)
 
 
-def _width_before(parent: nn.Module) -> Width | None:
-    """The width of what ``parent`` feeds to an activation that is attached to it now."""
+def width_at(parent: nn.Module, name: str) -> Width | None:
+    """The width of what ``parent`` feeds to its activation ``name``, present or about to be attached."""
     if isinstance(parent, ConvModule):
         conv_first = parent.order.index("conv") < parent.order.index("act")
         return Width(parent.out_channels if conv_first else parent.in_channels, 1)
-    children = list(parent._modules.values())
+    if isinstance(parent, (nn.ModuleList, nn.ModuleDict)):
+        return None
+    before = [child for _, child in takewhile(lambda item: item[0] != name, parent._modules.items())]
     if isinstance(parent, nn.Sequential):
-        return width_after(children)
-    widths = {width for child in children if (width := output_width(child)) is not None}
+        return _width_after(before)
+    widths = {width for child in before if (width := output_width(child)) is not None}
     return widths.pop() if len(widths) == 1 else None
 
 
-def width_after(layers: Iterable[nn.Module]) -> Width | None:
+def _width_after(layers: Iterable[nn.Module]) -> Width | None:
     """The width after a chain of layers; None where a layer's output is not known."""
     for layer in reversed(list(layers)):
         if isinstance(layer, nn.Sequential):
-            return width_after(layer)
+            return _width_after(layer)
         width = output_width(layer)
         if width is not None or not isinstance(layer, _KEEPS_CHANNELS):
             return width

@@ -15,7 +15,7 @@ from acon_mm.version import __version__
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("LICENSE", "MANIFEST.in", "README.md", "acon_mm", "configs", "pyproject.toml", "setup.py", "tools")
-CONFIG = "detection/retinanet_r18-metaaconc_fpn_18e_digits.py"
+CONFIG = "detection/retinanet_r18-metaaconc_fpn_6e_digits.py"
 
 BUILD_SHIPPED_CONFIG = """
 import sys

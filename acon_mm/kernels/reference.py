@@ -55,11 +55,14 @@ def backward(grad_y: Tensor, x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) ->
     grad_x = grad * (width * h + wide_p2)
     weighted = grad * wide_x
     weighted_h = weighted * h
+    grad_beta = (grad * (d * slope) * d).sum_to_size(beta.shape)
+    # d * d may overflow where beta is near 0; finite, so that a saturated generator's slope of 0 makes it 0, not NaN.
+    limit = torch.finfo(dtype).max
     return (
         grad_x.to(x.dtype),
         weighted_h.sum_to_size(p1.shape).to(p1.dtype),
         (weighted - weighted_h).sum_to_size(p2.shape).to(p2.dtype),
-        (grad * (d * slope) * d).sum_to_size(beta.shape).to(beta.dtype),
+        grad_beta.clamp(-limit, limit).to(beta.dtype),
     )
 
 

@@ -9,7 +9,7 @@ from mmcv.cnn.bricks import HSigmoid, Swish
 from torch import nn
 
 from ..activations import Acon
-from ..width import Width, output_width, width_after
+from ..width import Width, output_width, width_at
 from .hosts import Host, host_of
 
 #: what ``act_cfg`` means: layers that a network may have in ReLU's place
@@ -118,11 +118,9 @@ def _present(module: nn.Module, path: str, shared: str | None) -> nn.Module | No
 def _before(parent: nn.Module, name: str) -> tuple[nn.Module, Width | None, str | None]:
     """Source, width and problem of the activation ``name`` of a module without a table entry."""
     if isinstance(parent, ConvModule):
-        conv_first = parent.order.index("conv") < parent.order.index("act")
-        return parent.conv, Width(parent.out_channels if conv_first else parent.in_channels, 1), None
+        return parent.conv, width_at(parent, name), None
     if isinstance(parent, nn.Sequential):
-        layers = list(parent._modules.values())[: list(parent._modules).index(name)]
-        return parent, width_after(layers), None
+        return parent, width_at(parent, name), None
     kind = f"{type(parent).__module__}.{type(parent).__qualname__}"
     return parent, None, f"{kind} calls it in a way that acon_mm does not know"
 

@@ -1,0 +1,209 @@
+"""What importing acon_mm changes elsewhere, that it can be undone, and the check of the stack before it."""
+
+import subprocess
+import sys
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+from mmcv.cnn import ConvModule
+from mmengine.logging import HistoryBuffer
+from mmengine.registry import MODELS
+from torch import nn
+from torch.nn.modules import module as torch_module
+from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
+
+import acon_mm
+from acon_mm import AconC, effects, stack
+
+
+@pytest.fixture(autouse=True)
+def restore():
+    """Effects applied and the allow-list as it was, whatever a test did."""
+    before = get_safe_globals()
+    yield
+    effects.uninstall()
+    clear_safe_globals()
+    add_safe_globals(before)
+    effects.install()
+
+
+def registries(root=MODELS):
+    return [root, *(found for child in root.children.values() for found in registries(child))]
+
+
+def conv_module():
+    return ConvModule(3, 6, 1, act_cfg=dict(type="AconC"))
+
+
+def test_hook_both_ways():
+    effects.uninstall()
+    module = conv_module()
+    assert module.activate.num_channels is None
+    with pytest.raises(RuntimeError, match=r"^AconC has no width, since no layer before it tells one"):
+        module(torch.randn(2, 3, 4, 4))
+    effects.install()
+    assert conv_module().activate.num_channels == 6
+
+
+def test_act_cfg_both_ways():
+    backbone = dict(type="mmdet.ResNet", depth=18, act_cfg=dict(type="AconC"))
+    assert any(isinstance(m, AconC) for m in MODELS.build(backbone).modules())
+    effects.uninstall()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'act_cfg'"):
+        MODELS.build(backbone)
+
+
+def test_mish_both_ways():
+    assert MODELS.build(dict(type="Mish"))(torch.tensor([1.0])).item() == pytest.approx(0.86509839)
+    effects.uninstall()
+    assert "Mish" not in MODELS.module_dict
+
+
+def test_mish_of_others_stays():
+    effects.uninstall()
+
+    class Mish(nn.Module):
+        pass
+
+    MODELS.register_module(module=Mish)
+    try:
+        effects.install()
+        assert MODELS.get("Mish") is Mish
+        effects.uninstall()
+        assert MODELS.get("Mish") is Mish
+    finally:
+        del MODELS.module_dict["Mish"]
+
+
+def test_training_checkpoints_both_ways(tmp_path):
+    torch.save({"log": HistoryBuffer([1.0], [1])}, tmp_path / "a.pth")
+    assert isinstance(torch.load(tmp_path / "a.pth")["log"], HistoryBuffer)
+    effects.uninstall()
+    with pytest.raises(Exception, match="Weights only load failed"):
+        torch.load(tmp_path / "a.pth")
+
+
+def test_undone_completely():
+    """Another process, since this one has imported acon_mm before anyone could look."""
+    script = """
+import torch, mmcv.cnn, mmdet.registry, mmseg.registry
+from mmengine.registry import MODELS
+from torch.nn.modules import module
+
+def registries(root=MODELS):
+    return [root, *(found for child in root.children.values() for found in registries(child))]
+
+def outside():
+    builders = {r.scope + r.name: r.build_func for r in registries()}
+    hooks = dict(module._global_module_registration_hooks)
+    return builders, hooks, set(torch.serialization.get_safe_globals()), "Mish" in MODELS.module_dict
+
+before = outside()
+import acon_mm
+for _ in range(2):
+    assert all(new != old for new, old in zip(outside(), before)), outside()
+    assert all(r.build_func is not before[0][r.scope + r.name] for r in registries())
+    acon_mm.effects.uninstall()
+    acon_mm.effects.uninstall()
+    assert outside() == before, outside()
+    acon_mm.effects.install()
+    acon_mm.effects.install()
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_installed_once():
+    effects.install()
+    wrapped = [registry.build_func for registry in registries()]
+    effects.install()
+    assert [registry.build_func for registry in registries()] == wrapped
+    assert not any(hasattr(build._acon_mm_wraps, "_acon_mm_wraps") for build in wrapped)
+    hooks = torch_module._global_module_registration_hooks.values()
+    assert sum(hook.__module__ == "acon_mm.width" for hook in hooks) == 1
+
+
+@pytest.mark.parametrize("entry", [np.dtypes.Float64DType, AconC])
+def test_allowed_by_others_stays_allowed(entry):
+    effects.uninstall()
+    clear_safe_globals()
+    add_safe_globals([entry])
+    effects.install()
+    effects.uninstall()
+    assert get_safe_globals() == [entry]
+
+
+# The stack
+
+
+def importing(monkeypatch, replaced):
+    """Let `stack` import modules, except those in `replaced`: an exception to raise, or a module to get."""
+
+    def fake(name):
+        value = replaced.get(name)
+        if isinstance(value, Exception):
+            raise value
+        return value or import_module(name)
+
+    monkeypatch.setattr(stack, "import_module", fake)
+
+
+def missing(name):
+    return ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+@pytest.mark.parametrize("package", ["torch", "mmengine", "mmcv"])
+def test_missing_package(package, monkeypatch):
+    importing(monkeypatch, {package: missing(package)})
+    text = rf"^acon_mm needs {package}, which is not installed: pip install 'acon_mm\[openmmlab\]'"
+    with pytest.raises(ImportError, match=text):
+        stack.check()
+
+
+def test_missing_optional_packages(monkeypatch):
+    importing(monkeypatch, {"mmdet": missing("mmdet"), "mmseg": missing("mmseg")})
+    stack.check()
+
+
+@pytest.mark.parametrize(("package", "needed"), [("mmcv", "pkg_resources"), ("mmseg", "ftfy")])
+def test_missing_requirement_of_a_package(package, needed, monkeypatch):
+    importing(monkeypatch, {package: missing(needed)})
+    with pytest.raises(ImportError, match=rf"^acon_mm: {package} needs {needed}, which is not installed: pip install"):
+        stack.check()
+
+
+@pytest.mark.parametrize(
+    ("package", "error"),
+    [
+        ("mmdet", AssertionError("MMCV==2.2.0 is used but incompatible")),
+        ("mmcv", ImportError("libtorch.so: no such file")),
+    ],
+)
+def test_package_that_does_not_import(package, error, monkeypatch):
+    importing(monkeypatch, {package: error})
+    text = rf"^acon_mm: {package} is installed but does not import \({error}\): pip install"
+    with pytest.raises(ImportError, match=text):
+        stack.check()
+
+
+@pytest.mark.parametrize("version", ["2.5.1+cpu", "1.13.0"])
+def test_old_torch(version, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(
+        ImportError, match=r"needs torch >= 2\.6 to read checkpoints safely, and [\d.+cpu]+ is installed"
+    ):
+        stack.check()
+
+
+@pytest.mark.parametrize("version", ["2.6.0", "2.13.0+cpu", "2.10.0a0+gitabc", "3.0.0"])
+def test_new_torch(version, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", version)
+    stack.check()
+
+
+def test_registered_by_import():
+    assert acon_mm.__version__
+    for name in ("AconA", "AconB", "AconC", "MetaAconC", "AconFReLU"):
+        assert MODELS.get(name) is getattr(acon_mm, name)
