@@ -93,10 +93,10 @@ _TRAINING_STATE = {
     (_scalar, "numpy._core.multiarray.scalar"),
     # Named by no file, but PyTorch asks whether it may set state on what our functions have made.
     _Array,
-    *(type(np.dtype(code)) for code in "?bhilqBHILQefdgFDG"),
 }
-
-_allowed_here: list = []
+# As are these, which others may have allowed as well.
+_DTYPES = {type(np.dtype(code)) for code in "?bhilqBHILQefdgFDG"}
+_dtypes_allowed_here: list[type] = []
 
 
 def allow_training_checkpoints() -> None:
@@ -104,16 +104,17 @@ def allow_training_checkpoints() -> None:
 
     Undone by `disallow_training_checkpoints`.
     """
-    _allowed_here.extend(_TRAINING_STATE.difference(torch.serialization.get_safe_globals()))
-    torch.serialization.add_safe_globals(_allowed_here)
+    _dtypes_allowed_here.extend(_DTYPES.difference(torch.serialization.get_safe_globals()))
+    torch.serialization.add_safe_globals([*_TRAINING_STATE, *_dtypes_allowed_here])
 
 
 def disallow_training_checkpoints() -> None:
     """Undo `allow_training_checkpoints`, and leave alone what others have allowed."""
-    others = [entry for entry in torch.serialization.get_safe_globals() if entry not in _allowed_here]
+    ours = _TRAINING_STATE.union(_dtypes_allowed_here)
+    others = [entry for entry in torch.serialization.get_safe_globals() if entry not in ours]
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals(others)
-    _allowed_here.clear()
+    _dtypes_allowed_here.clear()
 
 
 def load_checkpoint(path: str | PathLike) -> dict[str, Any]:
