@@ -14,9 +14,6 @@ INSTALLED = $(VENV)/.acon_mm-installed
 
 DEMO_CONFIG = configs/detection/retinanet_r18-metaaconc_fpn_6e_digits.py
 DEMO_DIR = work_dirs/demo
-# glibc gives large buffers back to the kernel as soon as they are freed, and every training step takes them anew:
-# clearing those pages can cost more than the step's own work, above all in a virtual machine. So the heap is kept.
-DEMO_ENV = MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4294967296
 
 .PHONY: help setup demo test lint clean
 
@@ -45,7 +42,7 @@ $(INSTALLED): pyproject.toml setup.py
 
 demo: setup
 	$(PY) -m acon_mm.datasets
-	$(DEMO_ENV) $(PY) tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR)
+	$(PY) tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR)
 	$(PY) tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_DIR)/last_checkpoint)" \
 	    --work-dir $(DEMO_DIR) --show-dir $(DEMO_DIR)/detections
 	@echo "The detections are painted in $(DEMO_DIR)/detections (left the truth, right what was found)."
