@@ -1,37 +1,26 @@
 """What `tools/train.py` and `tools/test.py` share: flags, config, checks before the start, devices."""
 
 import argparse
+import gc
 import importlib.util
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
-from mmengine.logging import print_log
-from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
-from mmengine.optim import OptimWrapper
-from mmengine.registry import DATASETS, MODEL_WRAPPERS, OPTIM_WRAPPERS, RUNNERS
+from mmengine.registry import DATASETS, RUNNERS
 from mmengine.runner import Runner
-from mmengine.runner.amp import autocast
 
-from .checkpoints import CheckpointError, load_checkpoint
+from . import cpu
+from .checkpoints import load_checkpoint
+from .cpu import RANK_VARIABLES
+from .errors import UserError
 
 PACKAGES = {"mmdet": "mmdet", "mmseg": "mmsegmentation"}
-RANK_VARIABLES = {
-    "pytorch": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
-    "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
-    "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
-}
-
-
-class UserError(RuntimeError):
-    """What the caller of a tool can put right: shown as one line, without a traceback."""
 
 
 def argument_parser(description: str) -> argparse.ArgumentParser:
@@ -54,24 +43,28 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
 
 @contextmanager
 def session(launcher: str) -> Iterator[None]:
-    """Surroundings of a tool: one line for what the user can put right, checkpoints without code, process group.
+    """Surroundings of a tool: checkpoints without code, and one line for what the user can put right.
 
-    Exits with status 1 after a `UserError` or `CheckpointError`, told on stderr by the first process of each machine.
+    Exits with status 1 after a `UserError`, told on stderr by the first process of each machine.
     """
     try:
-        with _weights_only(), _process_group(launcher):
+        with _weights_only():
             yield
-    except (UserError, CheckpointError) as error:
+    except UserError as error:
         if launcher == "none" or os.environ.get(RANK_VARIABLES[launcher][2], "0") == "0":
             print("error:", " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(1) from None
+    if dist.is_initialized():  # not after an error, when it could wait for the others forever
+        # The model refers to the group, whose threads must end before the interpreter does, or they abort it.
+        gc.collect()
+        dist.destroy_process_group()
 
 
 @contextmanager
 def _weights_only() -> Iterator[None]:
     """Holds every `torch.load` to `weights_only=True`, as loaders exist that fall back to False when True fails."""
     opt_out, force = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    if os.environ.get(opt_out, "0") != "0":
+    if os.environ.get(opt_out, "").lower() in ("1", "y", "yes", "true"):
         raise UserError(f"{opt_out} is set, which lets a checkpoint run any code: unset it")
     before = os.environ.get(force)
     os.environ[force] = "1"
@@ -84,35 +77,6 @@ def _weights_only() -> Iterator[None]:
             os.environ[force] = before
 
 
-@contextmanager
-def _process_group(launcher: str) -> Iterator[None]:
-    """Opens the gloo group of a distributed run on CPU, which MMEngine cannot; leaves other devices to MMEngine."""
-    if launcher != "none":
-        missing = [name for name in RANK_VARIABLES[launcher] if name not in os.environ]
-        if missing:
-            raise UserError(
-                f"--launcher {launcher} needs {', '.join(missing)} in the environment: start the job with "
-                "tools/dist_train.sh, tools/dist_test.sh or tools/slurm_train.sh"
-            )
-        if get_device() == "cpu":
-            rank, size, local_rank = (os.environ[name] for name in RANK_VARIABLES[launcher])
-            os.environ.update(RANK=rank, WORLD_SIZE=size, LOCAL_RANK=local_rank)
-            os.environ.setdefault("MASTER_PORT", "29500")
-            if "MASTER_ADDR" not in os.environ:
-                os.environ["MASTER_ADDR"] = _first_node(launcher)
-            dist.init_process_group("gloo")
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def _first_node(launcher: str) -> str:
-    if launcher != "slurm":
-        raise UserError(f"--launcher {launcher} needs MASTER_ADDR in the environment: the address of rank 0")
-    command = ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[0]
-
-
 def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
     """The config of `args`, with `--cfg-options`, `--launcher` and `--work-dir` merged in.
 
@@ -122,8 +86,11 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
     """
     try:
         cfg = Config.fromfile(args.config)
-    except OSError as error:
-        reason = "no such file" if not Path(args.config).exists() else error
+    except (OSError, ImportError) as error:
+        cause = error
+        while cause.__context__ is not None:  # MMEngine wraps a failed import of custom_imports twice
+            cause = cause.__context__
+        reason = cause if Path(args.config).exists() else "no such file"
         raise UserError(f"cannot read config {args.config}: {reason}") from error
     if args.cfg_options is not None:
         try:
@@ -132,7 +99,7 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
             raise UserError(f"--cfg-options does not fit {args.config}: {error.args[0]}") from error
     scope = cfg.get("default_scope")
     if scope not in PACKAGES:
-        raise UserError(f"default_scope of {args.config} must be mmdet (detection) or mmseg (segmentation), not {scope}")
+        raise UserError(f"{args.config} must have default_scope mmdet (detection) or mmseg (segmentation), not {scope}")
     if importlib.util.find_spec(scope) is None:
         raise UserError(f"{args.config} needs {scope}, which is not installed: pip install {PACKAGES[scope]}")
     absent = [key for key in needs if cfg.get(key) is None]
@@ -168,25 +135,27 @@ def check_data(cfg: Config, *loaders: str) -> None:
     that reads from elsewhere than the local disk.
     """
     for loader in loaders:
-        for dataset in _innermost(cfg[loader].dataset):
+        for place, dataset in _innermost(f"{loader}.dataset", cfg[loader].dataset):
             backend = (dataset.get("backend_args") or {}).get("backend", "local")
             if backend != "local" or getattr(_dataset_class(dataset, cfg.default_scope), "makes_own_data", False):
                 continue
             for key, path in _data_paths(dataset):
                 if "://" not in path and not Path(path).exists():
                     raise UserError(
-                        f"the data set of {loader} is not there: {key} is {path}. "
-                        f"Put it there, or name its place: --cfg-options {loader}.dataset.data_root=DIRECTORY"
+                        f"the data set is not there: {place}.{key} is {path}. "
+                        f"Put it there, or say where it is: --cfg-options {place}.data_root=DIRECTORY"
                     )
 
 
-def _innermost(dataset: ConfigDict) -> Iterator[ConfigDict]:
-    """The datasets inside of wrappers such as RepeatDataset and ConcatDataset."""
-    inner = dataset.get("datasets") or [dataset[key] for key in ("dataset",) if key in dataset]
-    if not inner:
-        yield dataset
-    for each in inner:
-        yield from _innermost(each)
+def _innermost(place: str, dataset: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
+    """The datasets inside of wrappers such as RepeatDataset and ConcatDataset, and where in the config they are."""
+    if "dataset" in dataset:
+        yield from _innermost(f"{place}.dataset", dataset.dataset)
+    elif "datasets" in dataset:
+        for index, each in enumerate(dataset.datasets):
+            yield from _innermost(f"{place}.datasets.{index}", each)
+    else:
+        yield place, dataset
 
 
 def _data_paths(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
@@ -226,55 +195,20 @@ def use_amp(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The runner of `cfg`; on CPU with wrappers that work there."""
-    if get_device() == "cpu":
-        _fit_to_cpu(cfg)
-    return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    """The runner of `cfg`; on CPU with a process group and wrappers that work there.
 
-
-def _fit_to_cpu(cfg: Config) -> None:
-    optim_wrapper = cfg.get("optim_wrapper") or {}
-    if optim_wrapper.get("type") == "AmpOptimWrapper":
-        for key in ("loss_scale", "dtype", "use_fsdp"):
-            optim_wrapper.pop(key, None)
-        optim_wrapper.type = "BFloat16OptimWrapper"
-    if cfg.launcher != "none":
-        wrapper = cfg.get("model_wrapper_cfg") or {}
-        kind = wrapper.get("type", "MMDistributedDataParallel")
-        if kind not in ("MMDistributedDataParallel", "AnyDeviceDistributedDataParallel"):
-            raise UserError(f"a distributed run without CUDA works with MMDistributedDataParallel only, not {kind}")
-        defaults = {"broadcast_buffers": False, "find_unused_parameters": cfg.get("find_unused_parameters", False)}
-        cfg.model_wrapper_cfg = {**defaults, **wrapper, "type": "AnyDeviceDistributedDataParallel"}
-
-
-@MODEL_WRAPPERS.register_module()
-class AnyDeviceDistributedDataParallel(MMDistributedDataParallel):
-    """`MMDistributedDataParallel` that also wraps a model on CPU.
-
-    There it takes no `device_ids`, and SyncBN, which raises on CPU, becomes BN. It does this on the built model, not
-    in the config, as SyncBN may also come from a default of a class or from `cfg.sync_bn`.
+    Raises:
+        UserError: the environment lacks what the launcher should have put there.
     """
-
-    def __init__(self, module: torch.nn.Module, device_ids: list[int] | None = None, **kwargs) -> None:
-        if get_device() == "cpu":
-            device_ids = None
-            # mmcv's SyncBN is no subclass of PyTorch's, and exists only where mmcv is built with its operators.
-            found = sum("SyncBatchNorm" in type(each).__name__ for each in module.modules())
-            if found:
-                print_log(f"SyncBN does not work without CUDA: {found} layers are reverted to BN.", logger="current")
-                module = revert_sync_batchnorm(module)
-        super().__init__(module=module, device_ids=device_ids, **kwargs)
-
-
-@OPTIM_WRAPPERS.register_module()
-class BFloat16OptimWrapper(OptimWrapper):
-    """Mixed precision in bfloat16, whose range needs no loss scaling: works on CPU, unlike `AmpOptimWrapper`."""
-
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        print_log("Mixed precision in bfloat16, without loss scaling.", logger="current")
-
-    @contextmanager
-    def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
-        with super().optim_context(model), autocast(dtype=torch.bfloat16):
-            yield
+    if cfg.launcher != "none":
+        names = [*RANK_VARIABLES[cfg.launcher], *([] if cfg.launcher == "slurm" else ["MASTER_ADDR"])]
+        if missing := [name for name in names if name not in os.environ]:
+            raise UserError(
+                f"--launcher {cfg.launcher} needs {', '.join(missing)} in the environment: start the job with "
+                "tools/dist_train.sh, tools/dist_test.sh or tools/slurm_train.sh"
+            )
+    if get_device() == "cpu":
+        cpu.fit_config(cfg)
+        if cfg.launcher != "none":
+            cpu.open_process_group(cfg.launcher)
+    return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)

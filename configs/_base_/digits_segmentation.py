@@ -1,11 +1,10 @@
-# The label maps of the embedded digits (background and ten digits): 600 pictures to train in crops of 96x96,
-# 150 to test whole (160x160).
+# The label maps of the embedded digits (background and ten digits): 600 pictures to train, 150 to test,
+# 160x160.
 _base_ = 'mmseg::_base_/default_runtime.py'
 data_root = 'data/digits/'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
-    dict(type='RandomCrop', crop_size=(96, 96)),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
@@ -35,15 +34,19 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 # From scratch on a CPU: AdamW, a short warm-up, then a polynomial to zero.
-max_iters = 300
+max_iters = 250
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01), clip_grad=dict(max_norm=10))
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01),
+    clip_grad=dict(max_norm=10),
+    # 92 % of the pixels are background: the heads spend hundreds of iterations on that alone otherwise.
+    paramwise_cfg=dict(custom_keys={'head': dict(lr_mult=10.0)}))
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=30),
-    dict(type='PolyLR', power=0.9, eta_min=0, by_epoch=False, begin=30, end=max_iters),
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=25),
+    dict(type='PolyLR', power=0.9, eta_min=0, by_epoch=False, begin=25, end=max_iters),
 ]
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),

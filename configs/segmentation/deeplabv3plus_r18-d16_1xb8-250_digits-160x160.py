@@ -5,9 +5,9 @@ _base_ = [
     '../_base_/acon.py',
 ]
 model = dict(
-    data_preprocessor=dict(size=(96, 96)),
+    data_preprocessor=dict(size=(160, 160)),
     pretrained=None,
-    backbone=dict(depth=18),
+    backbone=dict(depth=18, strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2)),
     decode_head=dict(
         in_channels=512, channels=64, num_classes=11, dilations=(1, 2, 4, 6), c1_in_channels=64, c1_channels=24),
     auxiliary_head=dict(in_channels=256, channels=64, num_classes=11))

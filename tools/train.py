@@ -1,0 +1,66 @@
+"""Train a detector (mmdet config) or a segmentor (mmseg config)."""
+
+import argparse
+from collections.abc import Sequence
+
+from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
+
+import acon_mm  # noqa: F401  registers activations and datasets
+from acon_mm import runtime
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = runtime.argument_parser(__doc__)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="go on from CHECKPOINT, or without a value from the latest in the work directory, if there is one",
+    )
+    parser.add_argument("--amp", action="store_true", help="train in mixed precision (bfloat16 on CPU)")
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate by the batch size over auto_scale_lr.base_batch_size of the config",
+    )
+    return parser.parse_args(argv)
+
+
+def set_start(cfg: Config, resume: str | None) -> None:
+    """Merge `--resume` into the config and check the checkpoint that training starts from, if any."""
+    if resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if resume == "auto" else resume
+    start = cfg.get("load_from")
+    if start is None and cfg.get("resume"):
+        start = find_latest_checkpoint(cfg.work_dir)
+    if start is not None:
+        runtime.check_checkpoint(start, to_resume=cfg.get("resume", False))
+
+
+def scale_lr(cfg: Config) -> None:
+    if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+        raise runtime.UserError(
+            "--auto-scale-lr needs the batch size that the learning rate was chosen for: "
+            "put auto_scale_lr = dict(base_batch_size=16), or whatever it is, in the config"
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    with runtime.session(args.launcher):
+        cfg = runtime.load_config(args, needs=("model", "train_cfg", "train_dataloader", "optim_wrapper"))
+        set_start(cfg, args.resume)
+        runtime.check_data(cfg, "train_dataloader", *(["val_dataloader"] if cfg.get("val_cfg") else []))
+        if args.amp:
+            runtime.use_amp(cfg)
+        if args.auto_scale_lr:
+            scale_lr(cfg)
+        runtime.build_runner(cfg).train()
+
+
+if __name__ == "__main__":
+    main()
