@@ -20,7 +20,7 @@ FILES = sorted(CONFIGS.glob("[!_]*/*.py"))
 ACT = r"(?:-(?P<act>(?:meta)?aconc))?"
 NAMES = {
     "detection": rf"(?P<algorithm>[a-z-]+)_r\d+{ACT}_fpn_\d+[xe]_(?P<data>coco|digits)\.py",
-    "segmentation": rf"(?P<algorithm>[a-z\d]+)_r\d+-d\d+{ACT}_(\d+xb\d+-)?\d+k?_(?P<data>cityscapes|digits)-\d+x\d+\.py",
+    "segmentation": rf"(?P<algorithm>[a-z\d]+)_r\d+-d\d+{ACT}_\d+xb\d+-\d+k?_(?P<data>cityscapes|digits)-\d+x\d+\.py",
 }
 CLASSES = {"aconc": "AconC", "metaaconc": "MetaAconC", None: None}
 
