@@ -83,11 +83,12 @@ def test_nothing_else_differs_from_relu(case):
         return
     cfg, twin = case.cfg.to_dict(), relu_twin(case.path).to_dict()
     act_cfg = cfg["model"]["backbone"].pop("act_cfg")
-    # Only the digits are trained from scratch.
-    assert (
-        act_cfg == {"type": case.act} if name_of(case.path)["data"] == "digits" else {"type": case.act, "init": "relu"}
-    )
-    del cfg["optim_wrapper"]["paramwise_cfg"]
+    from_scratch = name_of(case.path)["data"] == "digits"
+    assert act_cfg == ({"type": case.act} if from_scratch else {"type": case.act, "init": "relu"})
+    for key in (".p1", ".p2", ".beta"):
+        assert cfg["optim_wrapper"]["paramwise_cfg"]["custom_keys"].pop(key) == {"decay_mult": 0.0}
+    if not cfg["optim_wrapper"]["paramwise_cfg"]["custom_keys"]:
+        del cfg["optim_wrapper"]["paramwise_cfg"]
     for shared in ("custom_imports", "acon_no_decay"):
         del cfg[shared]
         twin.pop(shared, None)
