@@ -120,7 +120,7 @@ def check_checkpoint(path: str, to_resume: bool = False) -> None:
     if "://" in path:
         return
     checkpoint = load_checkpoint(Path(path).expanduser())
-    absent = [key for key in ("meta", "message_hub", "optimizer") if key not in checkpoint]
+    absent = [key for key in ("meta", "message_hub") if key not in checkpoint]
     if to_resume and absent:
         raise UserError(
             f"cannot resume from {path}: it has no {', '.join(absent)}. "
@@ -136,8 +136,9 @@ def check_data(cfg: Config, *loaders: str) -> None:
     """
     for loader in loaders:
         for place, dataset in _innermost(f"{loader}.dataset", cfg[loader].dataset):
+            kind = _dataset_class(dataset, cfg.default_scope)
             backend = (dataset.get("backend_args") or {}).get("backend", "local")
-            if backend != "local" or getattr(_dataset_class(dataset, cfg.default_scope), "makes_own_data", False):
+            if kind is None or getattr(kind, "makes_own_data", False) or backend != "local":
                 continue
             for key, path in _data_paths(dataset):
                 if "://" not in path and not Path(path).exists():
@@ -172,7 +173,7 @@ def _data_paths(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
 
 def _dataset_class(dataset: ConfigDict, scope: str) -> type | None:
     """None for an unknown name, for which building the dataset has the better error."""
-    kind = dataset.type
+    kind = dataset.get("type")
     if not isinstance(kind, str):
         return kind
     try:

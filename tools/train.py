@@ -41,7 +41,7 @@ def set_start(cfg: Config, resume: str | None) -> None:
 
 
 def scale_lr(cfg: Config) -> None:
-    if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+    if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
         raise runtime.UserError(
             "--auto-scale-lr needs the batch size that the learning rate was chosen for: "
             "put auto_scale_lr = dict(base_batch_size=16), or whatever it is, in the config"
