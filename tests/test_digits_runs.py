@@ -14,9 +14,9 @@ SAMPLE = dict(num_train=8, num_val=4)
 CONFIGS = {
     "retinanet": "detection/retinanet_r18-metaaconc_fpn_6e_digits.py",
     "mask-rcnn": "detection/mask-rcnn_r18-aconc_fpn_6e_digits.py",
-    "pspnet": "segmentation/pspnet_r18-d16-metaaconc_1xb8-450_digits-160x160.py",
-    "deeplabv3": "segmentation/deeplabv3_r18-d16-aconc_1xb8-450_digits-160x160.py",
-    "deeplabv3plus": "segmentation/deeplabv3plus_r18-d16-metaaconc_1xb8-450_digits-160x160.py",
+    "pspnet": "segmentation/pspnet_r18-d16-metaaconc_1xb8-300_digits-160x160.py",
+    "deeplabv3": "segmentation/deeplabv3_r18-d16-aconc_1xb8-300_digits-160x160.py",
+    "deeplabv3plus": "segmentation/deeplabv3plus_r18-d16-metaaconc_1xb8-300_digits-160x160.py",
 }
 METRICS = {
     "retinanet": {"coco/bbox_mAP"},

@@ -9,5 +9,5 @@ model = dict(
     pretrained=None,
     backbone=dict(depth=18, strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2)),
     decode_head=dict(
-        in_channels=512, channels=64, num_classes=11),
-    auxiliary_head=dict(in_channels=256, channels=64, num_classes=11))
+        in_channels=512, channels=64, num_classes=11, init_cfg=_base_.conv_seg_init),
+    auxiliary_head=dict(in_channels=256, channels=64, num_classes=11, init_cfg=_base_.conv_seg_init))
