@@ -275,19 +275,20 @@ class MetaAconC(Acon):
         dim = self._channel_dim_of(x)
         if self.generator == "pixel":
             return F.acon_c_pixel(x, self.p1, self.p2, dim, self.beta_scale)
-        beta = self._layer_beta(x) if self.generator == "layer" else self._channel_beta(x, dim)
+        if self.generator == "layer":
+            beta = self._layer_beta(x)
+        else:
+            x, mean = F.input_and_mean(x, dim)
+            beta = self._channel_beta(mean)
         return F.acon_c(x, self.p1, self.p2, beta, dim)
 
     def _layer_beta(self, x: Tensor) -> Tensor:
         total = x.flatten(1).sum(1, keepdim=True, dtype=_at_least_float32(x))
         return self.beta_scale * torch.sigmoid(total)
 
-    def _channel_beta(self, x: Tensor, dim: int) -> Tensor:
-        space = [d for d in range(1, x.dim()) if d != dim % x.dim()]
-        pooled = x.mean(space, dtype=_at_least_float32(x)) if space else x
-        pooled = pooled[:, :, None, None].to(self.fc1.weight.dtype)
-        hidden = normalize(self.bn1, self.fc1(pooled))
-        return self.beta_scale * torch.sigmoid(normalize(self.bn2, self.fc2(hidden)).flatten(1))
+    def _channel_beta(self, mean: Tensor) -> Tensor:
+        hidden = _normalize_pooled(self.bn1, self.fc1(mean.to(self.fc1.weight.dtype)))
+        return self.beta_scale * torch.sigmoid(_normalize_pooled(self.bn2, self.fc2(hidden)))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, generator={self.generator!r}, beta_scale={self.beta_scale:g}"
@@ -358,6 +359,10 @@ def _as_maps(x: Tensor, channel_dim: int):
         return y.reshape(x.movedim(channel_dim, 1).shape).movedim(1, channel_dim)
 
     return maps, restore
+
+
+def _normalize_pooled(norm: nn.Module, pooled: Tensor) -> Tensor:
+    return normalize(norm, pooled[:, :, None, None]).flatten(1)
 
 
 def _reset_slopes(p1: Tensor, p2: Tensor, init: str) -> None:

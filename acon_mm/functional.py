@@ -8,41 +8,42 @@ value per channel, shape ``(C,)``; ``beta`` may also hold one per sample and cha
 import torch
 from torch import Tensor
 
-from .kernels import backend_for, reference
+from .kernels import backend_for, compiled, reference
 
 
 class _AconC(torch.autograd.Function):
-    """ACON-C over parameters that broadcast against ``x``; recomputes instead of keeping intermediates."""
+    """ACON-C by an implementation without autograd of its own; recomputes instead of keeping intermediates."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> Tensor:
         ctx.save_for_backward(x, p1, p2, beta)
-        return backend_for(x).forward(x, p1, p2, beta)
+        ctx.channel_dim = channel_dim
+        return backend_for(x, p1, p2, beta).forward(x, p1, p2, beta, channel_dim)
 
     @staticmethod
-    def backward(ctx, grad_y: Tensor) -> tuple[Tensor, ...]:
-        x, *parameters = ctx.saved_tensors
+    def backward(ctx, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         # With create_graph the gradient is differentiated itself, so it must be made of PyTorch operators.
-        backend = reference if torch.is_grad_enabled() else backend_for(x)
-        return backend.backward(grad_y, x, *parameters)
+        backend = reference if torch.is_grad_enabled() else backend_for(*ctx.saved_tensors)
+        return *backend.backward(grad_y, *ctx.saved_tensors, ctx.channel_dim), None
 
 
 class _AconCPixel(torch.autograd.Function):
     """ACON-C whose beta is ``scale * sigmoid(x)``, so that no tensor of beta's is kept beside ``x``."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, p1: Tensor, p2: Tensor, scale: float) -> Tensor:
+    def forward(ctx, x: Tensor, p1: Tensor, p2: Tensor, channel_dim: int, scale: float) -> Tensor:
         ctx.save_for_backward(x, p1, p2)
-        ctx.scale = scale
-        return backend_for(x).forward(x, p1, p2, scale * x.sigmoid())
+        ctx.channel_dim, ctx.scale = channel_dim, scale
+        return reference.forward(x, p1, p2, scale * x.sigmoid(), channel_dim)
 
     @staticmethod
-    def backward(ctx, grad_y: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, p1, p2 = ctx.saved_tensors
         gate = x.sigmoid()
-        backend = reference if torch.is_grad_enabled() else backend_for(x)
-        grad_x, grad_p1, grad_p2, grad_beta = backend.backward(grad_y, x, p1, p2, ctx.scale * gate)
-        return grad_x + grad_beta * ctx.scale * gate * (1 - gate), grad_p1, grad_p2, None
+        grad_x, grad_p1, grad_p2, grad_beta = reference.backward(
+            grad_y, x, p1, p2, ctx.scale * gate, ctx.channel_dim
+        )
+        return grad_x + grad_beta * ctx.scale * gate * (1 - gate), grad_p1, grad_p2, None, None
 
 
 def acon_a(x: Tensor, beta: Tensor, channel_dim: int = 1) -> Tensor:
@@ -61,10 +62,13 @@ def acon_c(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int = 1
     Raises:
         ValueError: a parameter's shape is none of ``(C,)``, ``(N, C)`` and ``(N, 1)``.
     """
-    parameters = [_align(t, x, channel_dim) for t in (p1, p2, beta)]
-    if torch.jit.is_tracing() or torch.compiler.is_exporting():
-        return reference.forward_composed(x, *parameters)
-    return _AconC.apply(x, *parameters)
+    for parameter in (p1, p2, beta):
+        _check_shape(parameter, x, channel_dim)
+    if _is_exporting():
+        return reference.forward_composed(x, p1, p2, beta, channel_dim)
+    if backend_for(x, p1, p2, beta) is compiled:
+        return compiled.acon_c(x, p1, p2, beta, channel_dim)
+    return _AconC.apply(x, p1, p2, beta, channel_dim)
 
 
 def acon_c_pixel(x: Tensor, p1: Tensor, p2: Tensor, channel_dim: int = 1, scale: float = 1.0) -> Tensor:
@@ -72,10 +76,11 @@ def acon_c_pixel(x: Tensor, p1: Tensor, p2: Tensor, channel_dim: int = 1, scale:
 
     ``scale`` is :math:`k`; the paper has 1.
     """
-    p1, p2 = _align(p1, x, channel_dim), _align(p2, x, channel_dim)
-    if torch.jit.is_tracing() or torch.compiler.is_exporting():
-        return reference.forward_composed(x, p1, p2, scale * x.sigmoid())
-    return _AconCPixel.apply(x, p1, p2, scale)
+    for parameter in (p1, p2):
+        _check_shape(parameter, x, channel_dim)
+    if _is_exporting():
+        return reference.forward_composed(x, p1, p2, scale * x.sigmoid(), channel_dim)
+    return _AconCPixel.apply(x, p1, p2, channel_dim, scale)
 
 
 def acon_frelu(x: Tensor, eta_b: Tensor) -> Tensor:
@@ -89,18 +94,34 @@ def acon_frelu(x: Tensor, eta_b: Tensor) -> Tensor:
     return torch.nn.functional.silu(x - eta_b) + eta_b
 
 
-def _align(parameter: Tensor, x: Tensor, channel_dim: int) -> Tensor:
-    """View a ``(C,)``, ``(N, C)`` or ``(N, 1)`` tensor so that it broadcasts against ``x``."""
-    channels = x.shape[channel_dim]
-    shape = [1] * x.dim()
+def input_and_mean(x: Tensor, channel_dim: int = 1) -> tuple[Tensor, Tensor]:
+    """``x`` and its mean over space, ``(N, C)``, in float32 or wider: what Meta-ACON's generator starts from.
+
+    Use the first in place of ``x``: backward may then add the mean's gradient in place to the other gradient of ``x``,
+    without a further tensor of its size.
+    """
+    space = [d for d in range(1, x.dim()) if d != channel_dim % x.dim()]
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if not space:
+        return x, x.to(dtype)
+    # Under torch.compile, an operator must not return its input; the compiler fuses the addition itself.
+    if backend_for(x) is compiled and not (_is_exporting() or torch.compiler.is_compiling()):
+        return compiled.input_and_mean(x, channel_dim)
+    return x, x.mean(space, dtype=dtype)
+
+
+def _is_exporting() -> bool:
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
+
+
+def _check_shape(parameter: Tensor, x: Tensor, channel_dim: int) -> None:
+    samples, channels = x.shape[0], x.shape[channel_dim]
     if parameter.dim() == 1 and parameter.shape[0] == channels:
-        shape[channel_dim] = channels
-    elif parameter.dim() == 2 and parameter.shape[0] == x.shape[0] and parameter.shape[1] in (1, channels):
-        shape[0], shape[channel_dim] = parameter.shape
-    else:
-        raise ValueError(
-            f"a parameter of shape {tuple(parameter.shape)} fits no input of shape {tuple(x.shape)} whose channels lie "
-            f"at dimension {channel_dim}: it must be (C,), (N, C) or (N, 1) = "
-            f"({channels},), ({x.shape[0]}, {channels}) or ({x.shape[0]}, 1)"
-        )
-    return parameter.reshape(shape)
+        return
+    if parameter.dim() == 2 and parameter.shape[0] == samples and parameter.shape[1] in (1, channels):
+        return
+    raise ValueError(
+        f"a parameter of shape {tuple(parameter.shape)} fits no input of shape {tuple(x.shape)} whose channels lie "
+        f"at dimension {channel_dim}: it must be (C,), (N, C) or (N, 1) = "
+        f"({channels},), ({samples}, {channels}) or ({samples}, 1)"
+    )

@@ -20,7 +20,8 @@ class InnerConv2d(nn.Module):
     initialisation otherwise.
 
     Shape:
-        ``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``
+        ``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``; with a kernel of 1x1 also ``(N, in_channels)`` to
+        ``(N, out_channels)``, for pooled maps
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1):
@@ -38,6 +39,8 @@ class InnerConv2d(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 2:
+            return F.linear(x, self.weight.flatten(1), self.bias)
         return F.conv2d(x, self.weight, self.bias, padding=self.kernel_size // 2, groups=self.groups)
 
     def extra_repr(self) -> str:

@@ -1,20 +1,56 @@
-"""Implementations of ACON-C's forward and backward; :func:`backend_for` chooses one.
+"""Implementations of ACON-C, and the one place that chooses among them.
 
-An implementation is a module with two functions over tensors that already broadcast against ``x``::
+- ``compiled`` (``csrc/``): C++ for CPUs, an operator with autograd of its own; there where it could be built.
+- ``triton``: kernels for CUDA devices.
+- ``reference``: plain PyTorch, the definition of what the others compute; serves whatever they do not.
 
-    forward(x, p1, p2, beta) -> y
-    backward(grad_y, x, p1, p2, beta) -> grad_x, grad_p1, grad_p2, grad_beta
+``triton`` and ``reference`` are modules with two functions, over parameters of shape ``(C,)``, ``(N, C)`` or ``(N, 1)``::
 
-The gradients have the shapes of their tensors.
+    forward(x, p1, p2, beta, channel_dim) -> y
+    backward(grad_y, x, p1, p2, beta, channel_dim) -> grad_x, grad_p1, grad_p2, grad_beta
+
+The gradients have the shapes and dtypes of their tensors; ``compiled`` has the same behind one operator. A model that was trained on one of them goes on with any other: no
+implementation has a state.
+
+The environment variable ``ACON_MM_BACKEND`` set to one of the names makes it serve all that it can, and the reference the
+rest; naming one that is not there is an error.
 """
 
+import os
+from functools import reduce
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
-from . import reference
+from . import compiled, reference, triton
+
+BACKENDS = {"compiled": compiled, "triton": triton, "reference": reference}
 
 
-def backend_for(x: Tensor) -> ModuleType:
-    """The implementation that serves ``x``: the one place where a compiled kernel is chosen."""
-    return reference
+def backend_for(x: Tensor, *parameters: Tensor) -> ModuleType:
+    """The implementation that serves ``x`` and the parameters, by their device and dtype."""
+    return next(backend for backend in _candidates if backend.serves(x, _compute_dtype(x, *parameters)))
+
+
+def _compute_dtype(*tensors: Tensor) -> torch.dtype:
+    return reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
+
+
+def _forced(name: str | None) -> list[ModuleType]:
+    """The implementations that may serve, best first.
+
+    Raises:
+        ImportError: ``name``, the value of ACON_MM_BACKEND, is none of them or cannot run here.
+    """
+    if not name:
+        return list(BACKENDS.values())
+    if name not in BACKENDS:
+        raise ImportError(f"ACON_MM_BACKEND must be one of {', '.join(BACKENDS)} or unset, got {name!r}")
+    problem = BACKENDS[name].problem()
+    if problem:
+        raise ImportError(f"ACON_MM_BACKEND={name} cannot be: {problem}")
+    return [BACKENDS[name], reference]
+
+
+_candidates = _forced(os.environ.get("ACON_MM_BACKEND"))

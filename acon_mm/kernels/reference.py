@@ -11,8 +11,8 @@ With :math:`d = (p_1 - p_2)\,x`, :math:`z = \beta d`, :math:`s = \sigma(z)` and 
     \frac{\partial y}{\partial p_2} = x\,(1 - h), \quad
     \frac{\partial y}{\partial \beta} = d^2\,s(1-s)
 
-(arXiv 2009.04759, equations 7 and 8.) ``p1``, ``p2`` and ``beta`` broadcast against ``x``. All is computed in
-float32 or wider; ``y`` and ``grad_x`` have the dtype of ``x``.
+(arXiv 2009.04759, equations 7 and 8.) ``p1``, ``p2`` and ``beta`` are ``(C,)``, ``(N, C)`` or ``(N, 1)``, or have the rank of
+``x`` and broadcast against it. All is computed in float32 or wider; ``y`` and ``grad_x`` have the dtype of ``x``.
 """
 
 from functools import reduce
@@ -24,28 +24,49 @@ from torch import Tensor
 _MAX_Z = 1e3
 
 
-def forward(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
+def problem() -> str | None:
+    """Why this cannot run here: never."""
+    return None
+
+
+def serves(x: Tensor, compute_dtype: torch.dtype) -> bool:
+    """Whether ``x`` can be handled: always."""
+    return True
+
+
+def align(parameter: Tensor, x: Tensor, channel_dim: int) -> Tensor:
+    """View a ``(C,)``, ``(N, C)`` or ``(N, 1)`` tensor so that it broadcasts against ``x``."""
+    if parameter.dim() > 2:
+        return parameter
+    shape = [1] * x.dim()
+    shape[channel_dim] = parameter.shape[-1]
+    if parameter.dim() == 2:
+        shape[0] = parameter.shape[0]
+    return parameter.reshape(shape)
+
+
+def forward(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> Tensor:
     """``y`` of ACON-C; allocates the result and nothing else of its size where ``beta`` is small."""
-    dtype = _compute_dtype(x, p1, p2, beta)
-    p1, p2, beta = p1.to(dtype), p2.to(dtype), beta.to(dtype)
+    p1, p2, beta = _prepared(x, p1, p2, beta, channel_dim)
     width = p1 - p2
-    y = (x.to(dtype) * (beta * width)).sigmoid_()
+    y = (x.to(p1.dtype) * (beta * width)).sigmoid_()
     return y.mul_(width).add_(p2).mul_(x).to(x.dtype)
 
 
-def forward_composed(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
+def forward_composed(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> Tensor:
     """The same ``y`` out of operators that tracing, export and autograd see one by one."""
-    dtype = _compute_dtype(x, p1, p2, beta)
-    p1, p2, beta = p1.to(dtype), p2.to(dtype), beta.to(dtype)
+    p1, p2, beta = _prepared(x, p1, p2, beta, channel_dim)
     width = p1 - p2
     return (x * (p2 + width * torch.sigmoid(x * (beta * width)))).to(x.dtype)
 
 
-def backward(grad_y: Tensor, x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
+def backward(
+    grad_y: Tensor, x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of ``x``, ``p1``, ``p2`` and ``beta``; differentiable once more (double backward)."""
-    dtype = _compute_dtype(x, p1, p2, beta)
-    grad, wide_x = grad_y.to(dtype), x.to(dtype)
-    wide_p1, wide_p2, wide_beta = p1.to(dtype), p2.to(dtype), beta.to(dtype)
+    aligned = _prepared(x, p1, p2, beta, channel_dim)
+    wide_p1, wide_p2, wide_beta = aligned
+    grad, wide_x = grad_y.to(wide_p1.dtype), x.to(wide_p1.dtype)
     width = wide_p1 - wide_p2
     d = width * wide_x
     z = (wide_beta * d).clamp(-_MAX_Z, _MAX_Z)
@@ -55,16 +76,25 @@ def backward(grad_y: Tensor, x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) ->
     grad_x = grad * (width * h + wide_p2)
     weighted = grad * wide_x
     weighted_h = weighted * h
-    grad_beta = (grad * (d * slope) * d).sum_to_size(beta.shape)
-    # d * d may overflow where beta is near 0; finite, so that a saturated generator's slope of 0 makes it 0, not NaN.
-    limit = torch.finfo(dtype).max
+    summands = (weighted_h, weighted - weighted_h, grad * (d * slope) * d)
+    of_p1, of_p2, of_beta = (t.sum_to_size(p.shape) for t, p in zip(summands, aligned, strict=True))
     return (
         grad_x.to(x.dtype),
-        weighted_h.sum_to_size(p1.shape).to(p1.dtype),
-        (weighted - weighted_h).sum_to_size(p2.shape).to(p2.dtype),
-        grad_beta.clamp(-limit, limit).to(beta.dtype),
+        of_p1.reshape(p1.shape).to(p1.dtype),
+        of_p2.reshape(p2.shape).to(p2.dtype),
+        finite(of_beta).reshape(beta.shape).to(beta.dtype),
     )
 
 
-def _compute_dtype(*tensors: Tensor) -> torch.dtype:
-    return reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
+def finite(grad_beta: Tensor) -> Tensor:
+    """Without infinities: d * d may overflow where beta is near 0, and a saturated generator's slope of 0 makes it 0 then.
+
+    An infinity would make it NaN.
+    """
+    limit = torch.finfo(grad_beta.dtype).max
+    return grad_beta.clamp(-limit, limit)
+
+
+def _prepared(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> tuple[Tensor, ...]:
+    dtype = reduce(torch.promote_types, (t.dtype for t in (x, p1, p2, beta)), torch.float32)
+    return tuple(align(p, x, channel_dim).to(dtype) for p in (p1, p2, beta))

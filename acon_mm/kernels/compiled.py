@@ -1,0 +1,66 @@
+"""The C++ kernels for CPUs: ``torch.ops.acon_mm.acon_c``, built by ``setup.py`` out of ``csrc/``.
+
+The library is named after the PyTorch that it was compiled against and is loaded with that one only. AVX-512, AVX2 or the
+baseline is chosen when it runs, as PyTorch chooses for its own kernels; ``ATEN_CPU_CAPABILITY`` (``avx512``, ``avx2``,
+``default``) forces one.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_DTYPES = {
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+}
+
+
+def problem() -> str | None:
+    """Why the kernels cannot run here; None if they can."""
+    return _problem
+
+
+def serves(x: Tensor, compute_dtype: torch.dtype) -> bool:
+    """Whether the kernels take ``x``, computing in ``compute_dtype``."""
+    return _problem is None and x.device.type == "cpu" and _DTYPES.get(x.dtype) == compute_dtype
+
+
+def acon_c(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> Tensor:
+    """ACON-C, equation 7; parameters are ``(C,)``, ``(N, C)`` or ``(N, 1)``. Differentiable twice."""
+    return torch.ops.acon_mm.acon_c(x, p1, p2, beta, channel_dim)
+
+
+def input_and_mean(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
+    """``x`` and its mean per sample and channel, ``(N, C)``.
+
+    What uses the first in place of ``x`` lets backward add the mean's gradient in place to the other of ``x``.
+    """
+    return torch.ops.acon_mm.input_and_mean(x, channel_dim)
+
+
+def instruction_set() -> str:
+    """``'avx512'``, ``'avx2'`` or ``'baseline'``: the one that is in use."""
+    return torch.ops.acon_mm.cpu_kernels().removesuffix("_table")
+
+
+def _load() -> str | None:
+    version = "_".join(torch.__version__.split("+")[0].split(".")[:2])
+    here = Path(__file__).parent
+    libraries = list(here.glob(f"_cpu_torch{version}.*"))
+    if not libraries:
+        others = ", ".join(path.name for path in here.glob("_cpu_torch*")) or "none"
+        return (
+            f"the kernels were not compiled for torch {torch.__version__} (there: {others}). With a C++ compiler: "
+            "ACON_MM_KERNELS=1 pip install --no-build-isolation --no-deps --force-reinstall acon_mm"
+        )
+    try:
+        torch.ops.load_library(libraries[0])
+    except OSError as error:
+        return f"{libraries[0].name} does not load: {error}"
+    return None
+
+
+_problem = _load()
