@@ -127,7 +127,7 @@ def test_forward_mode_and_functorch_are_refused(name, parameters):
     def function(x):
         return getattr(F, name)(x, *ones)
 
-    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="implement the jvp function"):
+    with forward_ad.dual_level(), pytest.raises((NotImplementedError, RuntimeError), match="jvp"):
         function(forward_ad.make_dual(x, tangent))
     for transform in (
         lambda: torch.func.jvp(function, (x,), (tangent,)),

@@ -68,15 +68,14 @@ def backward(
     wide_p1, wide_p2, wide_beta = aligned
     grad, wide_x = grad_y.to(wide_p1.dtype), x.to(wide_p1.dtype)
     width = wide_p1 - wide_p2
-    d = width * wide_x
-    z = (wide_beta * d).clamp(-_MAX_Z, _MAX_Z)
+    z = (wide_beta * width * wide_x).clamp(-_MAX_Z, _MAX_Z)
     s = torch.sigmoid(z)
-    slope = s * (1 - s)
+    slope = s * torch.sigmoid(-z)  # s (1-s), without the cancellation
     h = s + z * slope
     grad_x = grad * (width * h + wide_p2)
     weighted = grad * wide_x
     weighted_h = weighted * h
-    summands = (weighted_h, weighted - weighted_h, grad * (d * slope) * d)
+    summands = (weighted_h, weighted - weighted_h, finite(weighted * slope * wide_x) * width.square())
     of_p1, of_p2, of_beta = (t.sum_to_size(p.shape) for t, p in zip(summands, aligned, strict=True))
     return (
         grad_x.to(x.dtype),
@@ -87,9 +86,9 @@ def backward(
 
 
 def finite(grad_beta: Tensor) -> Tensor:
-    """Without infinities: d * d may overflow where beta is near 0, and a saturated generator's slope of 0 makes it 0 then.
+    """Without infinities, which x * x may overflow to where beta is near 0; NaN stays.
 
-    An infinity would make it NaN.
+    A slope of 0, of a saturated generator or a width of 0, makes a finite number 0 and an infinity NaN.
     """
     limit = torch.finfo(grad_beta.dtype).max
     return grad_beta.clamp(-limit, limit)

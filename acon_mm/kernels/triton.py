@@ -13,7 +13,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" and os.environ.get("ACON_MM_BACKEND") == "triton"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

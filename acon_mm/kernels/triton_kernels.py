@@ -13,6 +13,7 @@ from .reference import finite
 _TILE = 2048
 # Beyond this |z|, z s (1-s) is 0 in float32.
 _MAX_Z = tl.constexpr(1e3)
+_LARGEST = tl.constexpr(torch.finfo(torch.float32).max)
 
 
 @triton.jit
@@ -30,8 +31,7 @@ def _y(x, p1, p2, beta):
 def _gradients(grad_y, x, p1, p2, beta):
     """grad_x, and the summands of the gradients of p1, p2 and beta."""
     width = p1 - p2
-    d = width * x
-    z = beta * d
+    z = beta * width * x
     # tl.where keeps NaN, as tl.clamp need not.
     z = tl.where(z > _MAX_Z, _MAX_Z, tl.where(z < -_MAX_Z, -_MAX_Z, z))
     s = _sigmoid(z)
@@ -39,7 +39,9 @@ def _gradients(grad_y, x, p1, p2, beta):
     h = s + z * slope
     weighted = grad_y * x
     weighted_h = weighted * h
-    return grad_y * (width * h + p2), weighted_h, weighted - weighted_h, grad_y * (d * slope) * d
+    of_beta = weighted * slope * x
+    of_beta = tl.where(of_beta > _LARGEST, _LARGEST, tl.where(of_beta < -_LARGEST, -_LARGEST, of_beta))
+    return grad_y * (width * h + p2), weighted_h, weighted - weighted_h, of_beta * (width * width)
 
 
 @triton.jit

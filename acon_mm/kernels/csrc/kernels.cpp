@@ -49,10 +49,12 @@ struct AconC {
   }
 };
 
-// width^2 times a sum that may have overflowed.
+// width^2 times a sum that may have overflowed, which a width of 0 must not make NaN.
 template <typename A>
 A times_width_squared(A sum, A width) {
-  return width == A(0) ? A(0) : sum * width * width;
+  constexpr A largest = std::is_same<A, float>::value ? A(3.402823466e+38) : A(1.7976931348623157e+308);
+  sum = sum > largest ? largest : sum < -largest ? -largest : sum;
+  return sum * width * width;
 }
 
 template <typename S>

@@ -171,8 +171,7 @@ Tensor acon_c_cpu(const Tensor& input, const Tensor& p1, const Tensor& p2, const
   return input.is_same(in.x) ? y : like(input).copy_(y);
 }
 
-// Without infinities. The gradient of beta has d^2, which may overflow where beta is near 0; finite, a saturated generator's
-// slope of 0 makes it 0 and not NaN.
+// Without infinities, as reference.finite.
 Tensor finite(const Tensor& t) {
   const double limit = t.scalar_type() == at::kDouble ? std::numeric_limits<double>::max()
                                                       : std::numeric_limits<float>::max();
@@ -332,10 +331,10 @@ Gradients composed_backward(
   const Tensor p1 = aligned(parameter1, x, channel_dim).to(compute);
   const Tensor p2 = aligned(parameter2, x, channel_dim).to(compute);
   const Tensor beta = aligned(parameter3, x, channel_dim).to(compute);
-  const Tensor width = p1 - p2, d = width * x;
-  const Tensor z = (beta * d).clamp(-1e3, 1e3);
+  const Tensor width = p1 - p2;
+  const Tensor z = (beta * width * x).clamp(-1e3, 1e3);
   const Tensor s = z.sigmoid();
-  const Tensor slope = s * (1 - s), h = s + z * slope;
+  const Tensor slope = s * (-z).sigmoid(), h = s + z * slope;
   const Tensor weighted = grad * x, weighted_h = weighted * h;
   const auto reduce = [](const Tensor& summands, const Tensor& like, const Tensor& parameter, bool bounded = false) {
     const Tensor sum = summands.sum_to_size(like.sizes());
@@ -344,7 +343,7 @@ Gradients composed_backward(
   return {
       (grad * (width * h + p2)).to(input.scalar_type()), reduce(weighted_h, p1, parameter1),
       reduce(weighted - weighted_h, p2, parameter2),
-      reduce(grad * (d * slope) * d, beta, parameter3, true)};
+      reduce(finite(weighted * slope * x) * width.square(), beta, parameter3, true)};
 }
 
 using torch::autograd::AutogradContext;

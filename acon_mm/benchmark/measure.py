@@ -1,0 +1,89 @@
+"""Timing on a noisy machine: every candidate once a round, ratios within the round, medians over the rounds."""
+
+import ctypes
+import gc
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from statistics import median
+
+import torch
+from torch import Tensor
+
+# malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def pin_allocator() -> bool:
+    """Make glibc keep freed memory instead of handing it back to the system; False where that cannot be done.
+
+    Otherwise every large tensor is mapped anew, and the page faults hide what is measured.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        return bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1) and mallopt(_M_MMAP_MAX, 0))
+    return False
+
+
+def interleaved(
+    candidates: dict[str, Callable[[], object]], seconds: float, device: torch.device, min_rounds: int = 5
+) -> dict[str, list[float]]:
+    """Seconds of every candidate in every round, after one round to warm up.
+
+    Args:
+        candidates: what to call, by name.
+        seconds: how long to go on; at least ``min_rounds`` rounds, at most 400.
+        device: whose work is waited for.
+    """
+    names = list(candidates)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    start, rounds = time.perf_counter(), -1
+    gc.disable()
+    try:
+        while rounds < min_rounds or (time.perf_counter() - start < seconds and rounds < 400):
+            # Another first one each round, so that nobody always follows the same neighbour.
+            first = rounds % len(names)
+            for name in names[first:] + names[:first]:
+                taken = _time(candidates[name], device)
+                if rounds >= 0:
+                    times[name].append(taken)
+            rounds += 1
+    finally:
+        gc.enable()
+    return times
+
+
+def ratios(times: dict[str, list[float]], peer: str) -> dict[str, float]:
+    """Median over the rounds of each candidate's time over the peer's in the same round."""
+    return {
+        name: median(mine / theirs for mine, theirs in zip(taken, times[peer], strict=True))
+        for name, taken in times.items()
+    }
+
+
+def kept_bytes(function: Callable[[Tensor], Tensor], x: Tensor, own: list[Tensor]) -> int:
+    """Bytes that autograd keeps for backward beside the parameters ``own``."""
+    kept: dict[int, int] = {}
+    parameters = {t.untyped_storage().data_ptr() for t in own}
+
+    def pack(t: Tensor) -> Tensor:
+        if t.untyped_storage().data_ptr() not in parameters:
+            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        function(x)
+    return sum(kept.values())
+
+
+def _time(function: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before.record()
+        function()
+        after.record()
+        after.synchronize()
+        return before.elapsed_time(after) / 1e3
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start

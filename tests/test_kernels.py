@@ -1,0 +1,287 @@
+"""Every implementation of ACON-C computes what float64 autograd of the plain formula says, on every sort of tensor."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from acon_mm import functional as F
+from acon_mm import kernels
+from acon_mm.kernels import compiled, reference
+
+NEEDS_COMPILED = pytest.mark.skipif(compiled.problem() is not None, reason=str(compiled.problem()))
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+# y and grad_x: in units of the last place of |x| (1 + |z|) and |grad_y| (1 + |z|), as the rounding of z passes on;
+# half a unit more for rounding to a narrow type.
+ULPS = 4
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def exact(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """ACON-C and its z out of float64 operators."""
+    p1, p2, beta = (reference.align(t, x, dim) for t in (p1, p2, beta))
+    d = (p1 - p2) * x
+    return d * torch.sigmoid(beta * d) + p2 * x, beta * d
+
+
+def layouts(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, tuple[Tensor, int]]:
+    """The same values lying differently in memory, with the dimension of the channels."""
+    x = torch.randn(shape, dtype=torch.float64).mul_(3).to(dtype)
+    last = x.movedim(1, -1).contiguous()
+    wide = torch.zeros(*shape[:-1], 2 * shape[-1], dtype=dtype)
+    wide[..., ::2] = x
+    return {
+        "contiguous": (x, 1),
+        "channels_last": (last.movedim(-1, 1), 1),
+        "last dimension": (last, -1),
+        "strided": (wide[..., ::2], 1),
+        "flipped strides": (x.transpose(0, -1).contiguous().transpose(0, -1), 1),
+    }
+
+
+def run(function, x: Tensor, parameters: list[Tensor], dim: int, grad: Tensor) -> list[Tensor]:
+    """y, and the gradients of all inputs."""
+    inputs = [t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in (x, *parameters)]
+    y = function(*inputs, dim)
+    return [y.detach(), *torch.autograd.grad(y, inputs, grad)]
+
+
+def assert_exact(function, x: Tensor, parameters: list[Tensor], dim: int) -> None:
+    grad = torch.randn(x.shape, dtype=torch.float64).to(x.dtype)
+    y, grad_x, *grads = run(function, x, parameters, dim, grad)
+    wide = [t.double() for t in (x, *parameters)]
+    wanted = run(lambda *inputs: exact(*inputs)[0], wide[0], wide[1:], dim, grad.double())
+    z = exact(*wide, dim)[1].abs()
+    # What is computed in, and what results are rounded to. Where parameters are float32, float64 starts from these.
+    eps, rounding = torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps, torch.finfo(x.dtype).eps / 2
+    eps = max(eps, torch.finfo(torch.float64).eps)
+    slopes = (parameters[0].abs() + parameters[1].abs() + 1).max().item()
+    tiny = torch.finfo(x.dtype).tiny
+    for got, want, size in ((y, wanted[0], wide[0].abs()), (grad_x, wanted[1], grad.double().abs())):
+        assert got.dtype == x.dtype
+        bound = slopes * size * (1 + z) * ULPS * eps + rounding * want.abs() + tiny
+        assert ((got.double() - want).abs() <= bound).all(), ((got.double() - want).abs() / bound).max()
+    for got, want, parameter in zip(grads, wanted[2:], parameters, strict=True):
+        assert got.dtype == parameter.dtype and got.shape == parameter.shape
+        error = (got.double() - want).abs().max() if got.numel() else torch.tensor(0.0)
+        assert error <= 1e-5 * want.abs().max().clamp(min=1) if got.numel() else True
+
+
+def parameters_for(x: Tensor, dim: int, kind: str) -> list[Tensor]:
+    channels, samples = x.shape[dim], x.shape[0]
+    shape = {"C": (channels,), "NC": (samples, channels), "N1": (samples, 1)}[kind]
+    return [torch.randn(channels), torch.randn(channels), torch.randn(shape)]
+
+
+BACKENDS = [pytest.param("compiled", marks=NEEDS_COMPILED), "reference"]
+
+
+def implementation(name: str):
+    """``F.acon_c`` by one implementation."""
+    return compiled.acon_c if name == "compiled" else F._AconC.apply
+
+
+@pytest.fixture
+def only_reference(monkeypatch):
+    monkeypatch.setattr(kernels, "_candidates", [reference])
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(2, 5, 7, 9), (3, 17, 5, 5), (1, 1, 4, 4), (2, 3, 1, 65), (2, 33, 1), (2, 4, 3, 5, 7)])
+def test_values_and_gradients(name, dtype, shape, only_reference):
+    for x, dim in layouts(shape, dtype).values():
+        for kind in ("C", "NC", "N1"):
+            assert_exact(implementation(name), x, parameters_for(x, dim, kind), dim)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("plane", [1, 7, 25, 63, 65, 16384, 40001])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_odd_planes(name, plane, dtype, only_reference):
+    """Vectors end within a plane, and planes within chunks."""
+    for x in (torch.randn(2, 3, plane).to(dtype), torch.randn(2, plane, 3).to(dtype).transpose(1, 2)):
+        assert_exact(implementation(name), x, parameters_for(x, 1, "NC"), 1)
+
+
+@NEEDS_COMPILED
+@pytest.mark.parametrize("channels", [1, 3, 16, 100, 3000])
+def test_rows_of_many_widths(channels):
+    x = torch.randn(2, 50, channels).transpose(1, 2)
+    assert_exact(compiled.acon_c, x, parameters_for(x, 1, "NC"), 1)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 3, 0, 4), (0, 3)])
+def test_empty(name, shape, only_reference):
+    x = torch.randn(shape)
+    y, grad_x, *grads = run(implementation(name), x, parameters_for(x, 1, "NC"), 1, torch.randn(shape))
+    assert y.shape == grad_x.shape == shape
+    assert all((g == 0).all() for g in grads)
+
+
+@NEEDS_COMPILED
+def test_strides_of_dense_inputs_stay():
+    for label, (x, dim) in layouts((2, 5, 7, 9), torch.float32).items():
+        y, grad_x, *_ = run(compiled.acon_c, x, parameters_for(x, dim, "C"), dim, torch.ones(x.shape))
+        expected = x.stride() if label != "strided" else torch.empty(x.shape).stride()
+        assert y.stride() == grad_x.stride() == expected, label
+
+
+# The paths agree where the formula has limits
+
+
+@NEEDS_COMPILED
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("beta", [1e-3, 1.0, 10.0, -2.0])
+def test_huge_tiny_infinite_and_nan_are_those_of_the_reference(dtype, beta, only_reference):
+    sizes = [0.0, 1e-40, 1e-30, 1e-8, 1.0, 17.0, 88.0, 104.0, 1e3, 1e10, 1e19, 1e30, 3e38, float("inf")]
+    x = torch.tensor([*sizes, *(-s for s in sizes), float("nan")], dtype=dtype)
+    for p1, p2 in ((1.5, -0.5), (1.0, 0.0), (0.0, 1.0), (0.3, 0.3)):
+        parameters = [torch.tensor([v], dtype=torch.float32) for v in (p1, p2, beta)]
+        for value in x:  # one by one, since a NaN hides the other sums
+            results = [
+                run(function, value.view(1, 1), parameters, 1, torch.ones(1, 1, dtype=dtype))
+                for function in (compiled.acon_c, F._AconC.apply)
+            ]
+            for ours, theirs in zip(*results, strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-6, equal_nan=True)
+
+
+# The operator
+
+
+@NEEDS_COMPILED
+@pytest.mark.parametrize("kind", ["C", "NC", "N1"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
+def test_gradcheck_of_the_operator(kind, layout):
+    x, dim = layouts((2, 3, 2, 3), torch.float64)[layout]
+    inputs = [t.double().requires_grad_() for t in (x.detach(), *parameters_for(x, dim, kind))]
+    assert torch.autograd.gradcheck(compiled.acon_c, (*inputs, dim))
+    assert torch.autograd.gradgradcheck(compiled.acon_c, (*inputs, dim))
+
+
+@NEEDS_COMPILED
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided", "flipped strides"])
+def test_opcheck(layout):
+    x, dim = layouts((2, 3, 4, 5), torch.float32)[layout]
+    parameters = parameters_for(x, dim, "NC")
+    inputs = [t.detach().requires_grad_() for t in (x, *parameters)]
+    torch.library.opcheck(torch.ops.acon_mm.acon_c.default, (*inputs, dim))
+    grad = torch.randn_like(x)
+    torch.library.opcheck(torch.ops.acon_mm.acon_c_backward.default, (grad, x, *parameters, dim))
+    torch.library.opcheck(torch.ops.acon_mm.channel_mean.default, (x, dim))
+
+
+@NEEDS_COMPILED
+def test_operator_refuses_what_does_not_fit():
+    x, ones = torch.randn(2, 3, 4), torch.ones(3)
+    with pytest.raises(RuntimeError, match=r"shape \[4\] fits no input of shape \[2, 3, 4\]"):
+        compiled.acon_c(x, ones, ones, torch.ones(4), 1)
+    with pytest.raises(RuntimeError, match="takes float32, float64, bfloat16 and float16, got Long"):
+        compiled.acon_c(x.long(), ones, ones, ones, 1)
+
+
+# Meta-ACON's mean
+
+
+@NEEDS_COMPILED
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "last dimension", "strided", "flipped strides"])
+def test_input_and_mean(dtype, layout):
+    x, dim = layouts((2, 5, 7, 9), dtype)[layout]
+    leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    same, mean = F.input_and_mean(leaf, dim)
+    space = [d for d in range(1, 4) if d != dim % 4]
+    torch.testing.assert_close(mean, x.float().mean(space))
+    weight, of_mean = torch.randn(x.shape).to(dtype), torch.randn(2, 5)
+    (grad,) = torch.autograd.grad([same * weight, mean], leaf, [torch.ones_like(x), of_mean])
+    spread = reference.align(of_mean, x, dim) / 63
+    rounding = torch.finfo(dtype).eps
+    torch.testing.assert_close(grad, (weight.float() + spread).to(dtype), rtol=2 * rounding, atol=rounding)
+
+
+@NEEDS_COMPILED
+def test_input_and_mean_twice_differentiable():
+    def function(x):
+        same, mean = compiled.input_and_mean(x, 1)
+        return (same.sin() * mean.exp()[:, :, None, None]).sum()
+
+    x = torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(function, x) and torch.autograd.gradgradcheck(function, x)
+
+
+@NEEDS_COMPILED
+def test_mean_is_not_added_to_a_gradient_that_others_see():
+    """The addition in place takes a tensor that nobody else holds."""
+    x = torch.randn(2, 3, 4, 4, requires_grad=True)
+    same, mean = compiled.input_and_mean(x, 1)
+    grad = torch.randn_like(x)
+    before = grad.clone()
+    torch.autograd.backward([same, mean], [grad, torch.ones(2, 3)])
+    assert torch.equal(grad, before)
+    torch.testing.assert_close(x.grad, before + 1 / 16)
+    seen = []
+    x.grad = None
+    same, mean = compiled.input_and_mean(x, 1)
+    same.register_hook(seen.append)
+    torch.autograd.backward([same * 2, mean], [grad, torch.ones(2, 3)])
+    assert torch.equal(seen[0], grad * 2)
+
+
+# Threads and instruction sets
+
+
+@NEEDS_COMPILED
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_same_bits_for_any_number_of_threads(layout, dtype):
+    x, dim = layouts((3, 40, 61, 67), dtype)[layout]
+    grad = torch.randn(x.shape).to(dtype)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            for kind in ("C", "NC"):
+                torch.manual_seed(1)
+                results.append(run(compiled.acon_c, x, parameters_for(x, dim, kind), dim, grad))
+            results[-1].append(compiled.input_and_mean(x, dim)[1])
+    finally:
+        torch.set_num_threads(before)
+    for start in (0, 1):
+        for other in results[start + 2 :: 2]:
+            assert all(torch.equal(a, b) for a, b in zip(results[start], other, strict=True))
+
+
+CHECK_INSTRUCTION_SET = """
+import sys, torch
+sys.path.insert(0, sys.argv[2])
+from acon_mm.kernels import compiled
+assert compiled.instruction_set() == sys.argv[1], compiled.instruction_set()
+import test_kernels
+for dtype in test_kernels.DTYPES:
+    for shape in [(2, 5, 7, 9), (3, 17, 5, 5), (2, 40, 33)]:
+        for x, dim in test_kernels.layouts(shape, dtype).values():
+            test_kernels.assert_exact(compiled.acon_c, x, test_kernels.parameters_for(x, dim, "NC"), dim)
+"""
+
+
+@NEEDS_COMPILED
+@pytest.mark.parametrize(("capability", "instructions"), [("default", "baseline"), ("avx2", "avx2")])
+def test_each_instruction_set(capability, instructions):
+    if compiled.instruction_set() == "baseline" and capability != "default":
+        pytest.skip("this processor has no AVX2")
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK_INSTRUCTION_SET, instructions, os.path.dirname(__file__)],
+        env=os.environ | {"ATEN_CPU_CAPABILITY": capability},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

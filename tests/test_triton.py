@@ -1,0 +1,96 @@
+"""The GPU kernels, run by Triton's interpreter on the CPU; on a CUDA machine by the device as well."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_kernels import assert_exact, layouts, parameters_for, run
+
+from acon_mm.kernels import triton_kernels
+
+# conftest.py turns the interpreter on where there is no device.
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Kernels(torch.autograd.Function):
+    """ACON-C by the kernels, for tensors that come from the CPU."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        *tensors, dim = inputs
+        x, p1, p2, beta = (t.to(DEVICE) for t in tensors)
+        ctx.save_for_backward(x, p1, p2, beta)
+        ctx.dim = dim % x.dim()
+        return triton_kernels.launch_forward(x, p1, p2, beta, ctx.dim).cpu()
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        grads = triton_kernels.launch_backward(grad_y.to(DEVICE), *ctx.saved_tensors, ctx.dim)
+        return *(g.cpu() for g in grads), None
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(2, 5, 7, 9), (3, 17, 5, 5), (2, 3, 1, 65), (1, 1, 4, 4), (2, 3, 2100), (2, 4, 3, 2, 3)])
+def test_values_and_gradients(dtype, shape):
+    for x, dim in layouts(shape, dtype).values():
+        for kind in ("C", "NC", "N1"):
+            assert_exact(Kernels.apply, x, parameters_for(x, dim, kind), dim)
+
+
+@pytest.mark.parametrize("plane", [1, 7, 25, 63, 65])
+def test_odd_planes_and_rows(plane):
+    for x in (torch.randn(2, 3, plane), torch.randn(2, plane, 140).transpose(1, 2)):
+        assert_exact(Kernels.apply, x, parameters_for(x, 1, "NC"), 1)
+
+
+def test_empty():
+    x = torch.randn(0, 3, 4, 4)
+    y, grad_x, *grads = run(Kernels.apply, x, parameters_for(x, 1, "C"), 1, x)
+    assert y.shape == grad_x.shape == x.shape and all((g == 0).all() for g in grads)
+
+
+def test_infinite_and_nan():
+    x = torch.tensor([[float("inf")], [-float("inf")], [float("nan")], [1.0]])
+    y, grad_x, *_ = run(Kernels.apply, x, [torch.tensor([v]) for v in (1.5, -0.5, 1.0)], 1, torch.ones(4, 1))
+    assert y[:2].flatten().tolist() == [float("inf")] * 2 and y[2].isnan()
+    assert grad_x[:2].flatten().tolist() == [1.5, -0.5] and grad_x[2].isnan()
+
+
+TRAIN = """
+import torch
+from acon_mm import MetaAconC, kernels
+torch.manual_seed(0)
+module, x = MetaAconC(8), torch.randn(2, 8, 6, 5, requires_grad=True)
+module(x).square().sum().backward()
+print(kernels.backend_for(x).__name__.rpartition(".")[2])
+print([f"{t.grad.double().abs().sum():.6f}" for t in (x, *module.parameters())])
+"""
+
+
+def train(**environment: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", TRAIN], env=os.environ | environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_environment_chooses_and_every_choice_trains_alike():
+    by_triton, by_reference = train(ACON_MM_BACKEND="triton", TRITON_INTERPRET="1"), train(ACON_MM_BACKEND="reference")
+    assert by_triton[0] == "triton" and by_reference[0] == "reference"
+    for ours, theirs in zip(eval(by_triton[1]), eval(by_reference[1]), strict=True):
+        assert float(ours) == pytest.approx(float(theirs), rel=1e-4)
+
+
+def test_a_choice_that_cannot_be():
+    for name, text in (("cuda", "must be one of compiled, triton, reference"), ("triton", "there is no CUDA device")):
+        environment = os.environ | {"ACON_MM_BACKEND": name, "TRITON_INTERPRET": "0", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run([sys.executable, "-c", "import acon_mm"], env=environment, capture_output=True, text=True)
+        assert done.returncode and text in done.stderr
