@@ -4,7 +4,8 @@ Configs and tools go where OpenMMLab's packages keep theirs, ``acon_mm/.mim/conf
 
 The kernels (``acon_mm/kernels/csrc``) are compiled where PyTorch and a C++ compiler are there, into a library that is
 named after PyTorch's version, since it fits no other. Without it the package works as well, in plain PyTorch. The
-environment variable ``ACON_MM_KERNELS=0`` leaves them out, ``ACON_MM_KERNELS=1`` makes it an error if they do not compile.
+environment variable ``ACON_MM_KERNELS=0`` leaves them out, ``ACON_MM_KERNELS=1`` makes it an error if they do not
+compile.
 """
 
 import os
@@ -28,6 +29,9 @@ if platform.machine().lower() in ("x86_64", "amd64"):
         "avx2_table": ["-march=x86-64-v3"],
         "avx512_table": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
     }
+
+# GCC warns of its own headers, and of vectors in signatures, none of which leaves its file.
+QUIET = ["-Wno-psabi", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 
 
 class BuildWithConfigsAndTools(build_py):
@@ -62,7 +66,7 @@ def kernels() -> dict:
                     [str(CSRC / "kernels.cpp")],
                     output_dir=str(Path(self.build_temp, table)),
                     macros=[("ACON_TABLE", table)],
-                    extra_preargs=["-std=c++17", "-O3", "-fPIC", "-Wno-psabi", "-Wno-maybe-uninitialized", *flags],
+                    extra_preargs=["-std=c++17", "-O3", "-fPIC", *QUIET, *flags],
                     depends=[str(path) for path in CSRC.glob("*.h")],
                 )
             super().build_extension(extension)

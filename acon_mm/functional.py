@@ -40,9 +40,7 @@ class _AconCPixel(torch.autograd.Function):
     def backward(ctx, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, p1, p2 = ctx.saved_tensors
         gate = x.sigmoid()
-        grad_x, grad_p1, grad_p2, grad_beta = reference.backward(
-            grad_y, x, p1, p2, ctx.scale * gate, ctx.channel_dim
-        )
+        grad_x, grad_p1, grad_p2, grad_beta = reference.backward(grad_y, x, p1, p2, ctx.scale * gate, ctx.channel_dim)
         return grad_x + grad_beta * ctx.scale * gate * (1 - gate), grad_p1, grad_p2, None, None
 
 

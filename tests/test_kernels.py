@@ -53,14 +53,15 @@ def run(function, x: Tensor, parameters: list[Tensor], dim: int, grad: Tensor) -
     return [y.detach(), *torch.autograd.grad(y, inputs, grad)]
 
 
-def assert_exact(function, x: Tensor, parameters: list[Tensor], dim: int) -> None:
+def assert_exact(function, x: Tensor, parameters: list[Tensor], dim: int, roundings: float = 0.5) -> None:
+    """``roundings``: units in the last place that rounding to the dtype of ``x`` may take."""
     grad = torch.randn(x.shape, dtype=torch.float64).to(x.dtype)
     y, grad_x, *grads = run(function, x, parameters, dim, grad)
     wide = [t.double() for t in (x, *parameters)]
     wanted = run(lambda *inputs: exact(*inputs)[0], wide[0], wide[1:], dim, grad.double())
     z = exact(*wide, dim)[1].abs()
     # What is computed in, and what results are rounded to. Where parameters are float32, float64 starts from these.
-    eps, rounding = torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps, torch.finfo(x.dtype).eps / 2
+    eps, rounding = torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps, torch.finfo(x.dtype).eps * roundings
     eps = max(eps, torch.finfo(torch.float64).eps)
     slopes = (parameters[0].abs() + parameters[1].abs() + 1).max().item()
     tiny = torch.finfo(x.dtype).tiny
@@ -70,8 +71,10 @@ def assert_exact(function, x: Tensor, parameters: list[Tensor], dim: int) -> Non
         assert ((got.double() - want).abs() <= bound).all(), ((got.double() - want).abs() / bound).max()
     for got, want, parameter in zip(grads, wanted[2:], parameters, strict=True):
         assert got.dtype == parameter.dtype and got.shape == parameter.shape
-        error = (got.double() - want).abs().max() if got.numel() else torch.tensor(0.0)
-        assert error <= 1e-5 * want.abs().max().clamp(min=1) if got.numel() else True
+        if got.numel():
+            # Summands of both signs may cancel; what they sum up to, were they random, is the measure then.
+            size = max(want.abs().max().item(), (x.numel() / got.numel()) ** 0.5)
+            assert (got.double() - want).abs().max().item() <= 1e-5 * size
 
 
 def parameters_for(x: Tensor, dim: int, kind: str) -> list[Tensor]:
@@ -95,7 +98,9 @@ def only_reference(monkeypatch):
 
 @pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(2, 5, 7, 9), (3, 17, 5, 5), (1, 1, 4, 4), (2, 3, 1, 65), (2, 33, 1), (2, 4, 3, 5, 7)])
+@pytest.mark.parametrize(
+    "shape", [(2, 5, 7, 9), (3, 17, 5, 5), (1, 1, 4, 4), (2, 3, 1, 65), (2, 33, 1), (2, 4, 3, 5, 7)], ids=str
+)
 def test_values_and_gradients(name, dtype, shape, only_reference):
     for x, dim in layouts(shape, dtype).values():
         for kind in ("C", "NC", "N1"):

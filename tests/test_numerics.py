@@ -131,8 +131,19 @@ def test_forward_mode_and_functorch_are_refused(name, parameters):
         function(forward_ad.make_dual(x, tangent))
     for transform in (
         lambda: torch.func.jvp(function, (x,), (tangent,)),
-        lambda: torch.func.vmap(lambda row: function(row[None]))(x),
         lambda: torch.func.grad(lambda x: function(x).sum())(x),
     ):
         with pytest.raises(RuntimeError, match="functorch transforms"):
             transform()
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("acon_c", 3), ("acon_c_pixel", 2)])
+def test_vmap_is_right_or_refused(name, parameters):
+    x, ones = torch.randn(4, 2, 3), [torch.ones(3)] * parameters
+    function = getattr(F, name)
+    try:
+        y = torch.func.vmap(lambda x: function(x, *ones))(x)
+    except RuntimeError as error:
+        assert "functorch transforms" in str(error)
+    else:
+        torch.testing.assert_close(y, torch.stack([function(sample, *ones) for sample in x]))

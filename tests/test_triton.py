@@ -37,11 +37,15 @@ def seed():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shape", [(2, 5, 7, 9), (3, 17, 5, 5), (2, 3, 1, 65), (1, 1, 4, 4), (2, 3, 2100), (2, 4, 3, 2, 3)])
+@pytest.mark.parametrize(
+    "shape", [(2, 5, 7, 9), (3, 17, 5, 5), (2, 3, 1, 65), (1, 1, 4, 4), (2, 3, 2100), (2, 4, 3, 2, 3)], ids=str
+)
 def test_values_and_gradients(dtype, shape):
+    # The interpreter cuts bfloat16 off instead of rounding it.
+    roundings = 1 if dtype == torch.bfloat16 and DEVICE == "cpu" else 0.5
     for x, dim in layouts(shape, dtype).values():
         for kind in ("C", "NC", "N1"):
-            assert_exact(Kernels.apply, x, parameters_for(x, dim, kind), dim)
+            assert_exact(Kernels.apply, x, parameters_for(x, dim, kind), dim, roundings)
 
 
 @pytest.mark.parametrize("plane", [1, 7, 25, 63, 65])

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 
 import torch
@@ -15,6 +15,7 @@ SHAPES = ((2, 64, 200, 200), (2, 256, 100, 100), (2, 512, 50, 50), (2, 2048, 25,
 KINDS = ("AconC", "MetaAconC (no norm)", "MetaAconC")
 LAYOUTS = ("contiguous", "channels_last")
 PEER = "SiLU"
+PEERS = ("ReLU", "authors", "yolov5", "compile", "fallback")
 
 
 @dataclass
@@ -50,7 +51,7 @@ def measure(
     """The cases of all combinations, one by one.
 
     Args:
-        peers: of ``'ReLU'``, ``'copy'``, ``'authors'``, ``'yolov5'``, ``'fallback'``, ``'compile'``; SiLU and ours are there.
+        peers: of :data:`PEERS`; SiLU and ours are always there.
         seconds: to measure each.
     """
     for count in threads:
@@ -74,16 +75,12 @@ def _cases(kind, shape, dtype, layout, threads, device, peers, seconds) -> Itera
     kept = {
         name: kept_bytes(module, x, [*module.parameters(), *module.buffers()]) / size
         for name, module in candidates.items()
-        if name not in ("copy", "compile")
+        if name != "compile"
     }
     for passes, run in (("forward", _forward), ("forward + backward", _forward_backward)):
         calls = {name: run(module, x, grad) for name, module in candidates.items()}
-        if run is _forward:
-            calls["copy"] = _copy(x)
-        elif "copy" in calls:
-            calls["copy"] = _copy(x)
+        calls["copy"] = _copy(x)
         times = interleaved(calls, seconds, device)
-        copied = 2 * size / median(times.get("copy", times[PEER])) / 1e9
         yield Case(
             kind=kind,
             shape=tuple(shape),
@@ -94,7 +91,7 @@ def _cases(kind, shape, dtype, layout, threads, device, peers, seconds) -> Itera
             ratio=ratios(times, PEER),
             kept=kept,
             gigabytes=(2 if run is _forward else 5) * size / median(times["ours"]) / 1e9,
-            copy_gigabytes=copied,
+            copy_gigabytes=2 * size / median(times["copy"]) / 1e9,
         )
 
 
@@ -107,8 +104,6 @@ def _candidates(kind: str, channels: int, peers: Sequence[str], device: torch.de
     for peer in peers:
         if peer == "ReLU":
             modules[peer] = nn.ReLU()
-        elif peer == "copy":
-            modules[peer] = nn.Identity()  # timed as a copy into memory that is there
         elif peer == "compile":
             modules[peer] = torch.compile(_same(forms["yolov5"], ours, channels, options))
         else:
@@ -147,8 +142,3 @@ def _forward_backward(module: nn.Module, x: Tensor, grad: Tensor) -> Callable[[]
         module(x).backward(grad)
 
     return run
-
-
-def as_dict(case: Case) -> dict:
-    """For JSON."""
-    return asdict(case)

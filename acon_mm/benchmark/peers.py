@@ -1,7 +1,7 @@
 """What ACON is compared with: the formula as it is published, and the activations that users have now.
 
-The published forms compute what :class:`acon_mm.AconC` and :class:`acon_mm.MetaAconC` compute, operator by operator, and let
-autograd keep what it wants.
+The published forms compute what :class:`acon_mm.AconC` and :class:`acon_mm.MetaAconC` compute, operator by operator,
+and let autograd keep what it wants.
 """
 
 from collections.abc import Callable

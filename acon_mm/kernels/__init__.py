@@ -4,16 +4,16 @@
 - ``triton``: kernels for CUDA devices.
 - ``reference``: plain PyTorch, the definition of what the others compute; serves whatever they do not.
 
-``triton`` and ``reference`` are modules with two functions, over parameters of shape ``(C,)``, ``(N, C)`` or ``(N, 1)``::
+``triton`` and ``reference`` are modules with two functions; parameters are ``(C,)``, ``(N, C)`` or ``(N, 1)``::
 
     forward(x, p1, p2, beta, channel_dim) -> y
     backward(grad_y, x, p1, p2, beta, channel_dim) -> grad_x, grad_p1, grad_p2, grad_beta
 
-The gradients have the shapes and dtypes of their tensors; ``compiled`` has the same behind one operator. A model that was trained on one of them goes on with any other: no
-implementation has a state.
+The gradients have the shapes and dtypes of their tensors; ``compiled`` has the same behind one operator. None of them
+has a state: a model that was trained by one goes on with any other.
 
-The environment variable ``ACON_MM_BACKEND`` set to one of the names makes it serve all that it can, and the reference the
-rest; naming one that is not there is an error.
+The environment variable ``ACON_MM_BACKEND`` set to one of the names makes it serve all that it can, and the reference
+the rest; naming one that is not there is an error.
 """
 
 import os

@@ -1,8 +1,8 @@
 """The C++ kernels for CPUs: ``torch.ops.acon_mm.acon_c``, built by ``setup.py`` out of ``csrc/``.
 
-The library is named after the PyTorch that it was compiled against and is loaded with that one only. AVX-512, AVX2 or the
-baseline is chosen when it runs, as PyTorch chooses for its own kernels; ``ATEN_CPU_CAPABILITY`` (``avx512``, ``avx2``,
-``default``) forces one.
+The library is named after the PyTorch that it was compiled against and is loaded with that one only. AVX-512, AVX2 or
+the baseline is chosen when it runs, as PyTorch chooses for its own kernels; ``ATEN_CPU_CAPABILITY`` (``avx512``,
+``avx2``, ``default``) forces one.
 """
 
 from pathlib import Path

@@ -11,8 +11,9 @@ With :math:`d = (p_1 - p_2)\,x`, :math:`z = \beta d`, :math:`s = \sigma(z)` and 
     \frac{\partial y}{\partial p_2} = x\,(1 - h), \quad
     \frac{\partial y}{\partial \beta} = d^2\,s(1-s)
 
-(arXiv 2009.04759, equations 7 and 8.) ``p1``, ``p2`` and ``beta`` are ``(C,)``, ``(N, C)`` or ``(N, 1)``, or have the rank of
-``x`` and broadcast against it. All is computed in float32 or wider; ``y`` and ``grad_x`` have the dtype of ``x``.
+(arXiv 2009.04759, equations 7 and 8.) ``p1``, ``p2`` and ``beta`` are ``(C,)``, ``(N, C)`` or ``(N, 1)``, or have the
+rank of ``x`` and broadcast against it. All is computed in float32 or wider; ``y`` and ``grad_x`` have the dtype of
+``x``.
 """
 
 from functools import reduce

@@ -1,10 +1,12 @@
 r"""ACON-C for CUDA devices, in Triton.
 
-Forward is one pass. Backward is one pass over ``x`` and ``grad_y``, which writes ``grad_x`` and, per tile, the sums that the
-gradients of p1, p2 and beta are made of; a small reduction adds these up. The formulas are those of ``reference.py``.
+Forward is one pass. Backward is one pass over ``x`` and ``grad_y``, which writes ``grad_x`` and, per tile, the sums
+that the gradients of p1, p2 and beta are made of; a small reduction adds these up. The formulas are those of
+``reference.py``.
 
-A tensor is walked in the order of its memory, as ``(outer, C, inner)`` with tiles along ``inner``, or, where channels come
-last (``inner`` = 1), as ``(rows, C)`` with tiles of rows and channels. ``TRITON_INTERPRET=1`` runs the kernels on a CPU.
+A tensor is walked in the order of its memory, as ``(outer, C, inner)`` with tiles along ``inner``, or, where channels
+come last (``inner`` = 1), as ``(rows, C)`` with tiles of rows and channels. With ``ACON_MM_BACKEND=triton`` and
+``TRITON_INTERPRET=1``, the kernels run on a CPU.
 """
 
 import os
@@ -39,9 +41,7 @@ def forward(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -
     return launch_forward(x, p1, p2, beta, channel_dim % x.dim())
 
 
-def backward(
-    grad_y: Tensor, x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int
-) -> tuple[Tensor, ...]:
+def backward(grad_y: Tensor, x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> tuple[Tensor, ...]:
     """Gradients of ``x``, ``p1``, ``p2`` and ``beta``."""
     from .triton_kernels import launch_backward
 

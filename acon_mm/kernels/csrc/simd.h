@@ -84,6 +84,7 @@ F32 at_least(F32 x, F32 limit) {
 }
 #endif
 
+// By halves, so that the additions depend on one another as little as can be.
 template <typename V>
 auto sum_of_lanes(V v) {
   constexpr int lanes = sizeof(V) / sizeof(v[0]);
@@ -96,6 +97,12 @@ auto sum_of_lanes(V v) {
   }
   return values[0];
 }
+#if defined(__AVX512F__)
+template <>
+inline auto sum_of_lanes(F32 v) {
+  return _mm512_reduce_add_ps((__m512)v);
+}
+#endif
 
 // 2^t, 0 below the smallest normal number and infinity above the largest; NaN stays.
 //
