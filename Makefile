@@ -28,7 +28,7 @@ help:
 setup: $(INSTALLED)
 
 # The stamp comes last, so a set-up that was interrupted goes on where it was: pip skips what is there.
-$(INSTALLED): pyproject.toml setup.py
+$(INSTALLED): pyproject.toml setup.py $(wildcard acon_mm/kernels/csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "$(PYTHON) must be Python 3.11 or later: make PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
@@ -36,7 +36,7 @@ $(INSTALLED): pyproject.toml setup.py
 	@$(PIP) --version >/dev/null 2>&1 || { echo "Making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing torch and what mmcv compiles with"
 	@$(PIP) install --quiet --editable '.[bootstrap]'
-	@echo "Installing the $(STACK) stack; where no wheel of mmcv is cached, it is compiled (6 to 11 minutes on two cores)"
+	@echo "Compiling our kernels, installing the $(STACK) stack; where no wheel of mmcv is cached, it is compiled (6 to 11 minutes on two cores)"
 	@MAX_JOBS=$${MAX_JOBS:-$$(nproc)} $(PIP) install --quiet --no-build-isolation --editable '.[$(STACK),sample,tests]'
 	@touch $@
 
@@ -55,5 +55,5 @@ test: lint
 	$(PY) -m pytest
 
 clean:
-	rm -rf data/digits data/.digits.lock $(DEMO_DIR) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf data/digits data/.digits.lock $(DEMO_DIR) work_dirs/benchmark build dist *.egg-info .pytest_cache .ruff_cache
 	find acon_mm configs tests tools -name __pycache__ -prune -exec rm -rf {} +

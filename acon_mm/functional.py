@@ -8,23 +8,23 @@ value per channel, shape ``(C,)``; ``beta`` may also hold one per sample and cha
 import torch
 from torch import Tensor
 
-from .kernels import backend_for, compiled, reference
+from .kernels import BACKENDS, backend_for, compiled, reference
 
 
 class _AconC(torch.autograd.Function):
     """ACON-C by an implementation without autograd of its own; recomputes instead of keeping intermediates."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> Tensor:
+    def forward(ctx, x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int, backend: str) -> Tensor:
         ctx.save_for_backward(x, p1, p2, beta)
-        ctx.channel_dim = channel_dim
-        return backend_for(x, p1, p2, beta).forward(x, p1, p2, beta, channel_dim)
+        ctx.channel_dim, ctx.backend = channel_dim, backend
+        return BACKENDS[backend].forward(x, p1, p2, beta, channel_dim)
 
     @staticmethod
     def backward(ctx, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         # With create_graph the gradient is differentiated itself, so it must be made of PyTorch operators.
-        backend = reference if torch.is_grad_enabled() else backend_for(*ctx.saved_tensors)
-        return *backend.backward(grad_y, *ctx.saved_tensors, ctx.channel_dim), None
+        backend = reference if torch.is_grad_enabled() else BACKENDS[ctx.backend]
+        return *backend.backward(grad_y, *ctx.saved_tensors, ctx.channel_dim), None, None
 
 
 class _AconCPixel(torch.autograd.Function):
@@ -64,9 +64,10 @@ def acon_c(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int = 1
         _check_shape(parameter, x, channel_dim)
     if _is_exporting():
         return reference.forward_composed(x, p1, p2, beta, channel_dim)
-    if backend_for(x, p1, p2, beta) is compiled:
+    backend = backend_for(x, p1, p2, beta)
+    if backend == "compiled":
         return compiled.acon_c(x, p1, p2, beta, channel_dim)
-    return _AconC.apply(x, p1, p2, beta, channel_dim)
+    return _AconC.apply(x, p1, p2, beta, channel_dim, backend)
 
 
 def acon_c_pixel(x: Tensor, p1: Tensor, p2: Tensor, channel_dim: int = 1, scale: float = 1.0) -> Tensor:
@@ -103,7 +104,7 @@ def input_and_mean(x: Tensor, channel_dim: int = 1) -> tuple[Tensor, Tensor]:
     if not space:
         return x, x.to(dtype)
     # Under torch.compile, an operator must not return its input; the compiler fuses the addition itself.
-    if backend_for(x) is compiled and not (_is_exporting() or torch.compiler.is_compiling()):
+    if backend_for(x) == "compiled" and not (_is_exporting() or torch.compiler.is_compiling()):
         return compiled.input_and_mean(x, channel_dim)
     return x, x.mean(space, dtype=dtype)
 

@@ -9,6 +9,7 @@ import torch
 from mmcv.cnn.utils import fuse_conv_bn
 from mmengine.model import ExponentialMovingAverage, convert_sync_batchnorm, revert_sync_batchnorm
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
@@ -168,7 +169,9 @@ def test_onnx(kind, dynamo, opset, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(net, (images(),), path, dynamo=dynamo, opset_version=opset, **sizes)
-    assert onnx.load(path).opset_import[0].version == opset
+    model = onnx.load(path)
+    assert model.opset_import[0].version == opset
+    assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}  # standard operators alone
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for x in (images(), images(1, 9, 4)):
         (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
@@ -180,9 +183,49 @@ def test_onnx(kind, dynamo, opset, tmp_path):
 )
 def test_compile_without_graph_breaks(kind, training):
     torch.compiler.reset()
-    net, x = network(kind).train(training), images().requires_grad_()
+    # More than two pictures: a batch norm makes +-1 of any two values, which magnifies the last place.
+    net, x = network(kind).train(training), images(8).requires_grad_()
     compiled = torch.compile(copy.deepcopy(net), fullgraph=True, backend="aot_eager")
     y, expected = compiled(x), net(x)
     assert_close(y, expected)
-    got = torch.autograd.grad(y.square().sum(), [x, *compiled.parameters()])
-    assert_close(got, torch.autograd.grad(expected.square().sum(), [x, *net.parameters()]), rtol=1e-4, atol=1e-4)
+    got = torch.autograd.grad(y.square().mean(), [x, *compiled.parameters()])
+    assert_close(got, torch.autograd.grad(expected.square().mean(), [x, *net.parameters()]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["C", "channel"])
+@pytest.mark.parametrize("training", [False, True])
+def test_compile_serves_all_picture_sizes(kind, training):
+    """One graph, which is not compiled again for another picture or batch."""
+    torch.compiler.reset()
+    net = network(kind).train(training)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(net, fullgraph=True, dynamic=True, backend=counter)
+    compilations = []
+    for size in ((2, 8, 6), (3, 9, 5), (4, 16, 16)):
+        x, twin = images(*size).requires_grad_(training), copy.deepcopy(net)
+        y = compiled(x)
+        assert_close(y, twin(x), rtol=1e-4, atol=1e-5)
+        if training:
+            y.sum().backward()
+        compilations.append(counter.frame_count)
+    assert compilations[0] == compilations[-1] > 0
+
+
+@pytest.mark.parametrize("kind", ["C", "channel"])
+def test_compile_by_inductor(kind):
+    torch.compiler.reset()
+    net, x = network(kind).train(), images(8).requires_grad_()
+    compiled = torch.compile(copy.deepcopy(net), fullgraph=True)
+    y, expected = compiled(x), net(x)
+    assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    got = torch.autograd.grad(y.square().mean(), [x, *compiled.parameters()])
+    assert_close(got, torch.autograd.grad(expected.square().mean(), [x, *net.parameters()]), rtol=1e-3, atol=1e-5)
+
+
+@every_kind
+def test_export(kind):
+    net = network(kind).eval()
+    free = {0: torch.export.Dim("n"), 2: torch.export.Dim("h"), 3: torch.export.Dim("w")}
+    exported = torch.export.export(net, (images(),), dynamic_shapes=({i: dim for i, dim in free.items()},)).module()
+    for x in (images(), images(1, 9, 4)):
+        assert_close(exported(x), net(x))

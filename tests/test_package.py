@@ -11,6 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from acon_mm.datasets.pictures import PINNED
+from acon_mm.kernels import compiled
 from acon_mm.version import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +40,7 @@ def run(*command: object, cwd: Path, **environment: str) -> subprocess.Completed
 
 def files(directory: Path) -> set[str]:
     found = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
-    return {path.as_posix() for path in found if "__pycache__" not in path.parts}
+    return {path.as_posix() for path in found if "__pycache__" not in path.parts and path.suffix != ".so"}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
-    run("-m", "build", "--no-isolation", "--outdir", dist, source, cwd=tmp_path)
+    # The kernels compile for half a minute, as `make setup` has seen; test_kernels.py runs them.
+    run("-m", "build", "--no-isolation", "--outdir", dist, source, cwd=tmp_path, ACON_MM_KERNELS="0")
     (wheel,) = dist.glob("*.whl")
     run("-m", "pip", "install", "--no-deps", "--no-index", "--target", tmp_path / "site", wheel, cwd=tmp_path)
     return tmp_path / "site"
@@ -108,3 +110,31 @@ def test_extras_pin_what_results_depend_on(metadata):
     ]
     assert not loose
     assert pins["bootstrap"]["torch"].startswith("==")
+
+
+def build_without_compiler(directory: Path, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "--build-lib", directory / "lib", "--build-temp", directory / "temp"],
+        cwd=ROOT,
+        env=os.environ | {"CC": "no-such-compiler", "CXX": "no-such-compiler"} | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_build_without_a_compiler_goes_on_without_kernels(tmp_path):
+    done = build_without_compiler(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "no-such-compiler" in done.stderr
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_build_without_a_compiler_fails_where_kernels_are_required(tmp_path):
+    assert build_without_compiler(tmp_path, ACON_MM_KERNELS="1").returncode != 0
+    refused = build_without_compiler(tmp_path, ACON_MM_KERNELS="yes")
+    assert refused.returncode != 0 and "ACON_MM_KERNELS must be 0 (none), 1 (required) or unset" in refused.stderr
+
+
+def test_kernels_are_here():
+    """Or the tests of test_kernels.py would be skipped unseen."""
+    assert compiled.problem() is None or os.environ.get("ACON_MM_KERNELS") == "0"

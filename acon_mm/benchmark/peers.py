@@ -65,7 +65,7 @@ class FallbackAconC(AconC):
     """ACON-C as it runs without compiled kernels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional._AconC.apply(x, self.p1, self.p2, self.beta, self._channel_dim_of(x))
+        return functional._AconC.apply(x, self.p1, self.p2, self.beta, self._channel_dim_of(x), "reference")
 
 
 class FallbackMetaAconC(MetaAconC):
@@ -74,7 +74,7 @@ class FallbackMetaAconC(MetaAconC):
     def forward(self, x: Tensor) -> Tensor:
         dim = self._channel_dim_of(x)
         mean = x.mean([d for d in range(1, x.dim()) if d != dim % x.dim()], dtype=torch.float32)
-        return functional._AconC.apply(x, self.p1, self.p2, self._channel_beta(mean), dim)
+        return functional._AconC.apply(x, self.p1, self.p2, self._channel_beta(mean), dim, "reference")
 
 
 #: ours, and the same in the forms that it is compared with

@@ -25,32 +25,33 @@ from torch import Tensor
 
 from . import compiled, reference, triton
 
-BACKENDS = {"compiled": compiled, "triton": triton, "reference": reference}
+BACKENDS: dict[str, ModuleType] = {"compiled": compiled, "triton": triton, "reference": reference}
 
 
-def backend_for(x: Tensor, *parameters: Tensor) -> ModuleType:
-    """The implementation that serves ``x`` and the parameters, by their device and dtype."""
-    return next(backend for backend in _candidates if backend.serves(x, _compute_dtype(x, *parameters)))
+def backend_for(x: Tensor, *parameters: Tensor) -> str:
+    """Name of the implementation that serves ``x`` and the parameters, by their device and dtype."""
+    compute_dtype = _compute_dtype(x, *parameters)
+    return next(name for name in _candidates if BACKENDS[name].serves(x, compute_dtype))
 
 
 def _compute_dtype(*tensors: Tensor) -> torch.dtype:
     return reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
 
 
-def _forced(name: str | None) -> list[ModuleType]:
-    """The implementations that may serve, best first.
+def _forced(name: str | None) -> list[str]:
+    """Names of the implementations that may serve, best first.
 
     Raises:
         ImportError: ``name``, the value of ACON_MM_BACKEND, is none of them or cannot run here.
     """
     if not name:
-        return list(BACKENDS.values())
+        return list(BACKENDS)
     if name not in BACKENDS:
         raise ImportError(f"ACON_MM_BACKEND must be one of {', '.join(BACKENDS)} or unset, got {name!r}")
     problem = BACKENDS[name].problem()
     if problem:
         raise ImportError(f"ACON_MM_BACKEND={name} cannot be: {problem}")
-    return [BACKENDS[name], reference]
+    return [name, "reference"]
 
 
 _candidates = _forced(os.environ.get("ACON_MM_BACKEND"))

@@ -57,8 +57,11 @@ struct PlaneTask {
   int64_t sample, channel, offset, count;
 
   PlaneTask(const Layout& layout, int64_t task) {
-    const int64_t plane = task / layout.chunks, from = task % layout.chunks * layout.chunk;
-    sample = plane / layout.channels / layout.blocks;
+    // Divisions are as slow as a vector's whole arithmetic, and small planes are many.
+    const bool whole = layout.chunks == 1;
+    const int64_t plane = whole ? task : task / layout.chunks, from = whole ? 0 : task % layout.chunks * layout.chunk;
+    sample = plane / layout.channels;
+    sample = layout.blocks == 1 ? sample : sample / layout.blocks;
     channel = plane % layout.channels;
     offset = plane * layout.inner + from;
     count = std::clamp<int64_t>(layout.inner - from, 0, layout.chunk);

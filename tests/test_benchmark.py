@@ -1,0 +1,86 @@
+"""The benchmark's parts: what it counts and compares, not how fast anything is."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from acon_mm import MetaAconC
+from acon_mm.benchmark import measure, models, operators
+from acon_mm.benchmark.peers import FORMS
+
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_all_forms_compute_the_same(kind):
+    torch.manual_seed(0)
+    forms = {name: form(8, init="paper") for name, form in FORMS[kind].items()}
+    x = torch.randn(4, 8, 6, 5)
+    for module in forms.values():
+        module.load_state_dict(forms["ours"].state_dict())
+        torch.testing.assert_close(module(x), forms["ours"](x), rtol=1e-4, atol=1e-5)
+
+
+def test_interleaved_calls_everybody_as_often():
+    calls = []
+    times = measure.interleaved({name: lambda name=name: calls.append(name) for name in "abc"}, 0, CPU, min_rounds=4)
+    assert {name: len(taken) for name, taken in times.items()} == {"a": 4, "b": 4, "c": 4}
+    assert [calls.count(name) for name in "abc"] == [5, 5, 5]  # one round to warm up
+    assert {calls[i] for i in range(3, 15, 3)} == {"a", "b", "c"}  # each comes first in turn
+
+
+def test_ratios_are_within_the_round():
+    # A slow second round does not matter, since both were slow in it.
+    assert measure.ratios({"a": [1.0, 10.0, 1.0], "b": [2.0, 20.0, 2.0]}, "a") == {"a": 1.0, "b": 2.0}
+
+
+def test_kept_bytes():
+    x = torch.randn(2, 8, 16, 16, requires_grad=True)
+    size = x.numel() * 4
+    ours, authors = FORMS["AconC"]["ours"](8), FORMS["AconC"]["authors"](8)
+    assert measure.kept_bytes(nn.SiLU(), x, []) == size
+    assert measure.kept_bytes(ours, x, list(ours.parameters())) == size
+    assert measure.kept_bytes(authors, x, list(authors.parameters())) >= 4 * size
+
+
+def test_operator_cases():
+    sort = [(2, 8, 4, 4)], [torch.float32], ["channels_last"], [1]
+    cases = list(operators.measure(["MetaAconC"], *sort, CPU, ["ReLU"], seconds=0))
+    assert [case.passes for case in cases] == ["forward", "forward + backward"]
+    assert all(set(case.ratio) == {"SiLU", "ours", "ReLU", "copy"} and case.ratio["SiLU"] == 1 for case in cases)
+
+
+@pytest.mark.parametrize("name", ["RetinaNet-R18", "PSPNet-R18"])
+def test_model_variants_train(name):
+    # PSPNet's batch norm after pooling needs two pictures.
+    counts = []
+    for variant in ("ReLU", "authors' Meta-ACON-C, paper's sites", "Meta-ACON-C everywhere"):
+        model = models.build(name, variant, CPU)
+        models.training_step(model, 2, 64, CPU)()
+        assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+        models.inference(model, 1, 64, CPU)()
+        counts.append(sum(isinstance(module, MetaAconC) for module in model.modules()))
+    assert counts[:2] == [0, 16] and counts[2] > 16
+
+
+def test_tool(tmp_path):
+    command = "operators --kinds AconC --shapes 1x4x8x8 --threads 1 --seconds 0 --peers ReLU authors --device cpu"
+    done = subprocess.run(
+        [sys.executable, "tools/benchmark.py", *command.split(), "--out", tmp_path / "out"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "out/benchmark.json").read_text())
+    assert [case["passes"] for case in written["operators"]] == ["forward", "forward + backward"]
+    table = (tmp_path / "out/benchmark.md").read_text()
+    assert "| AconC | 1x4x8x8 | float32, contiguous | 1 | forward |" in table and table in done.stdout + "\n"
