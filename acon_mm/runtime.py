@@ -16,7 +16,7 @@ from mmengine.registry import DATASETS, RUNNERS
 from mmengine.runner import Runner
 
 from . import cpu
-from .checkpoints import load_checkpoint
+from .checkpoints import load_checkpoint, weights_only
 from .cpu import RANK_VARIABLES
 from .errors import UserError
 
@@ -48,7 +48,7 @@ def session(launcher: str) -> Iterator[None]:
     Exits with status 1 after a `UserError`, told on stderr by the first process of each machine.
     """
     try:
-        with _weights_only():
+        with weights_only():
             yield
     except UserError as error:
         if launcher == "none" or os.environ.get(RANK_VARIABLES[launcher][2], "0") == "0":
@@ -58,23 +58,6 @@ def session(launcher: str) -> Iterator[None]:
         # The model refers to the group, whose threads must end before the interpreter does, or they abort it.
         gc.collect()
         dist.destroy_process_group()
-
-
-@contextmanager
-def _weights_only() -> Iterator[None]:
-    """Holds every `torch.load` to `weights_only=True`, as loaders exist that fall back to False when True fails."""
-    opt_out, force = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    if os.environ.get(opt_out, "").lower() in ("1", "y", "yes", "true"):
-        raise UserError(f"{opt_out} is set, which lets a checkpoint run any code: unset it")
-    before = os.environ.get(force)
-    os.environ[force] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[force]
-        else:
-            os.environ[force] = before
 
 
 def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
