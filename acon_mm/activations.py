@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from . import functional as F
 from .layers import InnerConv2d, build_norm, normalize
 
-#: beta of the 'relu' init: ``|ACON-C - ReLU| <= 0.2785 / beta``, that is 0.028 at most (at ``|x| = 0.13``)
-RELU_BETA = 10.0
+#: beta of the 'relu' init: ``|ACON-C - ReLU| <= 0.2785 / beta``, that is 0.007 at most (at ``|x| = 0.032``)
+RELU_BETA = 40.0
 
 INITS = ("paper", "swish", "relu")
 GENERATORS = ("channel", "layer", "pixel")
