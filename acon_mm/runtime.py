@@ -16,7 +16,7 @@ from mmengine.registry import DATASETS, RUNNERS
 from mmengine.runner import Runner
 
 from . import cpu
-from .checkpoints import load_checkpoint, weights_only
+from .checkpoints import CheckpointError, load_checkpoint, weights_only
 from .cpu import RANK_VARIABLES
 from .errors import UserError
 
@@ -109,6 +109,22 @@ def check_checkpoint(path: str, to_resume: bool = False) -> None:
             f"cannot resume from {path}: it has no {', '.join(absent)}. "
             f"To start from its weights: --cfg-options load_from={path}"
         )
+
+
+def check_pretrained(model: dict | list, place: str = "model") -> None:
+    """Check the local files that parts of a model are initialised from, before anything is built.
+
+    Raises:
+        CheckpointError: see `load_checkpoint`, with the setting that names the file.
+    """
+    if isinstance(model, dict) and model.get("type") == "Pretrained" and isinstance(model.get("checkpoint"), str):
+        try:
+            check_checkpoint(model["checkpoint"])
+        except CheckpointError as error:
+            raise CheckpointError(f"{place}.checkpoint: {error}") from error
+    for key, value in model.items() if isinstance(model, dict) else enumerate(model):
+        if isinstance(value, (dict, list)):
+            check_pretrained(value, f"{place}.{key}")
 
 
 def check_data(cfg: Config, *loaders: str) -> None:

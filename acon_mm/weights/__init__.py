@@ -8,6 +8,8 @@
 
 from .hook import LoadCheckHook
 from .loading import load_state_dict
+from .official import convert_official
+from .relu import convert_relu, start_as_relu
 from .report import LoadReport
 
-__all__ = ["LoadCheckHook", "LoadReport", "load_state_dict"]
+__all__ = ["LoadCheckHook", "LoadReport", "convert_official", "convert_relu", "load_state_dict", "start_as_relu"]
