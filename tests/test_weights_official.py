@@ -165,9 +165,13 @@ def test_what_is_wrong_with_a_file(change, message):
 def test_nothing_is_written_when_the_outputs_differ(tmp_path, capsys, monkeypatch):
     torch.save(make(), tmp_path / "theirs.pth")
     convert = official._convert
-    monkeypatch.setattr(
-        official, "_convert", lambda *args: convert(*args) | {"layer4.2.bn3.bias": torch.zeros(128)}
-    )
+
+    def wrong(*args):
+        converted = convert(*args)
+        converted["layer4.2.bn3.bias"] = converted["layer4.2.bn3.bias"] + 0.1
+        return converted
+
+    monkeypatch.setattr(official, "_convert", wrong)
     with pytest.raises(SystemExit):
         tool("official", tmp_path / "theirs.pth", tmp_path / "ours.pth")
     error = capsys.readouterr().err
