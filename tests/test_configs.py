@@ -73,9 +73,7 @@ def test_all_are_there():
         f"{each}_r50-d8-{{}}_4xb2-40k_cityscapes-512x1024.py" for each in ("pspnet", "deeplabv3", "deeplabv3plus")
     ]
     detectors += [f"{each}-caffe-{{}}_fpn_1x_coco.py" for each in ("retinanet_r50", "mask-rcnn_r50")]
-    segmentors += [
-        f"{each}_r50-d8-caffe-{{}}_4xb2-40k_cityscapes-512x1024.py" for each in ("pspnet", "deeplabv3plus")
-    ]
+    segmentors += [f"{each}_r50-d8-caffe-{{}}_4xb2-40k_cityscapes-512x1024.py" for each in ("pspnet", "deeplabv3plus")]
     assert {name.format(act) for name in detectors + segmentors for act in ("aconc", "metaaconc")} <= names
 
 

@@ -31,7 +31,9 @@ def backbone(act_cfg: dict | None = None, scope: str = "mmdet", **kwargs) -> nn.
     return MODELS.build(cfg | dict(act_cfg=act_cfg) if act_cfg else cfg)
 
 
-def retinanet(act_cfg: dict | None = ACONC, checkpoint: str | None = None, classes: int = 4, **preprocessor) -> nn.Module:
+def retinanet(
+    act_cfg: dict | None = ACONC, checkpoint: str | None = None, classes: int = 4, **preprocessor
+) -> nn.Module:
     init_default_scope("mmdet")
     cfg = Config.fromfile(Path(mmdet.__file__).parent / ".mim/configs/_base_/models/retinanet_r50_fpn.py").model
     cfg.backbone.update(init_cfg=checkpoint and dict(type="Pretrained", checkpoint=checkpoint), **SMALL)
@@ -108,7 +110,10 @@ def with_(**tensors):
         (with_(layer3__9__conv1__weight=torch.zeros(3)), r"1 of its tensors are not in the model: layer\*.\*.conv1"),
         (with_(conv1__bias=torch.ones(8)), "1 of its tensors are not in the model: conv1.bias"),
         (lambda state: {"other": torch.ones(3)}, "nothing in it fits; it has other, "),
-        (lambda state: make(18, "AconC", 8, 8), "it is the authors' own file: convert it by tools/convert_checkpoint.py"),
+        (
+            lambda state: make(18, "AconC", 8, 8),
+            "it is the authors' own file: convert it by tools/convert_checkpoint.py",
+        ),
     ],
 )
 def test_what_does_not_fit_is_an_error(change, message):
@@ -150,7 +155,9 @@ def test_acons_where_the_model_has_others():
     everywhere = MODELS.build(dict(type="mmdet.ResNet", **SMALL, act_cfg=ACONC, act_sites="all"))
     one = MODELS.build(dict(type="mmdet.ResNet", **SMALL, act_cfg=ACONC, act_sites=["act1"]))
     load_state_dict(everywhere, one.state_dict())
-    with pytest.raises(CheckpointError, match=r"it activates with AconC at relu, layer\*.\*.act2, where the model has no"):
+    with pytest.raises(
+        CheckpointError, match=r"it activates with AconC at relu, layer\*.\*.act2, where the model has no"
+    ):
         load_state_dict(one, everywhere.state_dict())
 
 
@@ -159,7 +166,9 @@ def test_an_acon_of_another_width_and_in_part():
     with pytest.raises(CheckpointError, match=r"size mismatch for layer1.0.act1.p2"):
         load_state_dict(backbone(ACONC), state | {"layer1.0.act1.p2": torch.ones(9)})
     del state["layer1.0.act1.beta"]
-    with pytest.raises(CheckpointError, match=r"layer1.0.act1 is MetaAconC without fc1 .* in the checkpoint and AconC in"):
+    with pytest.raises(
+        CheckpointError, match=r"layer1.0.act1 is MetaAconC without fc1 .* in the checkpoint and AconC in"
+    ):
         load_state_dict(backbone(ACONC), state)
 
 
@@ -216,7 +225,9 @@ def test_yolov5_names():
     c = 32
     shapes = {"p1": (1, c, 1, 1), "p2": (1, c, 1, 1), "fc1.weight": (16, c, 1, 1), "fc1.bias": (16,)}
     shapes |= {"fc2.weight": (c, 16, 1, 1), "fc2.bias": (c,)}
-    state = {f"act.{name}": torch.randn(shape) for name, shape in shapes.items()} | {"conv.weight": torch.randn(c, 3, 1, 1)}
+    state = {f"act.{name}": torch.randn(shape) for name, shape in shapes.items()} | {
+        "conv.weight": torch.randn(c, 3, 1, 1)
+    }
     model = ConvModule(3, c, 1, bias=False, act_cfg=dict(type="MetaAconC", norm_cfg=None))
     report = load_state_dict(model, state)
     assert not (report.started or report.missing or report.dropped) and model.activate.beta_scale == 1
@@ -227,7 +238,9 @@ def test_yolov5_names():
     beta = nn.functional.conv2d(hidden, state["act.fc2.weight"], state["act.fc2.bias"]).sigmoid()
     p1, p2 = state["act.p1"], state["act.p2"]
     torch.testing.assert_close(model(x), (p1 - p2) * z * (beta * (p1 - p2) * z).sigmoid() + p2 * z)
-    with pytest.raises(CheckpointError, match=r"only a part of activate, without bn1.* \(yolov5's has no norms: norm_cfg"):
+    with pytest.raises(
+        CheckpointError, match=r"only a part of activate, without bn1.* \(yolov5's has no norms: norm_cfg"
+    ):
         load_state_dict(ConvModule(3, c, 1, bias=False, act_cfg=dict(type="MetaAconC")), state)
 
 

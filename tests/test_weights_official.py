@@ -183,7 +183,10 @@ def test_truncated_files_and_code(tmp_path, capsys):
     torch.save(make(), tmp_path / "whole.pth")
     (tmp_path / "half.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:20000])
     torch.save({"state_dict": make(), "code": nn.Linear(1, 1)}, tmp_path / "code.pth")
-    for name, message in (("half", "half.pth is damaged or none"), ("code", "code.pth is refused: it asks for torch.nn")):
+    for name, message in (
+        ("half", "half.pth is damaged or none"),
+        ("code", "code.pth is refused: it asks for torch.nn"),
+    ):
         with pytest.raises(SystemExit):
             tool("official", tmp_path / f"{name}.pth", tmp_path / "ours.pth")
         assert message in capsys.readouterr().err
@@ -194,6 +197,8 @@ def test_mmseg_backbones_load_it_too():
     import mmseg.models  # noqa: F401  registers its ResNet
 
     converted = convert_official(make(50, "AconC"))["state_dict"]
-    cfg = dict(type="mmseg.ResNet", depth=50, style="caffe", stem_channels=8, base_channels=4, act_cfg=dict(type="AconC"))
+    cfg = dict(
+        type="mmseg.ResNet", depth=50, style="caffe", stem_channels=8, base_channels=4, act_cfg=dict(type="AconC")
+    )
     report = official.load_state_dict(MODELS.build(cfg), converted)
     assert not (report.missing or report.started or report.dropped)

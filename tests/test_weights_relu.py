@@ -98,7 +98,10 @@ def test_convert_a_whole_model_and_a_backbone():
         convert_relu(model_of(DETECTOR, "AconC"), converted.checkpoint)
     with pytest.raises(ValueError, match="RetinaNet has no ACON: give it act_cfg in the config"):
         convert_relu(model_of(DETECTOR), source)
-    broken = {key: torch.full_like(v, torch.nan) if key == "backbone.conv1.weight" else v for key, v in relu.state_dict().items()}
+    broken = {
+        key: torch.full_like(v, torch.nan) if key == "backbone.conv1.weight" else v
+        for key, v in relu.state_dict().items()
+    }
     with pytest.raises(CheckpointError, match="differ by nan relative"):
         convert_relu(model_of(DETECTOR, "AconC"), broken)
 
@@ -127,5 +130,16 @@ def test_the_tool(tmp_path, capsys):
         tool("relu", tmp_path / "relu.pth", tmp_path / "three.pth", "--config", config, *more)
     assert "size mismatch for bbox_head.retina_cls.weight" in capsys.readouterr().err
     assert not (tmp_path / "three.pth").exists()
-    tool("relu", tmp_path / "relu.pth", tmp_path / "three.pth", "--config", config, *more, "--allow", "bbox_head.retina_cls")
-    assert len(load_checkpoint(tmp_path / "three.pth")["state_dict"]["bbox_head.retina_cls.bias"]) == 27 // 9 * 6 // 3 * 3
+    tool(
+        "relu",
+        tmp_path / "relu.pth",
+        tmp_path / "three.pth",
+        "--config",
+        config,
+        *more,
+        "--allow",
+        "bbox_head.retina_cls",
+    )
+    assert (
+        len(load_checkpoint(tmp_path / "three.pth")["state_dict"]["bbox_head.retina_cls.bias"]) == 27 // 9 * 6 // 3 * 3
+    )

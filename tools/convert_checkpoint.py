@@ -29,7 +29,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     relu.add_argument("src", help="file, URL or torchvision://NAME: a whole model's weights or its backbone's")
     relu.add_argument("dst", help="file to write: the same with ACON's parameters, which start close to ReLU")
     relu.add_argument("--config", required=True, help="config of the ACON model")
-    relu.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override settings of it")
+    relu.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override settings of it"
+    )
     relu.add_argument("--allow", nargs="+", default=(), metavar="NAME", help="tensors or modules that need not fit")
 
     show = commands.add_parser("show", help="say what a checkpoint holds")

@@ -73,7 +73,8 @@ def layout_of(state: Mapping[str, Tensor]) -> Layout:
         raise CheckpointError(f"it is no network of the authors' with ACON: layer1.0.{acon}.p1 is missing ({there})")
     kind = "MetaAconC" if f"layer1.0.{acon}.fc1.weight" in state else "AconC"
     counts = tuple(
-        len({found[1] for key in state if (found := re.match(rf"layer{stage}\.(\d+)\.", key))}) for stage in (1, 2, 3, 4)
+        len({found[1] for key in state if (found := re.match(rf"layer{stage}\.(\d+)\.", key))})
+        for stage in (1, 2, 3, 4)
     )
     depth = next((d for d, blocks in BLOCKS.items() if blocks == counts and (d in _BASIC) == basic), None)
     if depth is None:

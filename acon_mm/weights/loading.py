@@ -95,7 +95,9 @@ def _judge(
 ) -> tuple[LoadReport, list[str]]:
     acons = acons_of(model)
     expected = [key for key in model.state_dict() if not key.endswith((".num_batches_tracked", ".beta_scale"))]
-    wrong_size = {found[1]: message for message in messages if (found := re.match(r"size mismatch for (\S+?):", message))}
+    wrong_size = {
+        found[1]: message for message in messages if (found := re.match(r"size mismatch for (\S+?):", message))
+    }
     absent = {*missing, *wrong_size}
     report = LoadReport(type(model).__name__, [key for key in expected if key not in absent])
     errors = [message for message in messages if message not in wrong_size.values()]  # said by modules themselves
@@ -112,7 +114,9 @@ def _judge(
             report.started += sorted(own)
         elif kind_of(there) != kind_of(here):
             if not all(allowed(key) for key in own):
-                errors.append(f"{place} is {kind_of(there) or 'no ACON'} in the checkpoint and {_kind(acon)} in the model")
+                errors.append(
+                    f"{place} is {kind_of(there) or 'no ACON'} in the checkpoint and {_kind(acon)} in the model"
+                )
         elif own & set(missing) and not all(allowed(key) for key in own & set(missing)):
             lacks = ", ".join(sorted(names_below(own & set(missing), place)))
             hint = " (yolov5's has no norms: norm_cfg=None)" if "bn1.weight" in lacks else ""

@@ -100,7 +100,9 @@ def problems(note: Note, model: nn.Module, place: str) -> list[str]:
         if needed is not None and present is not None and present != needed:
             found.append(f"it needs {option}={needed!r} of the backbone, not {present!r}")
     if getattr(part, "deep_stem", False) or getattr(part, "avg_down", False):
-        found.append(f"it needs a backbone of type='ResNet', with one 7x7 convolution as stem, not {type(part).__name__}")
+        found.append(
+            f"it needs a backbone of type='ResNet', with one 7x7 convolution as stem, not {type(part).__name__}"
+        )
     act_cfg = note.get("act_cfg")
     if act_cfg and not acons_of(part):
         found.append(f"it activates with {act_cfg['type']}: give the backbone act_cfg={dict(act_cfg)}")

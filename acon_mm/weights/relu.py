@@ -59,12 +59,16 @@ def convert_relu(model: nn.Module, checkpoint: Mapping, allow: Iterable[str] = (
     if not acons:
         raise ValueError(f"{type(part).__name__} has no ACON: give it act_cfg in the config")
     if found := [place for place in acons if kind_of(names_below(state, place))]:
-        raise CheckpointError(f"it has ACONs already ({found[0]}, ...), so it is not of a ReLU network; use it as it is")
+        raise CheckpointError(
+            f"it has ACONs already ({found[0]}, ...), so it is not of a ReLU network; use it as it is"
+        )
     start_as_relu(part)
     report = load_state_dict(part, state, allow=allow)
     difference = relu_difference(part)
     if not difference < 1:  # a NaN is no less
-        raise CheckpointError(f"its features and the ReLU network's differ by {difference:.1e} relative: is it damaged?")
+        raise CheckpointError(
+            f"its features and the ReLU network's differ by {difference:.1e} relative: is it damaged?"
+        )
     meta = {"acon_mm_version": __version__}
     if isinstance(checkpoint.get("meta"), Mapping) and "dataset_meta" in checkpoint["meta"]:
         meta["dataset_meta"] = checkpoint["meta"]["dataset_meta"]
