@@ -1,4 +1,4 @@
-"""From ReLU weights to ACON: nearly the same function, in the backbone alone and everywhere, and it learns from there."""
+"""From ReLU weights to ACON: nearly the same function, in the backbone alone and everywhere; and it learns on."""
 
 from pathlib import Path
 
@@ -141,5 +141,6 @@ def test_the_tool(tmp_path, capsys):
         "bbox_head.retina_cls",
     )
     assert (
-        len(load_checkpoint(tmp_path / "three.pth")["state_dict"]["bbox_head.retina_cls.bias"]) == 27 // 9 * 6 // 3 * 3
+        len(load_checkpoint(tmp_path / "three.pth")["state_dict"]["bbox_head.retina_cls.bias"])
+        == 3 * model_of(DETECTOR).bbox_head.num_base_priors
     )

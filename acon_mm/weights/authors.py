@@ -82,7 +82,7 @@ def layout_of(state: Mapping[str, Tensor]) -> Layout:
         raise CheckpointError(
             f"{' and '.join(lacking)} is missing"
             if lacking
-            else f"stages of {counts} {'basic blocks' if basic else 'bottlenecks'} are none of theirs, which are {BLOCKS}"
+            else f"stages of {counts} {'basic blocks' if basic else 'bottlenecks'} are none of theirs: {BLOCKS}"
         )
     layout = Layout(depth, kind, len(state["conv1.weight"]), len(state[first]))
     _check_shapes(state, shapes(layout))

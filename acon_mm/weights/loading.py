@@ -36,7 +36,8 @@ def load_state_dict(
     Args:
         model: any module; a wrapper (DDP, test-time augmentation) is looked through.
         state_dict: names and tensors; a note in its metadata is checked first.
-        allow: names that need not fit: of tensors, of modules (``bbox_head.retina_cls``), or patterns (``*.conv_offset.*``).
+        allow: what need not fit: names of tensors or modules (``bbox_head.retina_cls``), or patterns
+            (``*.conv_offset.*``).
         strict: whether also to fail where the model has more than the checkpoint, except for ACON's own.
 
     Returns:

@@ -1,7 +1,7 @@
 """Notes: what a converted checkpoint needs of the model that loads it.
 
-A note lies in the metadata of a state dict (``state_dict._metadata``), where PyTorch keeps the version of each module. A
-module that loads a checkpoint with a note keeps it, so what is saved after training has it as well.
+A note lies in the metadata of a state dict (``state_dict._metadata``), where PyTorch keeps the version of each module.
+A module that loads a checkpoint with a note keeps it, so what is saved after training has it as well.
 """
 
 from collections import OrderedDict

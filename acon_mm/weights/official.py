@@ -46,7 +46,8 @@ def convert_official(checkpoint: Mapping, keep_classifier: bool = False) -> dict
     worst = max(differences)
     if not worst <= TOLERANCE:  # a NaN is no less
         raise CheckpointError(
-            f"the converted network computes something else: outputs differ by {worst:.1e} relative (at most {TOLERANCE:g})"
+            f"the converted network computes something else: outputs differ by {worst:.1e} relative, "
+            f"not by {TOLERANCE:g} at most"
         )
     return {"state_dict": converted, "meta": {"acon_mm_version": __version__}}
 
