@@ -13,6 +13,8 @@ def make(depth: int = 50, kind: str = "AconC", stem: int = 8, base: int = 4, cla
     def draw(name: str, shape: tuple[int, ...]) -> torch.Tensor:
         if name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")):
             return torch.rand(shape, generator=generator) + 0.5
+        if name == "conv1.weight":  # of such a size that biases count beside pictures of 0..255
+            return torch.randn(shape, generator=generator) * 1e-3
         if name.endswith("weight"):
             return torch.randn(shape, generator=generator) * (2 / torch.Size(shape[1:]).numel()) ** 0.5
         return torch.randn(shape, generator=generator)  # biases, means, slopes and beta
