@@ -443,7 +443,7 @@ def test_models_without_acon_load_as_before(logged, capsys):
 
 def test_what_is_loaded_is_what_mmengine_loads():
     """A model with ACONs, its own state: our recursion and mmengine's, through a wrapper."""
-    source = backbone(META)
+    source = retinanet(META)
     for parameter in source.parameters():
         nn.init.normal_(parameter)
 
@@ -453,7 +453,7 @@ def test_what_is_loaded_is_what_mmengine_loads():
 
     loaded = []
     for loader in (load_state_dict, effects.weights_effect._original["load_state_dict"]):
-        model = backbone(META)
+        model = retinanet(META)
         loader(Wrapper(model), source.state_dict())
         loaded.append(model.state_dict())
     assert all(torch.equal(loaded[0][key], loaded[1][key]) for key in loaded[0])

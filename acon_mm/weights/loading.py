@@ -75,7 +75,9 @@ def _load(model: nn.Module, state_dict: dict, metadata: Mapping) -> tuple[list[s
             module = module.module
         local_metadata = metadata.get(prefix[:-1], {})
         module._load_from_state_dict(own, prefix, local_metadata, True, missing, unexpected, messages)
-        for name, child in module.named_children():
+        for name, child in module._modules.items():  # not named_children(), which names what is shared once
+            if child is None:
+                continue
             start = f"{prefix}{name}."
             load(child, OrderedDict((key, value) for key, value in own.items() if key.startswith(start)), start)
         for hook in module._load_state_dict_post_hooks.values():
