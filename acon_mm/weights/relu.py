@@ -102,11 +102,10 @@ def relu_difference(model: nn.Module) -> float:
     Of a detector or segmentor, the features are those of backbone and neck; where the heads take them without RoIs,
     what these compute.
     """
-    twin = relu_twin(model)
     picture = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     outputs = []
-    for network in (model, twin):
-        network = revert_sync_batchnorm(copy.deepcopy(network))
+    for network in (copy.deepcopy(model), relu_twin(model)):
+        network = revert_sync_batchnorm(network)
         network.eval()
         with torch.no_grad():
             outputs.append(list(_tensors(_features(network, picture))))
