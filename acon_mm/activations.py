@@ -3,6 +3,8 @@
 All of them share the rules of :class:`Acon`: where the width comes from, which inputs fit, how they initialise.
 """
 
+import math
+
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -10,8 +12,8 @@ from torch import Tensor, nn
 from . import functional as F
 from .layers import InnerConv2d, build_norm, normalize
 
-#: beta of the 'relu' init: ``|ACON-C - ReLU| <= 0.2785 / beta``, that is 0.028 at most (at ``|x| = 0.13``)
-RELU_BETA = 10.0
+#: beta of the 'relu' init: ``|ACON-C - ReLU| <= 0.2785 / beta``, that is 0.007 at most (at ``|x| = 0.032``)
+RELU_BETA = 40.0
 
 INITS = ("paper", "swish", "relu")
 GENERATORS = ("channel", "layer", "pixel")
@@ -76,6 +78,16 @@ class Acon(nn.Module):
             self.num_channels = num_channels
             self._create(num_channels)
             self.reset_parameters()
+
+    def restart(self, init: str) -> None:
+        """Take the initial values that ``init`` names, whatever the module was built with.
+
+        Raises:
+            ValueError: ``init`` is none that the class knows, or cannot be met.
+        """
+        _check_option("init", init, self.inits)
+        self.init = init
+        self.reset_parameters()
 
     def _create(self, num_channels: int) -> None:
         """Create the parameters; :meth:`reset_parameters` gives them their values."""
@@ -222,7 +234,10 @@ class MetaAconC(Acon):
         r: reduction: fc1 has ``max(r, C // r)`` outputs.
         norm_cfg: norm of the channel-wise generator; ``None``: none.
         beta_scale: the scale :math:`k`. ``None``: 1, 2 or 2 :data:`RELU_BETA`, for ``init`` ``'paper'``, ``'swish'``,
-            ``'relu'``.
+            ``'relu'``. It is saved with the parameters, and a checkpoint's replaces what ``init`` means.
+
+    Raises:
+        ValueError: as :class:`Acon`; ``init='relu'`` with another generator than ``'channel'``.
     """
 
     def __init__(
@@ -243,9 +258,22 @@ class MetaAconC(Acon):
             raise ValueError(f"beta_scale must be positive or None, got {beta_scale!r}")
         # Before the base's __init__, which creates the parameters where the width is known.
         self.generator, self.r, self.norm_cfg = generator, r, norm_cfg
-        default_scale = {"paper": 1.0, "swish": 2.0, "relu": 2 * RELU_BETA}
-        self.beta_scale = default_scale.get(init) if beta_scale is None else float(beta_scale)
+        self._given_scale = None if beta_scale is None else float(beta_scale)
+        self._set_start(init)
         super().__init__(num_channels, init=init, **kwargs)
+
+    def restart(self, init: str) -> None:
+        self._set_start(init)
+        super().restart(init)
+
+    def _set_start(self, init: str) -> None:
+        if init == "relu" and self.generator != "channel":
+            raise ValueError(
+                f"generator={self.generator!r} cannot start as ReLU, since its beta falls to 0 where x is negative: "
+                "use generator='channel' or another init"
+            )
+        default = {"paper": 1.0, "swish": 2.0, "relu": 2 * RELU_BETA}.get(init)
+        self.beta_scale = default if self._given_scale is None else self._given_scale
 
     def _create(self, num_channels: int) -> None:
         self._create_per_channel("p1", "p2")
@@ -281,6 +309,29 @@ class MetaAconC(Acon):
             x, mean = F.input_and_mean(x, dim)
             beta = self._channel_beta(mean)
         return F.acon_c(x, self.p1, self.p2, beta, dim)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        # Another scale makes another function of the same parameters, so it goes where they go.
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "beta_scale"] = torch.tensor(self.beta_scale)
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+        p1, scale = state_dict.get(prefix + "p1"), state_dict.pop(prefix + "beta_scale", None)
+        if scale is None and p1 is not None and p1.dim() == 4:
+            scale = 1.0  # the authors' form, which has none; where ours has none (0.1.0), the config's was meant
+        if scale is not None:
+            scale = float(scale)
+            given = self._given_scale
+            if not 0 < scale < math.inf:
+                errors.append(f"{prefix}beta_scale must be positive and finite, got {scale}")
+            elif given is not None and not math.isclose(given, scale, rel_tol=1e-6):
+                errors.append(
+                    f"{prefix}beta_scale is {scale:g} in the checkpoint and {given:g} in the config: "
+                    "leave it out of act_cfg, then it is taken from the checkpoint"
+                )
+            else:
+                self.beta_scale = scale if given is None else given
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 
     def _layer_beta(self, x: Tensor) -> Tensor:
         total = x.flatten(1).sum(1, keepdim=True, dtype=_at_least_float32(x))

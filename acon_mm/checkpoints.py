@@ -13,10 +13,12 @@ reader:
 Each is replaced by a stand-in of the same name that can only make what a log consists of.
 """
 
+import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from os import PathLike
 from typing import Any
 
@@ -131,14 +133,40 @@ def load_checkpoint(path: str | PathLike) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}") from None
     except Exception as error:  # a damaged pickle can raise anything
-        message = str(error)
-        if asked_for := re.search(r"GLOBAL (\S.*?)(?= was not| whose|$)", message, re.MULTILINE):
-            raise CheckpointError(
-                f"checkpoint {path} is refused: it asks for {asked_for[1]}. Only tensors, plain data and training "
-                "state are read, as anything else may run code; save its state_dict alone where it was made"
-            ) from error
-        reason = message.rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0].partition(". ")[0]
-        raise CheckpointError(f"checkpoint {path} is damaged or none: {type(error).__name__} {reason}") from error
+        raise explained(path, error) from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"{path} is no checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary")
     return checkpoint
+
+
+@contextmanager
+def weights_only() -> Iterator[None]:
+    """Holds every `torch.load` to `weights_only=True`, as loaders exist that ask for False, or try it when True fails.
+
+    Raises:
+        UserError: the environment forbids it.
+    """
+    opt_out, force = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    if os.environ.get(opt_out, "").lower() in ("1", "y", "yes", "true"):
+        raise UserError(f"{opt_out} is set, which lets a checkpoint run any code: unset it")
+    before = os.environ.get(force)
+    os.environ[force] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[force]
+        else:
+            os.environ[force] = before
+
+
+def explained(path: str | PathLike, error: Exception) -> CheckpointError:
+    """What went wrong in `torch.load`, in one line."""
+    message = str(error)
+    if asked_for := re.search(r"GLOBAL (\S.*?)(?= was not| whose|$)", message, re.MULTILINE):
+        return CheckpointError(
+            f"checkpoint {path} is refused: it asks for {asked_for[1]}. Only tensors, plain data and training "
+            "state are read, as anything else may run code; save its state_dict alone where it was made"
+        )
+    reason = message.rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0].partition(". ")[0]
+    return CheckpointError(f"checkpoint {path} is damaged or none: {type(error).__name__} {reason}")

@@ -6,8 +6,10 @@
    ``act_cfg`` works on every module (:mod:`acon_mm.switch.building`). Configs without it are built as before.
 3. ``torch.load`` is allowed the inert types that mmengine's training checkpoints hold (:mod:`acon_mm.checkpoints`).
 4. ``Mish`` is registered, if nobody has, so that it can be compared with.
+5. mmengine's loaders of checkpoints never run code, and check and report what goes into a model with ACONs
+   (:mod:`acon_mm.weights.effect`). Models without one are loaded as before.
 
-:func:`uninstall` undoes all four, :func:`install` does them again; both may be called repeatedly.
+:func:`uninstall` undoes all five, :func:`install` does them again; both may be called repeatedly.
 """
 
 from importlib import import_module
@@ -18,6 +20,7 @@ from torch import nn
 
 from . import checkpoints, width
 from .switch import building
+from .weights import effect as weights_effect
 
 _undo: list = []
 
@@ -34,6 +37,8 @@ def install() -> None:
     _undo.append(building.uninstall)
     checkpoints.allow_training_checkpoints()
     _undo.append(checkpoints.disallow_training_checkpoints)
+    weights_effect.install()
+    _undo.append(weights_effect.uninstall)
     if "Mish" not in MODELS.module_dict:
         MODELS.register_module(module=nn.Mish)
         _undo.append(lambda: MODELS.module_dict.pop("Mish"))

@@ -16,7 +16,7 @@ from mmengine.registry import DATASETS, RUNNERS
 from mmengine.runner import Runner
 
 from . import cpu
-from .checkpoints import load_checkpoint
+from .checkpoints import CheckpointError, load_checkpoint, weights_only
 from .cpu import RANK_VARIABLES
 from .errors import UserError
 
@@ -48,7 +48,7 @@ def session(launcher: str) -> Iterator[None]:
     Exits with status 1 after a `UserError`, told on stderr by the first process of each machine.
     """
     try:
-        with _weights_only():
+        with weights_only():
             yield
     except UserError as error:
         if launcher == "none" or os.environ.get(RANK_VARIABLES[launcher][2], "0") == "0":
@@ -58,23 +58,6 @@ def session(launcher: str) -> Iterator[None]:
         # The model refers to the group, whose threads must end before the interpreter does, or they abort it.
         gc.collect()
         dist.destroy_process_group()
-
-
-@contextmanager
-def _weights_only() -> Iterator[None]:
-    """Holds every `torch.load` to `weights_only=True`, as loaders exist that fall back to False when True fails."""
-    opt_out, force = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    if os.environ.get(opt_out, "").lower() in ("1", "y", "yes", "true"):
-        raise UserError(f"{opt_out} is set, which lets a checkpoint run any code: unset it")
-    before = os.environ.get(force)
-    os.environ[force] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[force]
-        else:
-            os.environ[force] = before
 
 
 def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
@@ -126,6 +109,22 @@ def check_checkpoint(path: str, to_resume: bool = False) -> None:
             f"cannot resume from {path}: it has no {', '.join(absent)}. "
             f"To start from its weights: --cfg-options load_from={path}"
         )
+
+
+def check_pretrained(model: dict | list, place: str = "model") -> None:
+    """Check the local files that parts of a model are initialised from, before anything is built.
+
+    Raises:
+        CheckpointError: see `load_checkpoint`, with the setting that names the file.
+    """
+    if isinstance(model, dict) and model.get("type") == "Pretrained" and isinstance(model.get("checkpoint"), str):
+        try:
+            check_checkpoint(model["checkpoint"])
+        except CheckpointError as error:
+            raise CheckpointError(f"{place}.checkpoint: {error}") from error
+    for key, value in model.items() if isinstance(model, dict) else enumerate(model):
+        if isinstance(value, (dict, list)):
+            check_pretrained(value, f"{place}.{key}")
 
 
 def check_data(cfg: Config, *loaders: str) -> None:

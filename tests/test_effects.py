@@ -10,12 +10,14 @@ import torch
 from mmcv.cnn import ConvModule
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS
+from mmengine.runner import checkpoint
 from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
 import acon_mm
 from acon_mm import AconC, effects, stack
+from acon_mm.checkpoints import CheckpointError
 
 
 @pytest.fixture(autouse=True)
@@ -85,11 +87,23 @@ def test_training_checkpoints_both_ways(tmp_path):
         torch.load(tmp_path / "a.pth")
 
 
+def test_checked_loads_both_ways(capsys):
+    model, state = MODELS.build(dict(type="mmdet.ResNet", depth=18, act_cfg=dict(type="AconC"))), {"x": torch.ones(1)}
+    with pytest.raises(CheckpointError, match="nothing in it fits"):
+        checkpoint.load_state_dict(model, state)
+    kept = checkpoint.load_state_dict
+    effects.uninstall()
+    for load in (kept, checkpoint.load_state_dict):  # who imported ours has mmengine's behaviour back, too
+        load(model, state)
+        assert "unexpected key in source state_dict: x" in capsys.readouterr().out
+
+
 def test_undone_completely():
     """Another process, since this one has imported acon_mm before anyone could look."""
     script = """
 import torch, mmcv.cnn, mmdet.registry, mmseg.registry
 from mmengine.registry import MODELS
+from mmengine.runner import checkpoint
 from torch.nn.modules import module
 
 def registries(root=MODELS):
@@ -98,7 +112,12 @@ def registries(root=MODELS):
 def outside():
     builders = {r.scope + r.name: r.build_func for r in registries()}
     hooks = dict(module._global_module_registration_hooks)
-    return builders, hooks, set(torch.serialization.get_safe_globals()), "Mish" in MODELS.module_dict
+    loaders = (
+        checkpoint.load_state_dict,
+        checkpoint._load_checkpoint_with_prefix,
+        vars(checkpoint.CheckpointLoader)["load_checkpoint"],
+    )
+    return builders, hooks, set(torch.serialization.get_safe_globals()), "Mish" in MODELS.module_dict, loaders
 
 before = outside()
 import acon_mm

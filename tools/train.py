@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with runtime.session(args.launcher):
         cfg = runtime.load_config(args, needs=("model", "train_cfg", "train_dataloader", "optim_wrapper"))
         set_start(cfg, args.resume)
+        runtime.check_pretrained(cfg.model)
         runtime.check_data(cfg, "train_dataloader", *(["val_dataloader"] if cfg.get("val_cfg") else []))
         if args.amp:
             runtime.use_amp(cfg)

@@ -15,6 +15,7 @@ from mmengine.registry import MODELS, Registry
 from torch import nn
 
 from ..activations import Acon
+from ..weights.notes import remember_preprocessors
 from .convert import check_act_cfg, convert_activations
 
 _depth = 0
@@ -51,6 +52,8 @@ def _wrap(build: Callable) -> Callable:
             _depth -= 1
         if _depth == 0:
             _check_widths(built)
+            if isinstance(built, nn.Module):
+                remember_preprocessors(built)
         return built
 
     build_with_activations._acon_mm_wraps = build

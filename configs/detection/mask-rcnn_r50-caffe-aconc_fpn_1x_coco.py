@@ -1,0 +1,8 @@
+# From the authors' ImageNet weights: tools/convert_checkpoint.py official THEIR_FILE checkpoints/resnet50-aconc.pth
+_base_ = ['mmdet::mask_rcnn/mask-rcnn_r50-caffe_fpn_1x_coco.py', '../_base_/acon.py', '../_base_/raw_bgr.py']
+model = dict(
+    data_preprocessor=_base_.raw_bgr,
+    backbone=dict(
+        act_cfg=dict(type='AconC', init='paper'),
+        init_cfg=dict(checkpoint='checkpoints/resnet50-aconc.pth')))
+optim_wrapper = dict(paramwise_cfg=_base_.acon_no_decay)

@@ -1,0 +1,15 @@
+# From the authors' ImageNet weights: tools/convert_checkpoint.py official THEIR_FILE checkpoints/resnet50-metaaconc.pth
+_base_ = [
+    'mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024.py',
+    '../_base_/acon.py',
+    '../_base_/raw_bgr.py',
+]
+model = dict(
+    data_preprocessor=_base_.raw_bgr,
+    pretrained=None,
+    backbone=dict(
+        type='ResNet',  # not V1c: their stem is one 7x7 convolution
+        style='caffe',
+        act_cfg=dict(type='MetaAconC', init='paper'),
+        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/resnet50-metaaconc.pth')))
+optim_wrapper = dict(paramwise_cfg=_base_.acon_no_decay)
