@@ -15,7 +15,7 @@ from mmengine.registry import MODELS, Registry
 from torch import nn
 
 from ..activations import Acon
-from .convert import check_act_cfg, convert_activations
+from .convert import check_act_cfg, complete_activations
 
 _depth = 0
 
@@ -65,19 +65,25 @@ def _build(build: Callable, cfg: dict, *args, registry: Registry, **kwargs) -> A
     act_cfg, act_sites = cfg.get("act_cfg"), cfg.get("act_sites")
     if act_sites is not None and act_cfg is None:
         raise ValueError(f"act_sites={act_sites!r} of {where} says where, but there is no act_cfg that says what")
+    if act_cfg is None:
+        return build(cfg, *args, registry=registry, **kwargs)
     native = _takes(cls, "act_cfg")
-    if native and act_cfg is not None:
-        check_act_cfg(act_cfg, where, registry)
-    if native and act_sites is None:
-        return build({k: v for k, v in cfg.items() if k != "act_sites"}, *args, registry=registry, **kwargs)
-    bare = {k: v for k, v in cfg.items() if k not in ("act_cfg", "act_sites")}
-    module = build(bare, *args, registry=registry, **kwargs)
+    check_act_cfg(act_cfg, where, registry)
+    left_out = {"act_sites"} if native and act_sites in (None, "all") else {"act_sites", "act_cfg"}
+    module = build({k: v for k, v in cfg.items() if k not in left_out}, *args, registry=registry, **kwargs)
+    if native and act_sites is None and not (isinstance(module, nn.Module) and _is_acon(act_cfg, registry)):
+        return module  # without acon_mm it is the same
     if not isinstance(module, nn.Module):
         raise ValueError(f"act_cfg on {where}, which is no module with activations: leave it out there")
-    report = convert_activations(module, act_cfg, act_sites)
+    report = complete_activations(module, act_cfg, "all" if native and act_sites is None else act_sites)
     total = len(report.converted) + len(report.kept)
     print_log(f"act_cfg of {where}: {act_cfg['type']} at {len(report.converted)} of {total} activations", "current")
     return module
+
+
+def _is_acon(act_cfg: dict, registry: Registry) -> bool:
+    kind = act_cfg["type"] if inspect.isclass(act_cfg["type"]) else registry.get(act_cfg["type"])
+    return inspect.isclass(kind) and issubclass(kind, Acon)
 
 
 def _class_of(cfg: dict, registry: Registry) -> Callable | None:

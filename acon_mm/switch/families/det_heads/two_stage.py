@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from .hosts import Host, HostSite
+from ...hosts import Host, HostSite
 
 
 class RPNHeadSites(Host):
@@ -15,8 +15,8 @@ class RPNHeadSites(Host):
     upstream = ("mmdet.models.dense_heads.rpn_head.RPNHead.forward_single",)
     shared = None
 
-    @staticmethod
-    def sites(module: nn.Module) -> list[HostSite]:
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
         if module.num_convs > 1:
             last = module.num_convs - 1
             return [HostSite(f"rpn_conv.{last}.activate", module.rpn_conv[last])]
@@ -33,38 +33,15 @@ class ConvFCBBoxHeadSites(Host):
     """``shared_acts``, ``cls_acts`` and ``reg_acts`` after the fully connected layers; inputs are (RoIs, channels)."""
 
     upstream = ("mmdet.models.roi_heads.bbox_heads.convfc_bbox_head.ConvFCBBoxHead.forward",)
+    calls = {"forward": ("self.act_after(fc)",) * 3}
 
-    @staticmethod
-    def sites(module: nn.Module) -> list[HostSite]:
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
         return [
             HostSite(f"{branch}_acts.{i}", fc)
             for branch in ("shared", "cls", "reg")
             for i, fc in enumerate(getattr(module, f"{branch}_fcs"))
         ]
-
-    def forward(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        for conv in self.shared_convs:
-            x = conv(x)
-        if self.num_shared_fcs > 0:
-            x = self._fcs("shared", self._flat(x))
-        x_cls, x_reg = x, x
-        for conv in self.cls_convs:
-            x_cls = conv(x_cls)
-        x_cls = self._fcs("cls", self._flat(x_cls))
-        for conv in self.reg_convs:
-            x_reg = conv(x_reg)
-        x_reg = self._fcs("reg", self._flat(x_reg))
-        return self.fc_cls(x_cls) if self.with_cls else None, self.fc_reg(x_reg) if self.with_reg else None
-
-    def _flat(self, x: Tensor) -> Tensor:
-        if x.dim() > 2:
-            x = (self.avg_pool(x) if self.with_avg_pool else x).flatten(1)
-        return x
-
-    def _fcs(self, branch: str, x: Tensor) -> Tensor:
-        for fc, act in zip(getattr(self, f"{branch}_fcs"), getattr(self, f"{branch}_acts", ()), strict=True):
-            x = act(fc(x))
-        return x
 
 
 class FCNMaskHeadSites(Host):
@@ -72,8 +49,8 @@ class FCNMaskHeadSites(Host):
 
     upstream = ("mmdet.models.roi_heads.mask_heads.fcn_mask_head.FCNMaskHead.forward",)
 
-    @staticmethod
-    def sites(module: nn.Module) -> list[HostSite]:
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
         return [HostSite("relu", module.upsample)] if module.upsample_method == "deconv" else []
 
 
@@ -82,6 +59,6 @@ class RetinaHeadSites(Host):
 
     upstream = ("mmdet.models.dense_heads.retina_head.RetinaHead.forward_single",)
 
-    @staticmethod
-    def sites(module: nn.Module) -> list[HostSite]:
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
         return []
