@@ -42,7 +42,9 @@ _KERNEL_UPDATE = dict(
     in_channels=8,
     out_channels=8,
     conv_kernel_size=1,
-    kernel_updator_cfg=dict(type="KernelUpdator", in_channels=8, feat_channels=8, out_channels=8, norm_cfg=dict(type="LN")),
+    kernel_updator_cfg=dict(
+        type="KernelUpdator", in_channels=8, feat_channels=8, out_channels=8, norm_cfg=dict(type="LN")
+    ),
 )
 _KNET = dict(
     type="IterativeDecodeHead",
@@ -132,7 +134,12 @@ PARTS: dict[str, tuple[dict, tuple | list]] = {
         dict(
             type="ICNet",
             backbone_cfg=dict(
-                type="ResNetV1c", depth=18, stem_channels=8, base_channels=8, dilations=(1, 1, 2, 4), strides=(1, 2, 1, 1)
+                type="ResNetV1c",
+                depth=18,
+                stem_channels=8,
+                base_channels=8,
+                dilations=(1, 1, 2, 4),
+                strides=(1, 2, 1, 1),
             ),
             layer_channels=(16, 64),
             light_branch_middle_channels=4,
@@ -161,19 +168,26 @@ PARTS: dict[str, tuple[dict, tuple | list]] = {
         PICTURE,
     ),
     "icneck": (dict(type="ICNeck", in_channels=(8, 12, 16), out_channels=8), LEVELS),
-    "fpn": (
-        dict(type="FPN", in_channels=[8, 12, 16], out_channels=8, num_outs=5, add_extra_convs="on_output", relu_before_extra_convs=True),
-        LEVELS,
-    ),
     "feature2pyramid": (
         dict(type="Feature2Pyramid", embed_dim=8, rescales=[4, 2, 1, 0.5], norm_cfg=NORM),
         [(2, 8, 8, 8)] * 4,
     ),
     "enc": (
-        dict(type="EncHead", in_channels=[8, 12, 16], in_index=(0, 1, 2), num_codes=6, add_lateral=True, loss_se_decode=SE_LOSS, **HEAD),
+        dict(
+            type="EncHead",
+            in_channels=[8, 12, 16],
+            in_index=(0, 1, 2),
+            num_codes=6,
+            add_lateral=True,
+            loss_se_decode=SE_LOSS,
+            **HEAD,
+        ),
         LEVELS,
     ),
-    "ema": (dict(type="EMAHead", in_channels=16, in_index=2, ema_channels=12, num_bases=4, num_stages=2, **HEAD), LEVELS),
+    "ema": (
+        dict(type="EMAHead", in_channels=16, in_index=2, ema_channels=12, num_bases=4, num_stages=2, **HEAD),
+        LEVELS,
+    ),
     "apc": (dict(type="APCHead", in_channels=16, in_index=2, pool_scales=(1, 2), **HEAD), LEVELS),
     "dm": (dict(type="DMHead", in_channels=16, in_index=2, filter_sizes=(1, 3), **HEAD), LEVELS),
     "ham": (
@@ -192,7 +206,14 @@ PARTS: dict[str, tuple[dict, tuple | list]] = {
     "ddr": (dict(type="DDRHead", in_channels=16, **HEAD), [(2, 8, 8, 8), (2, 16, 8, 8)]),
     "segformer": (dict(type="SegformerHead", in_channels=[8, 12, 16], in_index=[0, 1, 2], **HEAD), LEVELS),
     "lraspp": (
-        dict(type="LRASPPHead", in_channels=(4, 4, 8), in_index=(0, 1, 2), branch_channels=(4, 4), input_transform="multiple_select", **HEAD),
+        dict(
+            type="LRASPPHead",
+            in_channels=(4, 4, 8),
+            in_index=(0, 1, 2),
+            branch_channels=(4, 4),
+            input_transform="multiple_select",
+            **HEAD,
+        ),
         [(2, 4, 100, 100), (2, 4, 100, 100), (2, 8, 50, 50)],
     ),
     "dpt": (

@@ -1,4 +1,4 @@
-"""``act_cfg`` on mmseg's components: every activation, at its width, and the original's forward where it is rewritten."""
+"""``act_cfg`` on mmseg's components: every activation, at its width; the original's forward where it is rewritten."""
 
 import copy
 
@@ -34,7 +34,8 @@ def test_every_activation_becomes_an_acon(name):
     assert trace.acons == set(acons(model)) != set()
     for path, module in acons(model).items():
         assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters()), path
-    model.eval()(inputs(name)[1] if name in ("pid", "ddr") else inputs(name))  # which have one branch less then
+    model.eval()
+    model(inputs(name)[1] if name in ("pid", "ddr") else inputs(name))  # which have one branch less then
 
 
 @pytest.mark.parametrize("name", [name for name in PARTS if name not in MIXED])

@@ -1,6 +1,7 @@
 """Switch the activations of a built model in place."""
 
 import inspect
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -10,7 +11,7 @@ from torch import nn
 
 from ..activations import Acon
 from .hosts import adopt, drop_shared
-from .sites import ACTIVATIONS, ActSites, Site, find_sites, select
+from .sites import ACTIVATIONS, ActSites, Site, find_sites, select, submodule
 
 
 @dataclass
@@ -60,7 +61,13 @@ def complete_activations(model: nn.Module, act_cfg: dict, act_sites: ActSites = 
     Nothing is left to do then, or the rest.
     """
     sites, kept = find_sites(model)
-    present = [site for site in sites if isinstance(site.current, Acon)]
+    there = [submodule(model, site.path) for site in sites]
+    uses = Counter(map(id, there))  # one that a class shares between sites has the width of one of them at best
+    present = [
+        site
+        for site, module in zip(sites, there, strict=True)
+        if isinstance(module, Acon) and module.num_channels is not None and uses[id(module)] == 1
+    ]
     if len(present) == len(sites) and any(isinstance(module, Acon) for module in model.modules()):
         return Report([site.name for site in present], kept)
     return _convert(model, sites, kept, act_cfg, act_sites, done=present)
@@ -101,8 +108,11 @@ def check_act_cfg(act_cfg: dict, where: str, registry: Registry = MODELS) -> Non
     if not isinstance(act_cfg, dict) or "type" not in act_cfg:
         raise ValueError(f"act_cfg of {where} must be a dict with a 'type', got {act_cfg!r}")
     kind = act_cfg["type"]
-    if inspect.isclass(kind) or (isinstance(kind, str) and registry.get(kind) is not None):
+    if inspect.isclass(kind):
         return
+    with registry.switch_scope_and_registry(act_cfg.get("_scope_")) as scoped:  # mmseg registers one of its own
+        if isinstance(kind, str) and scoped.get(kind) is not None:
+            return
     known = [name for name, cls in MODELS.module_dict.items() if inspect.isclass(cls) and issubclass(cls, ACTIVATIONS)]
     close = get_close_matches(str(kind), known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else "registered activations are " + ", ".join(known)

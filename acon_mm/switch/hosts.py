@@ -68,6 +68,8 @@ class Host:
     shared: ClassVar[str | None] = "relu"
     #: whether sites below this module default to the paper's, if it has such, and not to all
     is_backbone: ClassVar[bool] = False
+    #: whether the class takes an ``act_cfg`` that its ``**kwargs`` and bases seem to take
+    takes_act_cfg: ClassVar[bool] = True
     #: why the module and everything in it stays as it is
     stays: ClassVar[str | None] = None
 
@@ -104,10 +106,13 @@ class Host:
 
 def host_of(module: nn.Module) -> type[Host] | None:
     """The entry for a module, adopted already or not; None if its class is not in the table."""
-    if isinstance(module, Host):
-        return type(module).__bases__[0]
+    return type(module).__bases__[0] if isinstance(module, Host) else host_of_class(type(module))
+
+
+def host_of_class(cls: type) -> type[Host] | None:
+    """The entry for an upstream class; None if it is not in the table."""
     for name in ("forward_single", "forward"):
-        method = getattr(type(module), name, None)
+        method = getattr(cls, name, None)
         host = Host._by_method.get(f"{getattr(method, '__module__', '')}.{getattr(method, '__qualname__', '')}")
         if host is not None:
             return host

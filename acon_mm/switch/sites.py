@@ -85,10 +85,10 @@ def _walk(module: nn.Module, prefix: str, claimed: set[str], seen: set[nn.Module
         path = prefix + name
         if path in claimed:
             continue
-        if isinstance(child, GATES):
-            found.append(Kept(path, GATE))
-        elif isinstance(child, ACTIVATIONS):
+        if isinstance(child, ACTIVATIONS):  # first, since ReLU6 is a Hardtanh
             found.append(_of_child(module, name, path))
+        elif isinstance(child, GATES):
+            found.append(Kept(path, GATE))
         else:
             found.extend(_walk(child, f"{path}.", claimed, seen))
     if host is not None and host.is_backbone and any(isinstance(each, Site) and each.paper for each in found):
@@ -110,7 +110,7 @@ def _of_host(module: nn.Module, prefix: str, host: type[Host]) -> Iterator[Site 
             host=host,
             source=site.before,
             width=site.resolved_width(),
-            current=_present(module, site.path, host.shared),
+            current=submodule(module, site.path) or (submodule(module, host.shared) if host.shared else None),
             paper=site.paper,
         )
     for name, reason in kept.items():
@@ -133,14 +133,12 @@ def _of_child(parent: nn.Module, name: str, path: str) -> Site:
     )
 
 
-def _present(module: nn.Module, path: str, shared: str | None) -> nn.Module | None:
-    for candidate in (path, shared):
-        if candidate:
-            try:
-                return module.get_submodule(candidate)
-            except AttributeError:
-                continue
-    return None
+def submodule(module: nn.Module, path: str) -> nn.Module | None:
+    """The submodule at ``path``; None if there is none."""
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None
 
 
 def _before(parent: nn.Module, name: str) -> tuple[nn.Module, Width | None, str | None]:

@@ -15,7 +15,7 @@ class BottleneckSites(Host):
 
 
 class SplitAttentionSites(Host):
-    """The 3x3 convolution-norm0-``act2`` (the paper's site), then ``gate_act`` between the two layers of the attention."""
+    """The 3x3 convolution-norm0-``act2`` (the paper's site); ``gate_act`` between the layers of the attention."""
 
     upstream = (
         "mmdet.models.backbones.resnest.SplitAttentionConv2d.forward",

@@ -51,4 +51,6 @@ class HamburgerSites(Host):
 
     @classmethod
     def kept(cls, module: nn.Module) -> dict[str, str]:
-        return {"F.relu(enjoy, inplace=True)": "the non-negative matrix factorisation behind it takes no negative values"}
+        return {
+            "F.relu(enjoy, inplace=True)": "the non-negative matrix factorisation behind it takes no negative values"
+        }

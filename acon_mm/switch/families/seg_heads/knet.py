@@ -29,3 +29,10 @@ class KernelUpdateHeadSites(Host):
     @classmethod
     def sites(cls, module: nn.Module) -> list[HostSite]:
         return [HostSite(f"mask_fcs.{i}", module.mask_fcs[i - 1]) for i in range(2, len(module.mask_fcs), 3)]
+
+
+class IterativeDecodeHeadSites(Host):
+    """No site of its own: what activates are the heads in it."""
+
+    upstream = ("mmseg.models.decode_heads.knet_head.IterativeDecodeHead.forward",)
+    takes_act_cfg = False  # its __init__ passes by that of the base which has act_cfg
