@@ -134,7 +134,7 @@ class _Run:
 
 
 def _run(model: nn.Module, original: nn.Module) -> _Run:
-    """Loss with gradients, and prediction, of ``model``; where it fails, ``original`` tells whether ACON is to blame."""
+    """Run ``model`` in every way; where it fails, ``original`` tells whether ACON is to blame."""
     run, called, trace = _Run(), set(), Trace()
     handles = [
         module.register_forward_pre_hook(lambda *_, name=name: called.add(name))

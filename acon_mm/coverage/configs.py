@@ -14,8 +14,6 @@ from mmengine.registry import MODELS, DefaultScope
 
 from ..switch import building
 
-_takes = getattr(building, "_takes_act_cfg", None) or (lambda c: building._takes(c, "act_cfg"))
-
 #: settings on which the layers of a model do not depend
 _NO_LAYERS = ("data_preprocessor",)
 #: what configs call the parts of a part: RoI heads and wrappers around whole detectors
@@ -42,8 +40,12 @@ def spread(names: list[str], count: int) -> list[str]:
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(family(name), []).append(name)
-    turns = zip_longest(*groups.values())
-    return sorted([name for turn in turns for name in turn if name is not None][:count])
+    chosen: list[str] = []
+    for turn in zip_longest(*groups.values()):
+        names = [name for name in turn if name is not None]
+        wanted = min(count - len(chosen), len(names))
+        chosen += [names[i * len(names) // wanted] for i in range(wanted)]
+    return sorted(chosen)
 
 
 def family(config: str) -> str:
@@ -110,4 +112,4 @@ def takes_act_cfg(part: dict, package: str) -> bool:
     """Whether the class of a part takes ``act_cfg`` itself."""
     with DefaultScope.overwrite_default_scope(package), MODELS.switch_scope_and_registry(None) as registry:
         cls = registry.get(part["type"]) if isinstance(part["type"], str) else part["type"]
-    return cls is not None and _takes(cls)
+    return cls is not None and building.takes_act_cfg(cls)

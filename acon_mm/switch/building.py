@@ -68,7 +68,7 @@ def _build(build: Callable, cfg: dict, *args, registry: Registry, **kwargs) -> A
         raise ValueError(f"act_sites={act_sites!r} of {where} says where, but there is no act_cfg that says what")
     if act_cfg is None:
         return build(cfg, *args, registry=registry, **kwargs)
-    native = _takes_act_cfg(cls)
+    native = takes_act_cfg(cls)
     check_act_cfg(act_cfg, where, registry)
     left_out = {"act_sites"} if native and act_sites in (None, "all") else {"act_sites", "act_cfg"}
     module = build({k: v for k, v in cfg.items() if k not in left_out}, *args, registry=registry, **kwargs)
@@ -94,7 +94,7 @@ def _class_of(cfg: dict, registry: Registry) -> Callable | None:
         return scoped.get(cfg["type"])
 
 
-def _takes_act_cfg(cls: Callable) -> bool:
+def takes_act_cfg(cls: Callable) -> bool:
     """Whether a class has the argument, itself or by handing ``**kwargs`` on to a base that has it."""
     host = host_of_class(cls)
     if host is not None and not host.takes_act_cfg:

@@ -61,8 +61,8 @@ class Host:
     before: ClassVar[dict[str, str]] = {}
     #: the sites in ``before`` that the paper's ResNets have
     paper: ClassVar[tuple[str, ...]] = ()
-    #: method -> what each activation call in it becomes, see :func:`~acon_mm.switch.rewrite.rewrite`. Not needed where
-    #: a module calls an attribute of its own for one site only.
+    #: method -> what each activation call in it becomes, see :func:`~acon_mm.switch.rewrite.rewrite`; a method that the
+    #: class does not have is passed over. Not needed where a module calls an attribute of its own for one site only.
     calls: ClassVar[dict[str, Sequence[str | None]]] = {}
     #: attribute that upstream shares between the sites; it goes once every site has an activation of its own
     shared: ClassVar[str | None] = "relu"
@@ -162,7 +162,9 @@ def _subclass(host: type[Host], upstream: type[nn.Module]) -> type[nn.Module]:
     if not host.calls and not any(callable(getattr(upstream, name, None)) for name in own):
         return upstream
     namespace = {"__module__": upstream.__module__, "__qualname__": upstream.__qualname__, "__doc__": upstream.__doc__}
-    namespace |= {name: rewrite(getattr(upstream, name), calls) for name, calls in host.calls.items()}
+    for name, calls in host.calls.items():
+        if hasattr(upstream, name):
+            namespace[name] = rewrite(getattr(upstream, name), calls)
     return type(upstream)(upstream.__name__, (host, upstream), namespace)
 
 

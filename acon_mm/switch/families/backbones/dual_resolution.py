@@ -26,7 +26,9 @@ class PIDNetSites(Host):
     upstream = ("mmseg.models.backbones.pidnet.PIDNet.forward",)
     # as the stages follow each other
     calls = {
-        "forward": tuple(f"self.{act}" for act in ["i_acts[0]", "i_acts[1]", "p_acts[0]", "d_acts[0]", "p_acts[1]", "d_acts[1]"])
+        "forward": tuple(
+            f"self.{act}" for act in ["i_acts[0]", "i_acts[1]", "p_acts[0]", "d_acts[0]", "p_acts[1]", "d_acts[1]"]
+        )
     }
 
     @classmethod

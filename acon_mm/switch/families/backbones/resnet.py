@@ -21,13 +21,16 @@ class BasicBlockSites(Host):
 
 
 class BottleneckSites(Host):
-    """conv1-norm1-``act1``-conv2-norm2-``act2``-conv3-norm3-(+)-``act3``; the authors activate at ``act2``."""
+    """conv1-norm1-``act1``-conv2-norm2-``act2``-conv3-norm3-(+)-``act3``; the authors activate at ``act2``.
+
+    DetectoRS adds a second forward, which takes features of the pyramid before.
+    """
 
     upstream = (
         "mmdet.models.backbones.resnet.Bottleneck.forward",
         "mmseg.models.backbones.resnet.Bottleneck.forward",
     )
-    calls = {"forward": ("self.act1", "self.act2", "self.act3")}
+    calls = dict.fromkeys(("forward", "rfp_forward"), ("self.act1", "self.act2", "self.act3"))
     before = {"act1": "conv1", "act2": "conv2", "act3": "conv3"}
     paper = ("act2",)
 

@@ -33,13 +33,6 @@ class TridentBottleneckSites(BottleneckSites):
     upstream = ("mmdet.models.backbones.trident_resnet.TridentBottleneck.forward",)
 
 
-class DetectoRSBottleneckSites(BottleneckSites):
-    """As a Bottleneck's, whose forward it has; ``rfp_forward`` is the one with features of the pyramid before."""
-
-    upstream = ("mmdet.models.backbones.detectors_resnet.Bottleneck.rfp_forward",)
-    calls = {**BottleneckSites.calls, "rfp_forward": ("self.act1", "self.act2", "self.act3")}
-
-
 class DetectoRSSites(ResNetSites):
     """The stem, as a ResNet's, whose forward it calls; ``rfp_forward`` goes through it once more."""
 
