@@ -132,10 +132,12 @@ def adopt(module: nn.Module, host: type[Host]) -> None:
     if subclass is not type(module):
         module.__class__ = subclass
     for site in sites:
-        parent, _, leaf = site.path.rpartition(".")
-        if parent and not hasattr(module, parent.partition(".")[0]):
-            module.add_module(parent, nn.ModuleList())  # of an entry's own: "shared_acts"
-        owner = module.get_submodule(parent)
+        *parents, leaf = site.path.split(".")
+        owner = module
+        for parent in parents:
+            if parent not in owner._modules:
+                owner.add_module(parent, nn.ModuleList())  # of an entry's own: "shared_acts"
+            owner = owner._modules[parent]
         if leaf not in owner._modules:
             if type(owner) is nn.Sequential:
                 raise TypeError(f"{host.__name__}: {site.path} would be called as a part of the Sequential")
