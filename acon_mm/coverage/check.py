@@ -65,7 +65,9 @@ def _check(model_cfg: dict, package: str, act_cfg: dict) -> dict:
     acons = {name: module for name, module in model.named_modules() if isinstance(module, Acon)}
     own = {f"{name}.{key}" for name, module in acons.items() for key in module.state_dict()}
     loaded = model.load_state_dict(original.state_dict(), strict=False)
-    problems["keys"] = [*loaded.unexpected_keys, *sorted(set(loaded.missing_keys) - own)]
+    replaced = [f"{site.path}." for site in sites if site.current is not None]  # a PReLU has a weight
+    problems["keys"] = [key for key in loaded.unexpected_keys if not key.startswith(tuple(replaced))]
+    problems["keys"] += sorted(set(loaded.missing_keys) - own)
     problems["not switched"] = [s.name for s in find_sites(model)[0] if not isinstance(s.current, Acon)]
     run = _run(model, original)
     problems["wrong width"] = run.wrong_width

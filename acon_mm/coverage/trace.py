@@ -20,7 +20,7 @@ _NAMES = (
     *("relu", "relu_", "leaky_relu", "leaky_relu_", "prelu", "_prelu_kernel", "rrelu_with_noise", "elu", "elu_"),
     *("celu", "celu_", "selu", "selu_", "gelu", "gelu_", "silu", "silu_", "mish", "mish_", "hardswish", "hardswish_"),
 )
-_CLAMPS = ("clamp", "clamp_", "clamp_min", "clamp_min_", "hardtanh", "hardtanh_", "threshold", "threshold_")
+_CLAMPS = ("clamp", "clamp_", "clamp_min", "clamp_min_", "hardtanh", "hardtanh_")
 
 #: code whose calls are no activations of a network, by the module that it is in
 NOT_THE_NETWORK = {
@@ -59,14 +59,15 @@ class Trace(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
-        if name in _NAMES or (name in _CLAMPS and _cuts_below_zero(name, args, kwargs or {})):
+        if name in _NAMES or (name in _CLAMPS and _is_relu(name, args, kwargs or {})):
             self.calls.add(_caller(sys._getframe(1)))
         return func(*args, **(kwargs or {}))
 
 
-def _cuts_below_zero(name: str, args: tuple, kwargs: dict) -> bool:
-    low = kwargs.get("min", args[1] if len(args) > 1 else None)
-    return isinstance(low, (int, float)) and low == 0
+def _is_relu(name: str, args: tuple, kwargs: dict) -> bool:
+    """A clamp is a ReLU, or with a hardtanh's bounds a ReLU6, if it cuts at 0 below; between bounds it is neither."""
+    low, high = (kwargs.get(key, args[i] if len(args) > i else None) for i, key in ((1, "min"), (2, "max")))
+    return low == 0 and (high == 6 if name.startswith("hardtanh") else high is None)
 
 
 def _caller(frame: FrameType | None) -> Call:

@@ -11,6 +11,7 @@ from functools import wraps
 from typing import Any
 
 from mmengine.logging import print_log
+from mmengine.model import Sequential
 from mmengine.registry import MODELS, Registry
 from torch import nn
 
@@ -44,8 +45,11 @@ def _wrap(build: Callable) -> Callable:
         global _depth
         _depth += 1
         try:
-            if isinstance(cfg, dict) and "type" in cfg and ("act_cfg" in cfg or "act_sites" in cfg):
+            if _asks(cfg):
                 built = _build(build, cfg, *args, registry=registry, **kwargs)
+            elif isinstance(cfg, list) and any(map(_asks, cfg)):  # which mmengine builds into a Sequential by itself
+                parts = (build_with_activations(each, *args, registry=registry, **kwargs) for each in cfg)
+                built = Sequential(*parts)
             else:
                 built = build(cfg, *args, registry=registry, **kwargs)
         finally:
@@ -56,6 +60,10 @@ def _wrap(build: Callable) -> Callable:
 
     build_with_activations._acon_mm_wraps = build
     return build_with_activations
+
+
+def _asks(cfg: Any) -> bool:
+    return isinstance(cfg, dict) and "type" in cfg and ("act_cfg" in cfg or "act_sites" in cfg)
 
 
 def _build(build: Callable, cfg: dict, *args, registry: Registry, **kwargs) -> Any:
