@@ -67,7 +67,7 @@ class Trace(TorchDispatchMode):
 def _is_relu(name: str, args: tuple, kwargs: dict) -> bool:
     """A clamp is a ReLU, or with a hardtanh's bounds a ReLU6, if it cuts at 0 below; between bounds it is neither."""
     low, high = (kwargs.get(key, args[i] if len(args) > i else None) for i, key in ((1, "min"), (2, "max")))
-    return low == 0 and (high == 6 if name.startswith("hardtanh") else high is None)
+    return isinstance(low, (int, float)) and low == 0 and (high == 6 if name.startswith("hardtanh") else high is None)
 
 
 def _caller(frame: FrameType | None) -> Call:
