@@ -68,6 +68,8 @@ def complete_activations(model: nn.Module, act_cfg: dict, act_sites: ActSites = 
         for site, module in zip(sites, there, strict=True)
         if isinstance(module, Acon) and module.num_channels is not None and uses[id(module)] == 1
     ]
+    for owner, host in {(site.owner, site.host) for site in present if site.host}:
+        adopt(model.get_submodule(owner), host)  # upstream's method may still call a functional one as well
     if len(present) == len(sites) and any(isinstance(module, Acon) for module in model.modules()):
         return Report([site.name for site in present], kept)
     return _convert(model, sites, kept, act_cfg, act_sites, done=present)

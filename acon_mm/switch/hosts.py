@@ -52,8 +52,8 @@ class Host:
             calls = {"forward": ("self.act1", "self.act2")}
             before = {"act1": "conv1", "act2": "conv2"}
 
-    ``upstream`` names the method (``forward_single`` where a class has one, else ``forward``) that a module really
-    runs: subclasses which inherit it are covered, those that override it are not.
+    ``upstream`` names the method that a module really runs (``forward_single`` where a class defines it, else
+    ``forward``): subclasses which inherit it are covered, those that override it are not.
     """
 
     upstream: ClassVar[tuple[str, ...]]
@@ -111,12 +111,11 @@ def host_of(module: nn.Module) -> type[Host] | None:
 
 def host_of_class(cls: type) -> type[Host] | None:
     """The entry for an upstream class; None if it is not in the table."""
-    for name in ("forward_single", "forward"):
-        method = getattr(cls, name, None)
-        host = Host._by_method.get(f"{getattr(method, '__module__', '')}.{getattr(method, '__qualname__', '')}")
-        if host is not None:
-            return host
-    return None
+    # A class that has both, or inherits one of them, runs the one that is defined last.
+    owners = (base for base in cls.__mro__ if "forward_single" in vars(base) or "forward" in vars(base))
+    owner = next(owners, None)
+    method = vars(owner).get("forward_single") or vars(owner).get("forward") if owner else None
+    return Host._by_method.get(f"{getattr(method, '__module__', '')}.{getattr(method, '__qualname__', '')}")
 
 
 def adopt(module: nn.Module, host: type[Host]) -> None:
