@@ -22,12 +22,14 @@ _NAMES = (
 )
 _CLAMPS = ("clamp", "clamp_", "clamp_min", "clamp_min_", "hardtanh", "hardtanh_")
 
-#: code whose calls are no activations of a network, by the module that it is in
+#: code whose calls are no activations of a network, by the module or function that it is in
 NOT_THE_NETWORK = {
     "mmdet.models.losses": "part of a loss",
     "mmseg.models.losses": "part of a loss",
     "mmdet.models.task_modules": "boxes and priors, not features",
     "mmdet.structures": "boxes and masks, not features",
+    "mmdet.models.roi_heads.mask_heads.fcn_mask_head._do_paste_mask": "boxes and masks, not features",
+    "mmdet.models.dense_heads.centernet_update_head.CenterNetUpdateHead.add_cls_pos_inds": "targets, not features",
     "mmdet.evaluation": "a metric",
     "mmdet.models.roi_heads.roi_extractors": "levels of a pyramid, not features",
     "mmcv.ops": "boxes and coordinates, not features",
@@ -40,7 +42,7 @@ class Call(NamedTuple):
     Attributes:
         module: the innermost module at work; None outside of the model.
         text: the call as the source has it.
-        code: the module that the source is in.
+        code: the function that the source is in.
         where: file and line, for messages.
     """
 
@@ -86,7 +88,8 @@ def _caller(frame: FrameType | None) -> Call:
         module = outer.f_locals.get("self") if isinstance(outer.f_locals.get("self"), nn.Module) else None
         outer = outer.f_back
     where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-    return Call(module, _text(frame.f_code, frame.f_lasti), frame.f_globals.get("__name__", ""), where)
+    function = f"{frame.f_globals.get('__name__', '')}.{frame.f_code.co_qualname}"
+    return Call(module, _text(frame.f_code, frame.f_lasti), function, where)
 
 
 def _text(code: CodeType, instruction: int) -> str:

@@ -19,6 +19,7 @@ class FPNSites(Host):
         "mmdet.models.necks.fpn.FPN.forward",
         "mmdet.models.necks.fpn_dropblock.FPN_DropBlock.forward",
         "mmdet.models.necks.pafpn.PAFPN.forward",
+        "mmdet.models.necks.clrnet_fpn.CLRFPN.forward",  # of the maintained fork
     )
     shared = None
     calls = {"forward": ("self.act_after(self.fpn_convs[i - 1])",)}
