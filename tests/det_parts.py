@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from mmdet.models.dense_heads.atss_vlfusion_head import Conv3x3Norm, DyConv
 from mmdet.models.reid.fc_module import FcModule
+from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
@@ -46,6 +47,26 @@ RFP = dict(
         type="DetectoRS_ResNet", depth=50, base_channels=4, stem_channels=4, rfp_inplanes=8, pretrained=None
     ),
 )
+
+
+_ATTENTION = dict(embed_dims=8, num_heads=2, batch_first=True)
+_FFN = dict(embed_dims=8, feedforward_channels=12, num_fcs=2, act_cfg=dict(type="ReLU", inplace=True))
+MASKFORMER = dict(
+    type="MaskFormerHead",
+    in_channels=[8, 8],
+    feat_channels=8,
+    out_channels=8,
+    num_things_classes=2,
+    num_stuff_classes=1,
+    num_queries=3,
+    pixel_decoder=dict(type="PixelDecoder", norm_cfg=dict(type="GN", num_groups=2)),
+    positional_encoding=dict(num_feats=4, normalize=True),
+    transformer_decoder=dict(
+        num_layers=2, layer_cfg=dict(self_attn_cfg=_ATTENTION, cross_attn_cfg=_ATTENTION, ffn_cfg=_FFN)
+    ),
+    loss_cls=dict(type="CrossEntropyLoss", class_weight=[1.0] * 4),
+)
+SAMPLE = DetDataSample(metainfo=dict(batch_input_shape=(64, 64), img_shape=(64, 64)))
 
 
 class Part(NamedTuple):
@@ -249,6 +270,7 @@ PARTS = {
     "deformable-detr-head": Part(
         dict(type="DeformableDETRHead", **DETR, num_pred_layer=2), [DECODED, [(2, 5, 4), (2, 5, 4)]]
     ),
+    "maskformer": Part(MASKFORMER, [LEVELS], lambda module, levels: module(levels, [SAMPLE] * 2)),
     "dynamic-conv": Part(DYNAMIC, [(3, 8), ROIS]),
 }
 
@@ -262,9 +284,12 @@ def build(name: str, **options) -> nn.Module:
 
 def run(name: str, module: nn.Module):
     """The outputs for random inputs, which are the same at every call."""
+    return call(name, module, tensors(PARTS[name].inputs))
+
+
+def call(name: str, module: nn.Module, inputs: list):
     part = PARTS[name]
-    args = tensors(part.inputs)
-    return part.run(module, *args) if part.run else module(*args)
+    return part.run(module, *inputs) if part.run else module(*inputs)
 
 
 def tensors(shapes: list, generator: torch.Generator | None = None) -> list:

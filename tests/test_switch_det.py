@@ -7,7 +7,7 @@ import mmdet.models
 import pytest
 import torch
 from act_trace import ActivationTrace, acons, total
-from det_parts import PARTS, build, run, tensors
+from det_parts import PARTS, build, call, run, tensors
 
 import acon_mm
 from acon_mm.activations import Acon
@@ -60,16 +60,21 @@ def test_relu_checkpoint_loads(name):
     assert result.unexpected_keys == []
 
 
-@pytest.mark.parametrize("name", ["detr-head", "dab-detr-head", "conditional-detr-head", "deformable-detr-head"])
+@pytest.mark.parametrize(
+    "name", ["detr-head", "dab-detr-head", "conditional-detr-head", "deformable-detr-head", "maskformer"]
+)
 def test_meta_acon_does_not_mix_the_pictures_of_a_batch(name):
     """Decoders hand on (layers, batch, queries, channels): a mean over all but the first and last mixes pictures."""
     model = build(name, act_cfg=dict(type="MetaAconC", init="paper")).eval()
-    hidden, references = (*tensors(PARTS[name].inputs), None)[:2]
-    args = () if references is None else (references,)
-    both = model(hidden, *args)[1]
-    changed = hidden.clone()
-    changed[:, 1] += 1
-    torch.testing.assert_close(model(changed, *args)[1][:, 0], both[:, 0], rtol=0, atol=0)
+    inputs = tensors(PARTS[name].inputs)
+    both = call(name, model, inputs)[1]
+    if name == "maskformer":
+        inputs[0] = [level + torch.tensor([0.0, 1.0]).view(2, 1, 1, 1) for level in inputs[0]]
+    else:
+        inputs[0] = inputs[0] + torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
+    changed = call(name, model, inputs)[1]
+    torch.testing.assert_close(changed[:, 0], both[:, 0])
+    assert not torch.allclose(changed[:, 1], both[:, 1])
 
 
 def test_an_activation_that_upstream_repeats_is_not():

@@ -64,6 +64,8 @@ class Host:
     #: method -> what each activation call in it becomes, see :func:`~acon_mm.switch.rewrite.rewrite`; a method that the
     #: class does not have is passed over. Not needed where a module calls an attribute of its own for one site only.
     calls: ClassVar[dict[str, Sequence[str | None]]] = {}
+    #: what else counts as such a call: a part that upstream calls in a way that its activations do not stand
+    also_calls: ClassVar[tuple[str, ...]] = ()
     #: attribute that upstream shares between the sites; it goes once every site has an activation of its own
     shared: ClassVar[str | None] = "relu"
     #: whether sites below this module default to the paper's, if it has such, and not to all
@@ -165,7 +167,7 @@ def _subclass(host: type[Host], upstream: type[nn.Module]) -> type[nn.Module]:
     namespace = {"__module__": upstream.__module__, "__qualname__": upstream.__qualname__, "__doc__": upstream.__doc__}
     for name, calls in host.calls.items():
         if hasattr(upstream, name):
-            namespace[name] = rewrite(getattr(upstream, name), calls)
+            namespace[name] = rewrite(getattr(upstream, name), calls, host.also_calls)
     return type(upstream)(upstream.__name__, (host, upstream), namespace)
 
 

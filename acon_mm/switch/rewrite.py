@@ -9,7 +9,7 @@ import __future__
 
 import ast
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import FunctionType
 
 #: what calls an activation in the source of OpenMMLab's methods
@@ -18,13 +18,14 @@ ACTIVATION_CALLS = frozenset(
 )
 
 
-def rewrite(method: FunctionType, calls: Sequence[str | None]) -> FunctionType:
+def rewrite(method: FunctionType, calls: Sequence[str | None], also: Collection[str] = ()) -> FunctionType:
     """A copy of ``method`` in which the activation calls are made on other modules.
 
     Args:
         method: a method that calls activations: ``self.relu(x)``, ``F.relu(x, inplace=True)``, ...
         calls: for each of these calls, in the order in which they are evaluated, the expression to call instead, in
             terms of the method's variables (``'self.act1'``, ``'self.act_after(conv)'``); None: the call stays.
+        also: what else counts as an activation call, since activations are below it.
 
     Raises:
         ValueError: the method has another number of activation calls, or its source cannot be compiled by itself.
@@ -37,7 +38,8 @@ def rewrite(method: FunctionType, calls: Sequence[str | None]) -> FunctionType:
     free = set(method.__code__.co_freevars) - {"__class__"}
     if definition.decorator_list or free:
         raise ValueError(f"{where} cannot be compiled by itself: it is decorated, or refers to {free or 'nothing'}")
-    found = [node for node in ast.walk(definition) if _is_activation(node)]
+    callees = ACTIVATION_CALLS | frozenset(also)
+    found = [node for node in ast.walk(definition) if isinstance(node, ast.Call) and ast.unparse(node.func) in callees]
     found.sort(key=lambda node: (node.end_lineno, node.end_col_offset))  # inner calls end, and run, before outer ones
     if len(found) != len(calls):
         raise ValueError(
@@ -51,10 +53,6 @@ def rewrite(method: FunctionType, calls: Sequence[str | None]) -> FunctionType:
                 ast.copy_location(part, node.func)
             node.func, node.args, node.keywords = callee, node.args[:1], []  # without inplace=True
     return _compile(method, tree, definition)
-
-
-def _is_activation(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and ast.unparse(node.func) in ACTIVATION_CALLS
 
 
 def _compile(method: FunctionType, tree: ast.Module, definition: ast.FunctionDef) -> FunctionType:

@@ -54,6 +54,20 @@ class ConditionalDETRHeadSites(Host):
     sites = DETRHeadSites.sites
 
 
+class MaskFormerHeadSites(Host):
+    """``mask_embed.1`` and ``mask_embed.3``."""
+
+    upstream = ("mmdet.models.dense_heads.maskformer_head.MaskFormerHead.forward",)
+    shared = None
+    calls = {"forward": ("self.embed_per_sample",)}
+    also_calls = ("self.mask_embed",)
+    before = {"mask_embed.1": "mask_embed.0", "mask_embed.3": "mask_embed.2"}
+
+    def embed_per_sample(self, x: Tensor) -> Tensor:
+        # (decoder layers, batch, tokens, channels), as in DETR
+        return self.mask_embed(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
 class DynamicConvSites(Host):
     """One activation of three: ``act_in`` (after norm_in), ``act_out`` (norm_out), and ``act_fc`` of the projection.
 
