@@ -168,6 +168,17 @@ PARTS: dict[str, tuple[dict, tuple | list]] = {
         PICTURE,
     ),
     "icneck": (dict(type="ICNeck", in_channels=(8, 12, 16), out_channels=8), LEVELS),
+    "fpn": (
+        dict(
+            type="FPN",
+            in_channels=[8, 12, 16],
+            out_channels=8,
+            num_outs=5,
+            add_extra_convs="on_output",
+            relu_before_extra_convs=True,
+        ),
+        LEVELS,
+    ),
     "feature2pyramid": (
         dict(type="Feature2Pyramid", embed_dim=8, rescales=[4, 2, 1, 0.5], norm_cfg=NORM),
         [(2, 8, 8, 8)] * 4,

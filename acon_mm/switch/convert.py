@@ -66,7 +66,7 @@ def complete_activations(model: nn.Module, act_cfg: dict, act_sites: ActSites = 
     present = [
         site
         for site, module in zip(sites, there, strict=True)
-        if isinstance(module, Acon) and module.num_channels is not None and uses[id(module)] == 1
+        if isinstance(module, Acon) and uses[id(module)] == 1 and (module.num_channels or site.width is None)
     ]
     for owner, host in {(site.owner, site.host) for site in present if site.host}:
         adopt(model.get_submodule(owner), host)  # upstream's method may still call a functional one as well

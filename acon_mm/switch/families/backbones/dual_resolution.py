@@ -24,10 +24,11 @@ class PIDNetSites(Host):
     """``stem.3`` and ``stem.5``; ``i_acts.N``, ``p_acts.N`` and ``d_acts.N``, two on each of the three branches."""
 
     upstream = ("mmseg.models.backbones.pidnet.PIDNet.forward",)
-    # as the stages follow each other
     calls = {
-        "forward": tuple(
-            f"self.{act}" for act in ["i_acts[0]", "i_acts[1]", "p_acts[0]", "d_acts[0]", "p_acts[1]", "d_acts[1]"]
+        "forward": (
+            *("self.i_acts[0]", "self.i_acts[1]"),
+            *("self.p_acts[0]", "self.d_acts[0]"),
+            *("self.p_acts[1]", "self.d_acts[1]"),
         )
     }
 

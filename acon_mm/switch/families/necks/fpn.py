@@ -1,4 +1,4 @@
-"""The FPN family of mmdet, where it activates by itself.
+"""The FPN family of mmdet, and mmseg's, where it activates by itself.
 
 ``act_cfg`` of an FPN is None upstream, which means none: giving it one adds an activation after every convolution.
 """
@@ -20,6 +20,7 @@ class FPNSites(Host):
         "mmdet.models.necks.fpn_dropblock.FPN_DropBlock.forward",
         "mmdet.models.necks.pafpn.PAFPN.forward",
         "mmdet.models.necks.clrnet_fpn.CLRFPN.forward",  # of the maintained fork
+        "mmseg.models.necks.fpn.FPN.forward",
     )
     shared = None
     calls = {"forward": ("self.act_after(self.fpn_convs[i - 1])",)}
