@@ -25,7 +25,7 @@ from . import configs, samples
 from .trace import Trace, explain
 
 #: edges of the pictures, tried in this order until the unchanged model runs
-SIZES = (64, 128, 256, 512)
+SIZES = (64, 128, 256, 512, 640)
 
 
 def check(model_cfg: dict, package: str, act_cfg: dict) -> dict:

@@ -1,6 +1,7 @@
 """Small batches for any model of mmdet or mmseg, with every annotation that one might ask for."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 
-def segmentation_batch(size: int, count: int = 2) -> tuple[Tensor, list]:
-    """Random pictures and label maps of the classes 0 and 1."""
+def segmentation_batch(size: int, count: int = 2, channels: int = 3) -> tuple[Tensor, list]:
+    """Random pictures, of two photographs each where ``channels`` is 6, and label maps of the classes 0 and 1."""
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
@@ -24,7 +25,7 @@ def segmentation_batch(size: int, count: int = 2) -> tuple[Tensor, list]:
         samples.append(
             SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=labels), gt_edge_map=PixelData(data=edges))
         )
-    return torch.randn(count, 3, size, size, generator=generator), samples
+    return torch.randn(count, channels, size, size, generator=generator), samples
 
 
 def detection_batch(size: int, count: int = 2, extra: dict | None = None) -> tuple[Tensor, list]:
@@ -100,7 +101,8 @@ def passes(model: nn.Module) -> list[tuple[str, bool, Step]]:
     """The ways to run a model: name, whether it is training, and what to call with the model and a picture size."""
     kinds = {base.__name__ for base in type(model).__mro__}
     if "BaseSegmentor" in kinds:
-        return _passes(segmentation_batch)
+        first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+        return _passes(partial(segmentation_batch, channels=first.in_channels))
     if "BaseReID" in kinds:
         return _passes(reid_batch)
     if "SemiBaseDetector" in kinds:

@@ -26,6 +26,7 @@ _CLAMPS = ("clamp", "clamp_", "clamp_min", "clamp_min_", "hardtanh", "hardtanh_"
 NOT_THE_NETWORK = {
     "mmdet.models.losses": "part of a loss",
     "mmseg.models.losses": "part of a loss",
+    "mmseg.models.decode_heads.stdc_head": "edges of the truth, not features",
     "mmdet.models.task_modules": "boxes and priors, not features",
     "mmdet.structures": "boxes and masks, not features",
     "mmdet.models.roi_heads.mask_heads.fcn_mask_head._do_paste_mask": "boxes and masks, not features",
