@@ -57,7 +57,7 @@ def _check(model_cfg: dict, package: str, act_cfg: dict) -> dict:
     try:
         model = _build(_ask(model_cfg, package, original, act_cfg), package)
     except NoActivationsError as error:
-        problems["activations, but none was found"] = _run(original, original).leftovers
+        problems["activations, but none was found"] = _Run(original, original).leftovers
         return {**result, "status": _status(problems, "none"), "error": str(error), "problems": _some(problems)}
     except Exception as error:
         problems["does not build with ACON"] = [_in_short(error)]
@@ -69,14 +69,12 @@ def _check(model_cfg: dict, package: str, act_cfg: dict) -> dict:
     problems["keys"] = [key for key in loaded.unexpected_keys if not key.startswith(tuple(replaced))]
     problems["keys"] += sorted(set(loaded.missing_keys) - own)
     problems["not switched"] = [s.name for s in find_sites(model)[0] if not isinstance(s.current, Acon)]
-    run = _run(model, original)
+    run = _Run(model, original)
     problems["wrong width"] = run.wrong_width
     problems["fails with ACON alone"] = run.broken
     problems["left over"] = run.leftovers
     problems["never called"] = run.dead
     problems["without gradient"] = run.without_gradient
-    if not run.passes:
-        problems["does not run"] = [f"{name}: {error}" for name, error in run.not_run.items()]
     return {
         **result,
         "status": _status(problems, "converted"),
@@ -121,68 +119,78 @@ def _ask(model_cfg: dict, package: str, original: nn.Module, act_cfg: dict) -> d
 
 
 class _Run:
-    """What was seen while running; lists of names or messages."""
+    """A model in all its passes, and what was seen; lists of names or messages.
 
-    def __init__(self):
+    Where a pass fails, the original model tells whether ACON is to blame.
+    """
+
+    def __init__(self, model: nn.Module, original: nn.Module):
+        self.model, self.original = model, original
+        self.initialised = False
         self.passes: dict[str, int] = {}
         self.not_run: dict[str, str] = {}
-        self.kept: dict[str, str] = {}
         self.wrong_width: list[str] = []
         self.broken: list[str] = []
-        self.leftovers: list[str] = []
-        self.dead: list[str] = []
-        self.not_reached: list[str] = []
         self.without_gradient: list[str] = []
+        self.called: set[str] = set()
+        trace = Trace()
+        handles = [
+            module.register_forward_pre_hook(lambda *_, name=name: self.called.add(name))
+            for name, module in model.named_modules(remove_duplicate=False)
+        ]
+        for name, train, step in samples.passes(model):
+            self._pass(name, train, step, trace)
+        for handle in handles:
+            handle.remove()
+        self.kept, self.leftovers = explain(model, trace.calls)
+        uncalled = [n for n, m in model.named_modules() if isinstance(m, Acon) and n not in self.called]
+        self.dead = [name for name in uncalled if self.passes and _ran(model, name, self.called)]
+        self.not_reached = [name for name in uncalled if name not in self.dead]
+
+    def _pass(self, name: str, train: bool, step: Callable, trace: Trace) -> None:
+        sizes = list(SIZES)
+        while sizes:
+            loss, error = _attempt(self.model, step, sizes[0], train, trace)
+            if error is None:
+                self.passes[name] = sizes[0]
+                self.not_run.pop(name, None)
+                if loss is not None:
+                    self.without_gradient += _without_gradient(self.model, loss, self.called)
+                return
+            if isinstance(error, (ValueError, RuntimeError)) and "Acon" in str(error).split(" at ")[0]:
+                self.wrong_width.append(_in_short(error))
+                return
+            if not self.initialised:  # some parameters are memory as it was found, until then
+                self._initialise()
+                continue
+            _, theirs = _attempt(self.original, step, sizes[0], train, Trace())
+            if theirs is None:
+                self.broken.append(f"{name} at {sizes[0]}: {_in_short(error)}")
+                return
+            message = _in_short(theirs)
+            if self.not_run.get(name) == message:  # the size is not to blame
+                return
+            self.not_run[name] = message
+            sizes.pop(0)
+
+    def _initialise(self) -> None:
+        self.initialised = True
+        with contextlib.suppress(Exception):  # a class that wants to fetch weights stays as it is
+            self.original.init_weights()
+            self.model.load_state_dict(self.original.state_dict(), strict=False)
 
 
-def _run(model: nn.Module, original: nn.Module) -> _Run:
-    """Run ``model`` in every way; where it fails, ``original`` tells whether ACON is to blame."""
-    run, called, trace = _Run(), set(), Trace()
-    handles = [
-        module.register_forward_pre_hook(lambda *_, name=name: called.add(name))
-        for name, module in model.named_modules(remove_duplicate=False)
-    ]
-    for name, train, step in samples.passes(model):
-        for size in SIZES:
-            try:
-                loss = _attempt(model, step, size, train, trace)
-            except Exception as error:
-                if isinstance(error, (ValueError, RuntimeError)) and "Acon" in str(error).split(" at ")[0]:
-                    run.wrong_width.append(_in_short(error))
-                    break
-                if original is model or (theirs := _error(original, step, size, train)) is not None:
-                    run.not_run[name] = _in_short(error if original is model else theirs)
-                    continue
-                run.broken.append(f"{name} at {size}: {_in_short(error)}")
-                break
-            run.passes[name] = size
-            run.not_run.pop(name, None)
-            if loss is not None:
-                run.without_gradient += _without_gradient(model, loss, called)
-            break
-    for handle in handles:
-        handle.remove()
-    run.kept, run.leftovers = explain(model, trace.calls)
-    for name, module in model.named_modules():
-        if isinstance(module, Acon) and name not in called:
-            (run.dead if run.passes and _ran(model, name, called) else run.not_reached).append(name)
-    return run
-
-
-def _attempt(model: nn.Module, step: Callable, size: int, train: bool, trace: Trace) -> Tensor | None:
+def _attempt(
+    model: nn.Module, step: Callable, size: int, train: bool, trace: Trace
+) -> tuple[Tensor | None, Exception | None]:
     torch.manual_seed(0)
     model.train(train)
-    with torch.set_grad_enabled(train), trace:
-        output = step(model, size)
-    return samples.total(output) if train else None
-
-
-def _error(model: nn.Module, step: Callable, size: int, train: bool) -> Exception | None:
     try:
-        _attempt(model, step, size, train, Trace())
+        with torch.set_grad_enabled(train), trace:
+            output = step(model, size)
     except Exception as error:
-        return error
-    return None
+        return None, error
+    return (samples.total(output) if train else None), None
 
 
 def _without_gradient(model: nn.Module, loss: Tensor, called: set[str]) -> list[str]:

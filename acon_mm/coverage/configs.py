@@ -14,8 +14,8 @@ from mmengine.registry import MODELS, DefaultScope
 
 from ..switch import building
 
-#: settings on which the layers of a model do not depend
-_NO_LAYERS = ("data_preprocessor",)
+#: settings that change no layer and no activation: what happens to inputs, outputs and losses, and how many classes
+_NO_LAYERS = ("data_preprocessor", "train_cfg", "test_cfg", "num_classes", "ignore_index", "align_corners")
 #: what configs call the parts of a part: RoI heads and wrappers around whole detectors
 _WRAPPERS = ("roi_head", "detector", "student", "teacher", "track_head", "panoptic_fusion_head")
 
@@ -70,10 +70,15 @@ def _without_weights(node: Any) -> Any:
 
 
 def key_of(model: dict, config: str) -> str:
-    """Equal for the models of two configs of one package if they have the same layers."""
-    layers = {name: value for name, value in model.items() if name not in _NO_LAYERS}
-    text = config.partition("/")[0] + json.dumps(layers, sort_keys=True, default=repr)
+    """Equal for the models of two configs of one package if they have the same layers, but for the classes."""
+    text = config.partition("/")[0] + json.dumps(_layers(model), sort_keys=True, default=repr)
     return hashlib.sha1(text.encode()).hexdigest()[:16]
+
+
+def _layers(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _layers(each) for key, each in node.items() if key not in _NO_LAYERS and key[:4] != "loss"}
+    return [_layers(each) for each in node] if isinstance(node, (list, tuple)) else node
 
 
 def ask(model: dict, act_cfg: dict, leave_out: tuple[str, ...] = ()) -> dict:

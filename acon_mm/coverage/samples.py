@@ -109,7 +109,9 @@ def passes(model: nn.Module) -> list[tuple[str, bool, Step]]:
         return [(f"{name} (student)", train, _on("student", step)) for name, train, step in _passes(detection_batch)]
     if "BaseMOTModel" in kinds:
         if hasattr(model, "track_head"):
-            return _passes(track_batch)[:1] + _passes(detection_batch, "detector")[1:]
+            return _passes(track_batch)[:1] + (
+                _passes(detection_batch, "detector")[1:] if hasattr(model, "detector") else []
+            )
         reid = _passes(reid_batch, "reid") if getattr(model, "reid", None) is not None else []
         return _passes(detection_batch, "detector") + reid
     if "BaseDetector" in kinds:

@@ -47,8 +47,8 @@ def markdown(report: dict) -> str:
 
 def _families(report: dict) -> str:
     rows = [
-        "| family | configs | converted | has none | failed | not built | sites | ACONs | run |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| family | configs | converted | has none | failed | not built | models | run | sites | ACONs |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     groups = defaultdict(list)
     for name in report["configs"]:
@@ -57,13 +57,13 @@ def _families(report: dict) -> str:
         results = [_result(report, name) for name in names]
         states = Counter(result["status"] for result in results)
         models = {result["key"]: result for result in results if "key" in result}.values()
-        passes = Counter(name.split()[0] for result in models for name in result.get("passes", ()))
+        ran = sum(bool(each.get("passes")) for each in models)
         rows.append(
             f"| {group} | {len(names)} | {states['converted']} | {states['none']} | "
             f"{states['failed'] + states['pending']} | "
             f"{states['unbuildable'] + states['unreadable'] + states['no model']} | "
-            f"{sum(each.get('sites', 0) for each in models)} | {sum(each.get('converted', 0) for each in models)} | "
-            f"{', '.join(f'{count} {name}' for name, count in passes.items())} |"
+            f"{len(models)} | {ran} | "
+            f"{sum(each.get('sites', 0) for each in models)} | {sum(each.get('converted', 0) for each in models)} |"
         )
     return "\n".join(rows)
 
