@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from . import configs, table
 from .check import check
 
+_PACKAGES = ("torch", "mmengine", "mmcv", "mmdet", "mmsegmentation", "mmdetection")
 #: seconds that one model may take
 LIMIT = 300
 
@@ -37,8 +38,7 @@ def coverage(
     names = [name for name in names if name.startswith(tuple(prefixes))]
     if sample is not None:
         names = configs.spread(names, sample)
-    with ProcessPoolExecutor(workers, _context(), _one_thread) as pool:
-        loaded = dict(zip(names, _progress(pool.map(_load, names, chunksize=4), len(names), "configs"), strict=True))
+    loaded = _loaded(out / "configs.json", names, workers)
     finished = _finished(out / "models.jsonl", act_cfg, retry)
     jobs: dict[str, tuple] = {}
     for name, (key, _) in loaded.items():
@@ -69,6 +69,19 @@ def _one_thread() -> None:
 
 def _progress(items: Iterable, total: int, unit: str) -> Iterable:
     return tqdm(items, total=total, unit=f" {unit}", smoothing=0.05)
+
+
+def _loaded(path: Path, names: list[str], workers: int) -> dict[str, tuple[str | None, str | None]]:
+    """What :func:`_load` says of each config; kept in ``path``."""
+    versions = _versions()
+    before = json.loads(path.read_text()) if path.exists() else {}
+    known = before["configs"] if before.get("versions") == versions else {}
+    missing = [name for name in names if name not in known]
+    with ProcessPoolExecutor(workers, _context(), _one_thread) as pool:
+        results = pool.map(_load, missing, chunksize=4)
+        known |= dict(zip(missing, _progress(results, len(missing), "configs"), strict=True))
+    path.write_text(json.dumps({"versions": versions, "configs": known}, indent=1))
+    return {name: tuple(known[name]) for name in names}
 
 
 def _load(name: str) -> tuple[str | None, str | None]:
@@ -120,7 +133,7 @@ def _write(out: Path, loaded: dict, finished: dict, act_cfg: dict) -> dict:
     used = {entry["model"] for entry in entries.values() if "model" in entry}
     report = {
         "act_cfg": act_cfg,
-        "versions": {name: _version(name) for name in ("torch", "mmengine", "mmcv", "mmdet", "mmseg")},
+        "versions": _versions(),
         "models": {key: result for key, result in finished.items() if key in used},
         "configs": entries,
     }
@@ -129,12 +142,6 @@ def _write(out: Path, loaded: dict, finished: dict, act_cfg: dict) -> dict:
     return report
 
 
-def _version(package: str) -> str:
-    names = {"mmseg": "mmsegmentation", "mmdet": "mmdet"}
-    forks = {"mmseg": "onedl-mmsegmentation", "mmdet": "onedl-mmdetection"}
-    for name in (names.get(package, package), forks.get(package, f"onedl-{package}")):
-        try:
-            return f"{name} {version(name)}"
-        except ModuleNotFoundError:
-            continue
-    return f"{package} is not installed"
+def _versions() -> list[str]:
+    found = {each.metadata["Name"]: each.version for each in distributions()}
+    return [f"{name} {found[name]}" for name in sorted(found) if name.removeprefix("onedl-") in _PACKAGES]
