@@ -1,12 +1,13 @@
 """``act_cfg`` on any module: one activation per site, in place, with everything else as it was.
 
-- ``hosts.py``: modules whose sites share an activation; ``resnet.py``, ``heads.py``: these, family by family
+- ``hosts.py``: modules whose children alone do not tell their sites; ``families/``: these, family by family
+- ``rewrite.py``: an upstream method with one activation per call
 - ``sites.py``: finding sites and choosing among them
 - ``convert.py``: the conversion of a built model
 - ``building.py``: the conversion while a config is built
 """
 
-from . import heads, resnet
-from .convert import Report, convert_activations
+from . import families
+from .convert import NoActivationsError, Report, convert_activations
 
-__all__ = ["Report", "convert_activations", "heads", "resnet"]
+__all__ = ["NoActivationsError", "Report", "convert_activations", "families"]

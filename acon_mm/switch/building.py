@@ -11,12 +11,14 @@ from functools import wraps
 from typing import Any
 
 from mmengine.logging import print_log
+from mmengine.model import Sequential
 from mmengine.registry import MODELS, Registry
 from torch import nn
 
 from ..activations import Acon
 from ..weights.notes import remember_preprocessors
-from .convert import check_act_cfg, convert_activations
+from .convert import check_act_cfg, complete_activations
+from .hosts import host_of_class
 
 _depth = 0
 
@@ -44,8 +46,11 @@ def _wrap(build: Callable) -> Callable:
         global _depth
         _depth += 1
         try:
-            if isinstance(cfg, dict) and "type" in cfg and ("act_cfg" in cfg or "act_sites" in cfg):
+            if _asks(cfg):
                 built = _build(build, cfg, *args, registry=registry, **kwargs)
+            elif isinstance(cfg, list) and any(map(_asks, cfg)):  # which mmengine builds into a Sequential by itself
+                parts = (build_with_activations(each, *args, registry=registry, **kwargs) for each in cfg)
+                built = Sequential(*parts)
             else:
                 built = build(cfg, *args, registry=registry, **kwargs)
         finally:
@@ -60,6 +65,10 @@ def _wrap(build: Callable) -> Callable:
     return build_with_activations
 
 
+def _asks(cfg: Any) -> bool:
+    return isinstance(cfg, dict) and "type" in cfg and ("act_cfg" in cfg or "act_sites" in cfg)
+
+
 def _build(build: Callable, cfg: dict, *args, registry: Registry, **kwargs) -> Any:
     cls = _class_of(cfg, registry)
     if cls is None:
@@ -68,19 +77,25 @@ def _build(build: Callable, cfg: dict, *args, registry: Registry, **kwargs) -> A
     act_cfg, act_sites = cfg.get("act_cfg"), cfg.get("act_sites")
     if act_sites is not None and act_cfg is None:
         raise ValueError(f"act_sites={act_sites!r} of {where} says where, but there is no act_cfg that says what")
-    native = _takes(cls, "act_cfg")
-    if native and act_cfg is not None:
-        check_act_cfg(act_cfg, where, registry)
-    if native and act_sites is None:
-        return build({k: v for k, v in cfg.items() if k != "act_sites"}, *args, registry=registry, **kwargs)
-    bare = {k: v for k, v in cfg.items() if k not in ("act_cfg", "act_sites")}
-    module = build(bare, *args, registry=registry, **kwargs)
+    if act_cfg is None:
+        return build(cfg, *args, registry=registry, **kwargs)
+    native = takes_act_cfg(cls)
+    check_act_cfg(act_cfg, where, registry)
+    left_out = {"act_sites"} if native and act_sites in (None, "all") else {"act_sites", "act_cfg"}
+    module = build({k: v for k, v in cfg.items() if k not in left_out}, *args, registry=registry, **kwargs)
+    if native and act_sites is None and not (isinstance(module, nn.Module) and _is_acon(act_cfg, registry)):
+        return module  # without acon_mm it is the same
     if not isinstance(module, nn.Module):
         raise ValueError(f"act_cfg on {where}, which is no module with activations: leave it out there")
-    report = convert_activations(module, act_cfg, act_sites)
+    report = complete_activations(module, act_cfg, "all" if native and act_sites is None else act_sites)
     total = len(report.converted) + len(report.kept)
     print_log(f"act_cfg of {where}: {act_cfg['type']} at {len(report.converted)} of {total} activations", "current")
     return module
+
+
+def _is_acon(act_cfg: dict, registry: Registry) -> bool:
+    kind = act_cfg["type"] if inspect.isclass(act_cfg["type"]) else registry.get(act_cfg["type"])
+    return inspect.isclass(kind) and issubclass(kind, Acon)
 
 
 def _class_of(cfg: dict, registry: Registry) -> Callable | None:
@@ -90,12 +105,15 @@ def _class_of(cfg: dict, registry: Registry) -> Callable | None:
         return scoped.get(cfg["type"])
 
 
-def _takes(cls: Callable, name: str) -> bool:
-    """Whether a class has an argument, itself or by handing ``**kwargs`` on to a base that has it."""
+def takes_act_cfg(cls: Callable) -> bool:
+    """Whether a class has the argument, itself or by handing ``**kwargs`` on to a base that has it."""
+    host = host_of_class(cls)
+    if host is not None and not host.takes_act_cfg:
+        return False
     inits = [c.__dict__["__init__"] for c in cls.__mro__ if "__init__" in c.__dict__] if inspect.isclass(cls) else [cls]
     for init in inits:
         parameters = inspect.signature(init).parameters
-        if name in parameters:
+        if "act_cfg" in parameters:
             return True
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             return False

@@ -1,6 +1,8 @@
 """Switch the activations of a built model in place."""
 
 import inspect
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
@@ -9,7 +11,7 @@ from torch import nn
 
 from ..activations import Acon
 from .hosts import adopt, drop_shared
-from .sites import ACTIVATIONS, ActSites, Site, find_gates, find_sites, select
+from .sites import ACTIVATIONS, ActSites, Site, find_sites, select, submodule
 
 
 @dataclass
@@ -25,6 +27,10 @@ class Report:
     kept: dict[str, str] = field(default_factory=dict)
 
 
+class NoActivationsError(ValueError):
+    """A module has no activation that ``act_cfg`` could mean."""
+
+
 def convert_activations(model: nn.Module, act_cfg: dict, act_sites: ActSites = None) -> Report:
     """Replace activations of ``model`` in place; parameters and keys of everything else stay as they are.
 
@@ -32,21 +38,60 @@ def convert_activations(model: nn.Module, act_cfg: dict, act_sites: ActSites = N
         model: a backbone, neck, head or whole model of mmdet or mmseg, or anything made of ConvModules and Sequentials.
         act_cfg: config of the new activation: any in the registry. An ACON needs no ``num_channels``.
         act_sites: ``'paper'`` (the 3x3 convolution of a Bottleneck, both of a BasicBlock), ``'all'``, or a list of site
-            names; None: the paper's in backbones, all elsewhere.
+            names; None: the paper's in backbones that have them, all elsewhere.
 
     Returns:
         the sites that were switched, and those that were not, with reasons.
 
     Raises:
-        ValueError: ``model`` has no activations; ``act_cfg`` or ``act_sites`` is not understood; a chosen site cannot
-            be switched. The model is then unchanged.
+        NoActivationsError: ``model`` has no activations, or only such that stay.
+        ValueError: ``act_cfg`` or ``act_sites`` is not understood; a chosen site cannot be switched. The model is then
+            unchanged.
     """
     where = type(model).__name__
     check_act_cfg(act_cfg, where)
-    sites = find_sites(model)
+    sites, kept = find_sites(model)
+    return _convert(model, sites, kept, act_cfg, act_sites)
+
+
+def complete_activations(model: nn.Module, act_cfg: dict, act_sites: ActSites = None) -> Report:
+    """As :func:`convert_activations`, while a config is built: an ACON that is there already was asked for, and stays.
+
+    A part of the model may have an ``act_cfg`` of its own, or the class takes ``act_cfg``, but ignores it in places.
+    Nothing is left to do then, or the rest.
+    """
+    sites, kept = find_sites(model)
+    there = [submodule(model, site.path) for site in sites]
+    uses = Counter(map(id, there))  # one that a class shares between sites has the width of one of them at best
+    present = [
+        site
+        for site, module in zip(sites, there, strict=True)
+        if isinstance(module, Acon) and uses[id(module)] == 1 and (module.num_channels or site.width is None)
+    ]
+    for owner, host in {(site.owner, site.host) for site in present if site.host}:
+        adopt(model.get_submodule(owner), host)  # upstream's method may still call a functional one as well
+    if len(present) == len(sites) and any(isinstance(module, Acon) for module in model.modules()):
+        return Report([site.name for site in present], kept)
+    return _convert(model, sites, kept, act_cfg, act_sites, done=present)
+
+
+def _convert(
+    model: nn.Module,
+    sites: list[Site],
+    kept: dict[str, str],
+    act_cfg: dict,
+    act_sites: ActSites,
+    done: Sequence[Site] = (),
+) -> Report:
+    where = type(model).__name__
     if not sites:
-        raise ValueError(f"act_cfg on {where}, which has no activations: leave it out there")
-    chosen = select(sites, act_sites, where)
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(kept.items())[:3])
+        raise NoActivationsError(
+            f"act_cfg on {where}, which has no activations"
+            + (f" but such as stay ({reasons}{', ...' if len(kept) > 3 else ''})" if kept else "")
+            + ": leave it out there"
+        )
+    chosen = [site for site in select(sites, act_sites, where) if site not in done]
     activations = [_build(act_cfg, site, where) for site in chosen]  # before the first change, since it may raise
     for site, activation in zip(chosen, activations, strict=True):
         _put(model, site, activation)
@@ -55,10 +100,9 @@ def convert_activations(model: nn.Module, act_cfg: dict, act_sites: ActSites = N
     for module in model.modules():
         if hasattr(module, "_freeze_stages"):  # mm backbones; what is new in a frozen stage is frozen as well
             module._freeze_stages()
-    report = Report([site.name for site in chosen])
-    report.kept = {site.name: "not among act_sites" for site in sites if site not in chosen}
-    report.kept |= dict.fromkeys(find_gates(model), "a gate, not an activation")
-    return report
+    switched = [*done, *chosen]
+    others = {site.name: "not among act_sites" for site in sites if site not in switched}
+    return Report([site.name for site in sites if site in switched], others | kept)
 
 
 def check_act_cfg(act_cfg: dict, where: str, registry: Registry = MODELS) -> None:
@@ -66,8 +110,11 @@ def check_act_cfg(act_cfg: dict, where: str, registry: Registry = MODELS) -> Non
     if not isinstance(act_cfg, dict) or "type" not in act_cfg:
         raise ValueError(f"act_cfg of {where} must be a dict with a 'type', got {act_cfg!r}")
     kind = act_cfg["type"]
-    if inspect.isclass(kind) or (isinstance(kind, str) and registry.get(kind) is not None):
+    if inspect.isclass(kind):
         return
+    with registry.switch_scope_and_registry(act_cfg.get("_scope_")) as scoped:  # mmseg registers one of its own
+        if isinstance(kind, str) and scoped.get(kind) is not None:
+            return
     known = [name for name, cls in MODELS.module_dict.items() if inspect.isclass(cls) and issubclass(cls, ACTIVATIONS)]
     close = get_close_matches(str(kind), known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else "registered activations are " + ", ".join(known)

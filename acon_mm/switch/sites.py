@@ -1,24 +1,27 @@
 """The activation sites of a model: finding them and choosing among them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks import HSigmoid, Swish
 from torch import nn
 
 from ..activations import Acon
-from ..width import Width, output_width, width_at
-from .hosts import Host, host_of
+from ..width import Width, width_at
+from .hosts import DEAD, Host, host_of
 
 #: what ``act_cfg`` means: layers that a network may have in ReLU's place
 ACTIVATIONS = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU),
     *(nn.SiLU, nn.GELU, nn.Mish, nn.Hardswish, Swish, Acon),
 )
-#: what it does not mean: these bound a value or weigh another
+#: what it does not mean
 GATES = (nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.Hardtanh, nn.Softmax, HSigmoid)
+
+GATE = "a gate: it bounds a value, or weighs another"
 
 ActSites = str | Sequence[str] | None
 
@@ -31,7 +34,7 @@ class Site:
         name: dotted, from the model: what ``act_sites`` and messages call it.
         path: dotted: where its module lives.
         owner: dotted: the module that calls it.
-        host: the owner's table entry, if it needs one.
+        host: the owner's table entry, if it has one.
         source: the layer before: its device, dtype and frozenness are the site's.
         width: the channels there; None where nothing tells.
         current: the activation there now; None for a functional one.
@@ -52,67 +55,90 @@ class Site:
     problem: str | None = None
 
 
-def find_sites(model: nn.Module) -> list[Site]:
-    """All sites of a model, in the order of its modules; gates are none."""
-    return list(_walk(model, "", in_backbone=False, claimed=set()))
+class Kept(NamedTuple):
+    """An activation that is no site, and why: the name is its module's, or its owner's and the call's."""
+
+    name: str
+    reason: str
 
 
-def find_gates(model: nn.Module) -> list[str]:
-    """Names of the layers that stay since they are gates."""
-    return [name for name, module in model.named_modules() if isinstance(module, GATES)]
+def find_sites(model: nn.Module) -> tuple[list[Site], dict[str, str]]:
+    """The sites of a model, in the order of its modules; and what stays (with all that is below it), with reasons."""
+    found = list(_walk(model, "", claimed=set(), seen=set()))
+    sites = [each for each in found if isinstance(each, Site)]
+    return sites, {each.name: each.reason for each in found if isinstance(each, Kept)}
 
 
-def _walk(module: nn.Module, prefix: str, in_backbone: bool, claimed: set[str]) -> Iterator[Site]:
+def _walk(module: nn.Module, prefix: str, claimed: set[str], seen: set[nn.Module]) -> Iterator[Site | Kept]:
+    if module in seen:  # met before, under another name
+        return
+    seen.add(module)
     host = host_of(module)
-    in_backbone = in_backbone or (host is not None and host.is_backbone)
-    owner = prefix.rstrip(".")
-    if host is not None:
-        for site in host.sites(module):
-            claimed.add(prefix + site.path)
-            yield Site(
-                name=prefix + site.label,
-                path=prefix + site.path,
-                owner=owner,
-                host=host,
-                source=site.before,
-                width=output_width(site.before),
-                current=_present(module, site.path, host.shared),
-                paper=site.paper,
-                default=site.paper or not in_backbone,
-            )
-        if host.shared:
-            claimed.add(prefix + host.shared)
+    if host is not None and host.stays:
+        yield Kept(prefix.rstrip(".") or type(module).__name__, host.stays)
+        return
+    found = list(_of_host(module, prefix, host)) if host is not None else []
+    claimed.update(each.path if isinstance(each, Site) else each.name for each in found)
+    if host is not None and host.shared:
+        claimed.add(prefix + host.shared)
     for name, child in module.named_children():
         path = prefix + name
-        if path in claimed or isinstance(child, GATES):
+        if path in claimed:
             continue
-        if not isinstance(child, ACTIVATIONS):
-            yield from _walk(child, f"{path}.", in_backbone, claimed)
-            continue
-        source, width, problem = _before(module, name)
+        if isinstance(child, ACTIVATIONS):  # first, since ReLU6 is a Hardtanh
+            found.append(_of_child(module, name, path))
+        elif isinstance(child, GATES):
+            found.append(Kept(path, GATE))
+        else:
+            found.extend(_walk(child, f"{path}.", claimed, seen))
+    if host is not None and host.is_backbone and any(isinstance(each, Site) and each.paper for each in found):
+        # A site nobody handles is never passed over silently, so it counts as meant.
+        found = [
+            replace(each, default=each.paper or bool(each.problem)) if isinstance(each, Site) else each
+            for each in found
+        ]
+    yield from found
+
+
+def _of_host(module: nn.Module, prefix: str, host: type[Host]) -> Iterator[Site | Kept]:
+    sites, kept = host.sites(module), host.kept(module)
+    for site in sites:
         yield Site(
-            name=path,
-            path=path,
-            owner=owner,
-            host=None,
-            source=source,
-            width=width,
-            current=child,
-            # A site nobody handles is never passed over silently, so it counts as meant.
-            paper=problem is not None,
-            default=problem is not None or not in_backbone,
-            problem=problem,
+            name=prefix + site.label,
+            path=prefix + site.path,
+            owner=prefix.rstrip("."),
+            host=host,
+            source=site.before,
+            width=site.resolved_width(),
+            current=submodule(module, site.path) or (submodule(module, host.shared) if host.shared else None),
+            paper=site.paper,
         )
+    for name, reason in kept.items():
+        yield Kept(prefix + name, reason)
+    if host.shared in module._modules and not sites and host.shared not in kept:
+        yield Kept(prefix + host.shared, DEAD)
 
 
-def _present(module: nn.Module, path: str, shared: str | None) -> nn.Module | None:
-    for candidate in (path, shared):
-        if candidate:
-            try:
-                return module.get_submodule(candidate)
-            except AttributeError:
-                continue
-    return None
+def _of_child(parent: nn.Module, name: str, path: str) -> Site:
+    source, width, problem = _before(parent, name)
+    return Site(
+        name=path,
+        path=path,
+        owner=path.rpartition(".")[0],
+        host=None,
+        source=source,
+        width=width,
+        current=parent.get_submodule(name),
+        problem=problem,
+    )
+
+
+def submodule(module: nn.Module, path: str) -> nn.Module | None:
+    """The submodule at ``path``; None if there is none."""
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None
 
 
 def _before(parent: nn.Module, name: str) -> tuple[nn.Module, Width | None, str | None]:
@@ -129,9 +155,9 @@ def select(sites: Sequence[Site], act_sites: ActSites, where: str) -> list[Site]
     """The sites that ``act_sites`` means.
 
     Args:
-        act_sites: ``'all'``; ``'paper'``; None (the paper's in backbones, all elsewhere); or names: each means the
-            sites whose dotted name has it as a run of whole parts (``'act2'``, ``'layer4'``, ``'layer4.0'``), or
-            matches it as a pattern (``'layer4.*.act2'``).
+        act_sites: ``'all'``; ``'paper'``; None (the paper's in backbones that have them, all elsewhere); or names:
+            each means the sites whose dotted name has it as a run of whole parts (``'act2'``, ``'layer4'``,
+            ``'layer4.0'``), or matches it as a pattern (``'layer4.*.act2'``).
         where: what the sites belong to, for messages.
 
     Raises:

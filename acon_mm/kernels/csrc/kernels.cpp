@@ -33,34 +33,20 @@ struct AconC {
   // Beyond this |z|, s (1-s) is 0; clamping keeps infinity times 0 out of z s (1-s).
   static constexpr A kMaxZ = 1e3;
 
-  // sigmoid(z) and sigmoid(-z), whichever is larger: by |z|, so that neither tail cancels or overflows.
-  struct Sigmoid {
-    V larger, smaller;
-
-    explicit Sigmoid(V z) {
-      const V e = exp2((z < A(0) ? z : -z) * kLog2E);
-      larger = reciprocal(A(1) + e);
-      smaller = e * larger;
-    }
-    V of(V z) const {
-      return z > A(0) ? larger : smaller;
-    }
-    V slope() const {
-      return larger * smaller;
-    }
-  };
-
   V y(V x) const {
-    const V z = x * scale;
-    return x * (p2 + width * Sigmoid(z).of(z));
+    const V s = A(1) / (A(1) + exp2(x * (scale * -kLog2E)));
+    return x * (p2 + width * s);
   }
 
   // grad_x; adds what the gradients of p1 and p2 sum up, and what that of beta does up to the factor width^2.
   V grad_x(V grad_y, V x, V& sum_p1, V& sum_p2, V& sum_beta) const {
     const V z = at_least(at_most(x * scale, broadcast<V>(kMaxZ)), broadcast<V>(-kMaxZ));
-    const Sigmoid s(z);
-    const V slope = s.slope();
-    const V h = z * slope + s.of(z);
+    // By |z|, so that neither tail of s cancels or overflows.
+    const V e = exp2((z < A(0) ? z : -z) * kLog2E);
+    const V larger = A(1) / (A(1) + e);
+    const V smaller = e * larger;
+    const V slope = larger * smaller;
+    const V h = z * slope + (z > A(0) ? larger : smaller);
     const V weighted = grad_y * x;
     const V weighted_h = weighted * h;
     sum_p1 += weighted_h;
@@ -177,7 +163,7 @@ struct Loops {
 
   // A few rows at a time share the loads of their columns' parameters and sums. More would be read as so many streams,
   // which the processor follows badly.
-  static constexpr int64_t kRows = 8;
+  static constexpr int64_t kRows = 4;
 
   static void rows_forward(
       const S* x, S* y, int64_t count, int64_t channels, int64_t sample, const Parameters<A>& parameters) {

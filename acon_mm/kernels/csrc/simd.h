@@ -84,20 +84,6 @@ F32 at_least(F32 x, F32 limit) {
 }
 #endif
 
-// 1 / v for v in [1, 2].
-template <typename V>
-V reciprocal(V v) {
-  return decltype(v[0] + 0)(1) / v;
-}
-#if defined(__AVX512F__)
-// A division takes as long as all the rest of a sigmoid; an estimate of 14 bits and a step of Newton's are four operations.
-template <>
-F32 reciprocal(F32 v) {
-  const F32 estimate = (F32)_mm512_rcp14_ps((__m512)v);
-  return estimate + estimate * (1.0f - v * estimate);
-}
-#endif
-
 // By halves, so that the additions depend on one another as little as can be.
 template <typename V>
 auto sum_of_lanes(V v) {

@@ -1,0 +1,219 @@
+"""One model, unchanged and with ACON everywhere: is every activation switched, at the right width, and nothing else?"""
+
+import contextlib
+import io
+import logging
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from copy import deepcopy
+from importlib import import_module
+from importlib.util import find_spec
+
+import torch
+from mmengine.config import ConfigDict
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from ..activations import Acon
+from ..switch import NoActivationsError
+from ..switch.sites import find_sites
+from . import configs, samples
+from .trace import Trace, explain
+
+#: edges of the pictures, tried in this order until the unchanged model runs
+SIZES = (64, 128, 256, 512, 640)
+
+
+def check(model_cfg: dict, package: str, act_cfg: dict) -> dict:
+    """Build, load, run and differentiate a model.
+
+    Returns:
+        a dictionary for JSON. ``status`` is ``'converted'``; ``'none'``: no activation that ``act_cfg`` could mean;
+        ``'unbuildable'``: its own package does not build it; ``'failed'``: see ``problems``.
+    """
+    began = time.perf_counter()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            result = _check(model_cfg, package, act_cfg)
+        finally:
+            logging.disable(logging.NOTSET)
+    return {**result, "seconds": round(time.perf_counter() - began, 1)}
+
+
+def _check(model_cfg: dict, package: str, act_cfg: dict) -> dict:
+    try:
+        original = _build(model_cfg, package)
+    except Exception as error:
+        return {"status": "unbuildable", "error": _in_short(error)}
+    sites, kept = find_sites(original)
+    problems = {"cannot be switched": [f"{site.name}: {site.problem}" for site in sites if site.problem]}
+    result = {"sites": len(sites), "kept": dict(Counter(kept.values())), "problems": problems}
+    try:
+        model = _build(_ask(model_cfg, package, original, act_cfg), package)
+    except NoActivationsError as error:
+        problems["activations, but none was found"] = _Run(original, original).leftovers
+        return {**result, "status": _status(problems, "none"), "error": str(error), "problems": _some(problems)}
+    except Exception as error:
+        problems["does not build with ACON"] = [_in_short(error)]
+        return {**result, "status": "failed", "problems": _some(problems)}
+    acons = {name: module for name, module in model.named_modules() if isinstance(module, Acon)}
+    own = {f"{name}.{key}" for name, module in acons.items() for key in module.state_dict()}
+    loaded = model.load_state_dict(original.state_dict(), strict=False)
+    replaced = [f"{site.path}." for site in sites if site.current is not None]  # a PReLU has a weight
+    problems["keys"] = [key for key in loaded.unexpected_keys if not key.startswith(tuple(replaced))]
+    problems["keys"] += sorted(set(loaded.missing_keys) - own)
+    problems["not switched"] = [s.name for s in find_sites(model)[0] if not isinstance(s.current, Acon)]
+    run = _Run(model, original)
+    problems["wrong width"] = run.wrong_width
+    problems["fails with ACON alone"] = run.broken
+    problems["left over"] = run.leftovers
+    problems["never called"] = run.dead
+    problems["without gradient"] = run.without_gradient
+    return {
+        **result,
+        "status": _status(problems, "converted"),
+        "converted": len(acons),
+        "not_reached": len(run.not_reached),
+        "kept_calls": dict(Counter(run.kept.values())),
+        "passes": run.passes,
+        "not_run": run.not_run,
+        "problems": _some(problems),
+    }
+
+
+def _status(problems: dict[str, list], otherwise: str) -> str:
+    return "failed" if any(problems.values()) else otherwise
+
+
+def _some(problems: dict[str, list]) -> dict[str, list]:
+    return {kind: each for kind, each in problems.items() if each}
+
+
+def _build(model_cfg: dict, package: str) -> nn.Module:
+    for each in ("mmdet", "mmseg"):
+        if find_spec(each):
+            import_module(f"{each}.models")
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope(package):
+        return revert_sync_batchnorm(MODELS.build(ConfigDict(deepcopy(model_cfg))))
+
+
+def _ask(model_cfg: dict, package: str, original: nn.Module, act_cfg: dict) -> dict:
+    """``act_cfg`` on the model and on all components but those that have no activation and take no ``act_cfg``."""
+    leave_out = []
+    for path in configs.components(model_cfg):
+        try:
+            part = original.get_submodule(path)
+        except AttributeError:
+            leave_out.append(path)
+            continue
+        if not find_sites(part)[0] and not configs.takes_act_cfg(configs.at(model_cfg, path), package):
+            leave_out.append(path)
+    return configs.ask(model_cfg, act_cfg, tuple(leave_out))
+
+
+class _Run:
+    """A model in all its passes, and what was seen; lists of names or messages.
+
+    Where a pass fails, the original model tells whether ACON is to blame.
+    """
+
+    def __init__(self, model: nn.Module, original: nn.Module):
+        self.model, self.original = model, original
+        self.initialised = False
+        self.passes: dict[str, int] = {}
+        self.not_run: dict[str, str] = {}
+        self.wrong_width: list[str] = []
+        self.broken: list[str] = []
+        self.without_gradient: list[str] = []
+        self.called: set[str] = set()
+        trace = Trace()
+        handles = [
+            module.register_forward_pre_hook(lambda *_, name=name: self.called.add(name))
+            for name, module in model.named_modules(remove_duplicate=False)
+        ]
+        for name, train, step in samples.passes(model):
+            self._pass(name, train, step, trace)
+        for handle in handles:
+            handle.remove()
+        self.kept, self.leftovers = explain(model, trace.calls)
+        uncalled = [n for n, m in model.named_modules() if isinstance(m, Acon) and n not in self.called]
+        self.dead = [name for name in uncalled if self.passes and _ran(model, name, self.called)]
+        self.not_reached = [name for name in uncalled if name not in self.dead]
+
+    def _pass(self, name: str, train: bool, step: Callable, trace: Trace) -> None:
+        sizes = list(SIZES)
+        while sizes:
+            loss, error = _attempt(self.model, step, sizes[0], train, trace)
+            if error is None:
+                self.passes[name] = sizes[0]
+                self.not_run.pop(name, None)
+                if loss is not None:
+                    self.without_gradient += _without_gradient(self.model, loss, self.called)
+                return
+            if isinstance(error, (ValueError, RuntimeError)) and "Acon" in str(error).split(" at ")[0]:
+                self.wrong_width.append(_in_short(error))
+                return
+            if not self.initialised:  # some parameters are memory as it was found, until then
+                self._initialise()
+                continue
+            _, theirs = _attempt(self.original, step, sizes[0], train, Trace())
+            if theirs is None:
+                self.broken.append(f"{name} at {sizes[0]}: {_in_short(error)}")
+                return
+            message = _in_short(theirs)
+            if self.not_run.get(name) == message:  # the size is not to blame
+                return
+            self.not_run[name] = message
+            sizes.pop(0)
+
+    def _initialise(self) -> None:
+        self.initialised = True
+        with contextlib.suppress(Exception):  # a class that wants to fetch weights stays as it is
+            self.original.init_weights()
+            self.model.load_state_dict(self.original.state_dict(), strict=False)
+
+
+def _attempt(
+    model: nn.Module, step: Callable, size: int, train: bool, trace: Trace
+) -> tuple[Tensor | None, Exception | None]:
+    torch.manual_seed(0)
+    model.train(train)
+    try:
+        with torch.set_grad_enabled(train), trace:
+            output = step(model, size)
+    except Exception as error:
+        return None, error
+    return (samples.total(output) if train else None), None
+
+
+def _without_gradient(model: nn.Module, loss: Tensor, called: set[str]) -> list[str]:
+    """ACONs that were called and should learn, but cannot."""
+    model.zero_grad()
+    loss.backward()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, Acon) and name in called
+        if any(p.requires_grad and p.grad is None for p in module.parameters())
+    ]
+
+
+def _ran(model: nn.Module, name: str, called: set[str]) -> bool:
+    """Whether the module that owns an activation was called, so that the activation should have been as well."""
+    owner = name.rpartition(".")[0]
+    while isinstance(model.get_submodule(owner), (nn.ModuleList, nn.ModuleDict)):
+        owner = owner.rpartition(".")[0]
+    return owner in called
+
+
+def _in_short(error: Exception) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:400]} ({last.filename.split('site-packages/')[-1]}:{last.lineno})"

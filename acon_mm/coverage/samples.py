@@ -1,0 +1,145 @@
+"""Small batches for any model of mmdet or mmseg, with every annotation that one might ask for."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def segmentation_batch(size: int, count: int = 2, channels: int = 3) -> tuple[Tensor, list]:
+    """Random pictures, of two photographs each where ``channels`` is 6, and label maps of the classes 0 and 1."""
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    generator = torch.Generator().manual_seed(0)
+    samples = []
+    for _ in range(count):
+        labels = torch.zeros(1, size, size, dtype=torch.long)
+        labels[:, size // 4 : size // 2] = 1
+        edges = torch.zeros(1, size, size, dtype=torch.long)
+        edges[:, size // 4] = 1
+        meta = dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size), padding_size=[0] * 4)
+        samples.append(
+            SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=labels), gt_edge_map=PixelData(data=edges))
+        )
+    return torch.randn(count, channels, size, size, generator=generator), samples
+
+
+def detection_batch(size: int, count: int = 2, extra: dict | None = None) -> tuple[Tensor, list]:
+    """Random pictures with two boxes each, of class 0, masks and a label map."""
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData, PixelData
+
+    generator = torch.Generator().manual_seed(0)
+    samples = []
+    for index in range(count):
+        sample = DetDataSample(
+            metainfo=dict(
+                img_id=index,
+                img_shape=(size, size),
+                ori_shape=(size, size),
+                pad_shape=(size, size),
+                batch_input_shape=(size, size),
+                scale_factor=(1.0, 1.0),
+                flip=False,
+                flip_direction=None,
+                border=[0, 0, 0, 0],
+                **(extra or {}),
+            ),
+            gt_instances=_instances(size),
+            ignored_instances=InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)),
+            gt_sem_seg=PixelData(sem_seg=torch.zeros(1, size, size, dtype=torch.long)),
+        )
+        sample.proposals = InstanceData(bboxes=_boxes(size), scores=torch.ones(2))
+        samples.append(sample)
+    return torch.randn(count, 3, size, size, generator=generator), samples
+
+
+def track_batch(size: int, frames: int = 2) -> tuple[dict[str, Tensor], list]:
+    """One video: a key frame and a reference frame with the same two objects."""
+    from mmdet.structures import TrackDataSample
+
+    pictures, images = detection_batch(size, frames, extra=dict(frame_id=0, video_id=0, video_length=frames))
+    for frame, image in enumerate(images):
+        image.set_metainfo(dict(frame_id=frame, ori_video_length=frames))
+        image.gt_instances.instances_ids = torch.arange(2)
+    track = TrackDataSample(video_data_samples=images, metainfo=dict(key_frames_inds=[0], ref_frames_inds=[1]))
+    return pictures[None], [track]
+
+
+def reid_batch(size: int, count: int = 4) -> tuple[Tensor, list]:
+    """Pictures of two identities."""
+    from mmdet.structures import ReIDDataSample
+
+    generator = torch.Generator().manual_seed(0)
+    samples = [ReIDDataSample().set_gt_label(index // 2) for index in range(count)]
+    return torch.randn(count, 3, size, size, generator=generator), samples
+
+
+def _boxes(size: int) -> Tensor:
+    return torch.tensor([[0.1, 0.1, 0.6, 0.7], [0.3, 0.2, 0.95, 0.9]]) * size
+
+
+def _instances(size: int):
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData
+
+    boxes = _boxes(size)
+    masks = np.zeros((2, size, size), np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
+        mask[top:bottom, left:right] = 1
+    return InstanceData(bboxes=boxes, labels=torch.zeros(2, dtype=torch.long), masks=BitmapMasks(masks, size, size))
+
+
+Step = Callable[[nn.Module, int], Any]
+
+
+def passes(model: nn.Module) -> list[tuple[str, bool, Step]]:
+    """The ways to run a model: name, whether it is training, and what to call with the model and a picture size."""
+    kinds = {base.__name__ for base in type(model).__mro__}
+    if "BaseSegmentor" in kinds:
+        first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+        return _passes(partial(segmentation_batch, channels=first.in_channels))
+    if "BaseReID" in kinds:
+        return _passes(reid_batch)
+    if "SemiBaseDetector" in kinds:
+        return [(f"{name} (student)", train, _on("student", step)) for name, train, step in _passes(detection_batch)]
+    if "BaseMOTModel" in kinds:
+        if hasattr(model, "track_head"):
+            return _passes(track_batch)[:1] + (
+                _passes(detection_batch, "detector")[1:] if hasattr(model, "detector") else []
+            )
+        reid = _passes(reid_batch, "reid") if getattr(model, "reid", None) is not None else []
+        return _passes(detection_batch, "detector") + reid
+    if "BaseDetector" in kinds:
+        return _passes(detection_batch)
+    return []
+
+
+def _passes(batch: Callable, part: str = "") -> list[tuple[str, bool, Step]]:
+    def loss(model: nn.Module, size: int):
+        return model(*batch(size), mode="loss")
+
+    def predict(model: nn.Module, size: int):
+        return model(*batch(size), mode="predict")
+
+    steps = [("loss", True, loss), ("predict", False, predict)]
+    return [(f"{name} ({part})", train, _on(part, step)) for name, train, step in steps] if part else steps
+
+
+def _on(part: str, step: Step) -> Step:
+    return lambda model, size: step(model.get_submodule(part), size)
+
+
+def total(losses: Any) -> Tensor:
+    """The sum of all tensors that gradients flow into."""
+    if isinstance(losses, Tensor):
+        return losses.sum() if losses.requires_grad else losses.new_zeros(())
+    if isinstance(losses, dict):
+        losses = list(losses.values())
+    return (
+        sum((total(each) for each in losses), torch.zeros(())) if isinstance(losses, (list, tuple)) else torch.zeros(())
+    )

@@ -1,0 +1,115 @@
+"""The result of a coverage run in Markdown, by family."""
+
+from collections import Counter, defaultdict
+
+from .configs import family
+
+_STATES = ("converted", "none", "failed", "unbuildable", "unreadable", "no model", "pending")
+
+
+def _result(report: dict, name: str) -> dict:
+    entry = report["configs"][name]
+    return report["models"].get(entry["model"], {"status": "pending"}) if "model" in entry else entry
+
+
+def failures(report: dict) -> list[str]:
+    """The configs that do not convert, or do not do what they should."""
+    return [name for name in report["configs"] if _result(report, name)["status"] in ("failed", "pending")]
+
+
+def summary(report: dict) -> str:
+    """Counts of configs and models, one line for each package."""
+    lines = []
+    for package in ("mmdet", "mmseg"):
+        names = [name for name in report["configs"] if name.startswith(package)]
+        states = Counter(_result(report, name)["status"] for name in names)
+        models = {report["configs"][name].get("model") for name in names} - {None}
+        counts = ", ".join(f"{states[state]} {state}" for state in _STATES if states[state])
+        lines.append(f"{package}: {len(names)} configs ({len(models)} distinct models): {counts}")
+    return "\n".join(lines)
+
+
+def markdown(report: dict) -> str:
+    """The whole report."""
+    parts = [summary(report).replace("\n", "\n\n"), _families(report)]
+    for title, section in (
+        ("Failed", _problems(report)),
+        ("Stays, and why", _kept(report)),
+        ("Without any activation that act_cfg means", _errors(report, "none")),
+        ("Passes that the unchanged model does not run either", _not_run(report)),
+        ("Not built by their own package", _errors(report, "unbuildable", "unreadable")),
+        ("Without a model", _listed(report, "no model")),
+    ):
+        if section:
+            parts.append(f"## {title}\n\n{section}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _families(report: dict) -> str:
+    rows = [
+        "| family | configs | converted | has none | failed | not built | models | run | sites | ACONs |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    groups = defaultdict(list)
+    for name in report["configs"]:
+        groups[family(name)].append(name)
+    for group, names in sorted(groups.items()):
+        results = [_result(report, name) for name in names]
+        states = Counter(result["status"] for result in results)
+        models = {result["key"]: result for result in results if "key" in result}.values()
+        ran = sum(bool(each.get("passes")) for each in models)
+        rows.append(
+            f"| {group} | {len(names)} | {states['converted']} | {states['none']} | "
+            f"{states['failed'] + states['pending']} | "
+            f"{states['unbuildable'] + states['unreadable'] + states['no model']} | "
+            f"{len(models)} | {ran} | "
+            f"{sum(each.get('sites', 0) for each in models)} | {sum(each.get('converted', 0) for each in models)} |"
+        )
+    return "\n".join(rows)
+
+
+def _problems(report: dict) -> str:
+    """One line for each problem, with the configs that have it."""
+    where = defaultdict(list)
+    for result in report["models"].values():
+        for kind, each in result.get("problems", {}).items():
+            for problem in each:
+                where[f"{kind}: {problem}"].append(result["config"])
+    ranked = sorted(where.items(), key=lambda item: -len(item[1]))
+    return "\n".join(f"- {problem}: {_some(names)}" for problem, names in ranked)
+
+
+def _kept(report: dict) -> str:
+    counts, models = Counter(), Counter()
+    for result in report["models"].values():
+        for source in ("kept", "kept_calls"):
+            for reason, count in result.get(source, {}).items():
+                counts[reason] += count
+                models[reason] += 1
+    rows = [f"| {reason} | {count} | {models[reason]} |" for reason, count in counts.most_common()]
+    return "\n".join(["| reason | activations | models |", "|---|---|---|", *rows]) if rows else ""
+
+
+def _not_run(report: dict) -> str:
+    where = defaultdict(list)
+    for result in report["models"].values():
+        for name, error in result.get("not_run", {}).items():
+            where[f"{name}: {error}"].append(result["config"])
+    return "\n".join(f"- {error}: {_some(names)}" for error, names in where.items())
+
+
+def _errors(report: dict, *states: str) -> str:
+    where = defaultdict(list)
+    for name in report["configs"]:
+        result = _result(report, name)
+        if result["status"] in states:
+            where[result["error"]].append(name)
+    return "\n".join(f"- {error}: {_some(names)}" for error, names in where.items())
+
+
+def _listed(report: dict, state: str) -> str:
+    return "\n".join(f"- {name}" for name in report["configs"] if _result(report, name)["status"] == state)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

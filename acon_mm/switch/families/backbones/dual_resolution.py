@@ -1,0 +1,100 @@
+"""DDRNet and PIDNet of mmseg: one ReLU serves all branches; most of their blocks ignore the network's ``act_cfg``."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...hosts import Host, HostSite
+
+
+class BlockSites(Host):
+    """``act`` after the sum, where a block has one: the last of a stage leaves it to the network."""
+
+    upstream = (
+        "mmseg.models.utils.basic_block.BasicBlock.forward",
+        "mmseg.models.utils.basic_block.Bottleneck.forward",
+    )
+    shared = None
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        return [HostSite("act", _last_conv(module))] if hasattr(module, "act") else []
+
+
+class PIDNetSites(Host):
+    """``stem.3`` and ``stem.5``; ``i_acts.N``, ``p_acts.N`` and ``d_acts.N``, two on each of the three branches."""
+
+    upstream = ("mmseg.models.backbones.pidnet.PIDNet.forward",)
+    calls = {
+        "forward": (
+            *("self.i_acts[0]", "self.i_acts[1]"),
+            *("self.p_acts[0]", "self.d_acts[0]"),
+            *("self.p_acts[1]", "self.d_acts[1]"),
+        )
+    }
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        before = {
+            "i_acts": [_last_conv(stage) for stage in module.i_branch_layers[:2]],
+            "p_acts": [module.compression_1, module.compression_2],
+            "d_acts": [module.diff_1, module.diff_2],
+        }
+        return [*_in_stem(module), *_numbered(before)]
+
+
+class DDRNetSites(Host):
+    """``stem.3`` and ``stem.5``; ``context_acts.N`` and ``spatial_acts.N``: before and after each of two fusions.
+
+    Upstream adds in place to what it has activated before, which the backward pass of most activations does not stand:
+    the forward is written again, without that.
+    """
+
+    upstream = ("mmseg.models.backbones.ddrnet.DDRNet.forward",)
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        context, spatial = map(_last_conv, module.context_branch_layers), map(_last_conv, module.spatial_branch_layers)
+        before = {
+            "context_acts": [next(context), module.down_1, next(context), module.down_2[-1]],
+            "spatial_acts": [next(spatial), module.compression_1, next(spatial), module.compression_2],
+        }
+        return [*_in_stem(module), *_numbered(before)]
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        size = (x.shape[-2] // 8, x.shape[-1] // 8)
+        x = self.stem(x)
+        context, spatial = self.context_branch_layers[0](x), self.spatial_branch_layers[0](x)
+        context, spatial = self._fuse(1, context, spatial, size)
+        early = spatial
+        context = self.context_branch_layers[1](self.context_acts[1](context))
+        spatial = self.spatial_branch_layers[1](self.spatial_acts[1](spatial))
+        context, spatial = self._fuse(2, context, spatial, size)
+        spatial = self.spatial_branch_layers[2](self.spatial_acts[3](spatial))
+        context = self.context_branch_layers[2](self.context_acts[3](context))
+        out = spatial + self._resize(self.spp(context), size)
+        return (early, out) if self.training else out
+
+    def _fuse(self, number: int, context: Tensor, spatial: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Each branch, with the other added to it."""
+        first = 2 * (number - 1)
+        compressed = getattr(self, f"compression_{number}")(self.context_acts[first](context))
+        down = getattr(self, f"down_{number}")(self.spatial_acts[first](spatial))
+        return context + down, spatial + self._resize(compressed, size)
+
+    def _resize(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        return F.interpolate(x, size, mode="bilinear", align_corners=self.align_corners)
+
+
+def _in_stem(module: nn.Module) -> list[HostSite]:
+    return [HostSite(f"stem.{i}", _last_conv(module.stem[i - 1])) for i in (3, 5)]
+
+
+def _numbered(before: dict[str, list[nn.Module]]) -> list[HostSite]:
+    return [HostSite(f"{group}.{i}", layer) for group, layers in before.items() for i, layer in enumerate(layers)]
+
+
+def _last_conv(block: nn.Module) -> nn.Module:
+    """The last convolution of a block, or of the last block of a stage."""
+    if isinstance(block, nn.Sequential):
+        block = block[-1]
+    return block.conv3 if hasattr(block, "conv3") else block.conv2

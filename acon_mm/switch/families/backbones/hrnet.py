@@ -1,0 +1,44 @@
+"""HRNet of mmdet and mmseg: one ReLU serves both convolutions of the stem, and one all branches of a module."""
+
+from torch import nn
+
+from ...hosts import Host, HostSite
+
+
+class HRNetSites(Host):
+    """The stem: conv1-norm1-``act1``-conv2-norm2-``act2``."""
+
+    upstream = ("mmdet.models.backbones.hrnet.HRNet.forward",)
+    calls = {"forward": ("self.act1", "self.act2")}
+    before = {"act1": "conv1", "act2": "conv2"}
+    is_backbone = True
+
+
+class FreezableHRNetSites(HRNetSites):
+    """mmseg's HRNet, which is the same and has ``frozen_stages`` besides."""
+
+    upstream = ("mmseg.models.backbones.hrnet.HRNet.forward",)
+
+    def _freeze_stages(self) -> None:
+        super()._freeze_stages()
+        if self.frozen_stages >= 0:  # upstream freezes the stem's convolutions and norms only
+            for act in (self.act1, self.act2):
+                act.eval().requires_grad_(False)
+
+
+class HRModuleSites(Host):
+    """``acts.N`` after the sum that makes branch N. A module of one branch sums nothing and activates nowhere."""
+
+    upstream = (
+        "mmdet.models.backbones.hrnet.HRModule.forward",
+        "mmseg.models.backbones.hrnet.HRModule.forward",
+    )
+    calls = {"forward": ("self.acts[i]",)}
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        if module.num_branches == 1:
+            return []
+        blocks = [branch[-1] for branch in module.branches]
+        last = [block.conv3 if hasattr(block, "conv3") else block.conv2 for block in blocks]
+        return [HostSite(f"acts.{i}", last[i]) for i in range(len(module.fuse_layers))]

@@ -1,0 +1,100 @@
+"""Box heads of mmdet's two-stage detectors. Inputs of the fully connected layers are (RoIs, channels)."""
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from ...hosts import Host, HostSite
+
+
+def sites_after(layers: Iterable[nn.Module], acts: str) -> list[HostSite]:
+    """A site after each of ``layers``; ``acts`` names their list."""
+    return [HostSite(f"{acts}.{i}", layer) for i, layer in enumerate(layers)]
+
+
+class ConvFCBBoxHeadSites(Host):
+    """``shared_acts``, ``cls_acts`` and ``reg_acts`` after the fully connected layers."""
+
+    upstream = ("mmdet.models.roi_heads.bbox_heads.convfc_bbox_head.ConvFCBBoxHead.forward",)
+    calls = {"forward": ("self.act_after(fc)",) * 3}
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        fcs = {"shared_acts": module.shared_fcs, "cls_acts": module.cls_fcs, "reg_acts": module.reg_fcs}
+        return [site for acts, layers in fcs.items() for site in sites_after(layers, acts)]
+
+
+class SCNetBBoxHeadSites(ConvFCBBoxHeadSites):
+    """The same, in two methods."""
+
+    upstream = ("mmdet.models.roi_heads.bbox_heads.scnet_bbox_head.SCNetBBoxHead.forward",)
+    calls = {"_forward_shared": ("self.act_after(fc)",), "_forward_cls_reg": ("self.act_after(fc)",) * 2}
+
+
+class MultiInstanceBBoxHeadSites(Host):
+    """CrowdDet: ``shared_acts``; ``cls_acts.K`` and ``reg_acts.K`` for the K-th prediction; ``ref_act`` to refine."""
+
+    upstream = ("mmdet.models.roi_heads.bbox_heads.multi_instance_bbox_head.MultiInstanceBBoxHead.forward",)
+    calls = {"forward": (*("self.act_after(fc)",) * 3, "self.ref_act")}
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        sites = sites_after(module.shared_fcs, "shared_acts")
+        for k, (cls_fcs, reg_fcs) in enumerate(zip(module.cls_fcs, module.reg_fcs, strict=True)):
+            sites += sites_after(cls_fcs, f"cls_acts.{k}") + sites_after(reg_fcs, f"reg_acts.{k}")
+        return [*sites, HostSite("ref_act", module.shared_fcs_ref)] if module.with_refine else sites
+
+
+class ResBlockSites(Host):
+    """``relu`` after the sum (Double-Head R-CNN)."""
+
+    upstream = ("mmdet.models.roi_heads.bbox_heads.double_bbox_head.BasicResBlock.forward",)
+    before = {"relu": "conv2"}
+
+
+class DoubleConvFCBBoxHeadSites(Host):
+    """``fc_acts`` after the fully connected layers; the branch of convolutions is made of ResNet's blocks."""
+
+    upstream = ("mmdet.models.roi_heads.bbox_heads.double_bbox_head.DoubleConvFCBBoxHead.forward",)
+    calls = {"forward": ("self.act_after(fc)",)}
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        return sites_after(module.fc_branch, "fc_acts")
+
+
+class SABLHeadSites(Host):
+    """``cls_acts``, ``reg_offset_acts`` and ``reg_cls_acts`` after the fully connected layers; ``upsample_acts``."""
+
+    upstream = ("mmdet.models.roi_heads.bbox_heads.sabl_head.SABLHead.forward",)
+    calls = {
+        "cls_forward": ("self.act_after(fc)",),
+        "side_aware_feature_extractor": ("self.upsample_acts[0]", "self.upsample_acts[1]"),
+        "reg_pred": ("self.act_after(fc)",) * 2,
+    }
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        upsamples = [module.upsample_x, module.upsample_y] if module.reg_feat_up_ratio > 1 else []
+        return [
+            *sites_after(module.cls_fcs, "cls_acts"),
+            *sites_after(upsamples, "upsample_acts"),
+            *sites_after(module.reg_offset_fcs, "reg_offset_acts"),
+            *sites_after(module.reg_cls_fcs, "reg_cls_acts"),
+        ]
+
+
+class DIIHeadSites(Host):
+    """Sparse R-CNN keeps linear layer, norm and activation, in turn, in one list each for classes and boxes."""
+
+    upstream = ("mmdet.models.roi_heads.bbox_heads.dii_head.DIIHead.forward",)
+    shared = None
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        return [
+            HostSite(f"{branch}.{i}", layers[i - 1])
+            for branch in ("cls_fcs", "reg_fcs")
+            for layers in (getattr(module, branch),)
+            for i in range(2, len(layers), 3)
+        ]

@@ -1,0 +1,35 @@
+"""Embedding heads of mmdet's trackers, and what its re-identification heads are made of."""
+
+from torch import nn
+
+from ...hosts import Host, HostSite
+from .boxes import sites_after
+
+
+class QuasiDenseEmbedHeadSites(Host):
+    """``fc_acts`` after the fully connected layers."""
+
+    upstream = ("mmdet.models.tracking_heads.quasi_dense_embed_head.QuasiDenseEmbedHead.forward",)
+    calls = {"forward": ("self.act_after(fc)",)}
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        return sites_after(module.fcs, "fc_acts")
+
+
+class RoIEmbedHeadSites(QuasiDenseEmbedHeadSites):
+    """The same, in another method."""
+
+    upstream = ("mmdet.models.tracking_heads.roi_embed_head.RoIEmbedHead.forward",)
+    calls = {"extract_feat": ("self.act_after(fc)",)}
+
+
+class FcModuleSites(Host):
+    """``activate`` after the fully connected layer (and its norm), if it is there."""
+
+    upstream = ("mmdet.models.reid.fc_module.FcModule.forward",)
+    shared = "activate"
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        return [HostSite("activate", module.fc)] if module.with_activation else []

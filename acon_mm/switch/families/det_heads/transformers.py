@@ -1,0 +1,91 @@
+"""DETR and its relatives, Sparse R-CNN: where they activate outside of Sequentials.
+
+Their feed-forward networks are Sequentials of Linear and ReLU, which their ``ffn_cfg`` lets a config choose: these are
+sites as any other. Tokens have their channels last: (batch, tokens, channels).
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from ...hosts import Host, HostSite
+from .boxes import sites_after
+
+
+class MLPSites(Host):
+    """``acts`` after each linear layer but the last."""
+
+    upstream = ("mmdet.models.layers.transformer.utils.MLP.forward",)
+    shared = None
+    calls = {"forward": ("self.per_sample(layer)",)}
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        return sites_after(module.layers[:-1], "acts")
+
+    def per_sample(self, layer: nn.Module) -> Callable[[Tensor], Tensor]:
+        # (decoder layers, batch, tokens, channels) occurs, and an ACON must not mean over the batch.
+        act = self.act_after(layer)
+        return lambda x: act(x.flatten(0, -3)).view_as(x) if x.dim() > 3 else act(x)
+
+
+class DETRHeadSites(Host):
+    """``activate`` after the feed-forward network of the boxes."""
+
+    upstream = ("mmdet.models.dense_heads.detr_head.DETRHead.forward",)
+    shared = "activate"
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        last = [layer for layer in module.reg_ffn.layers if isinstance(layer, nn.Linear)][-1]
+        return [HostSite("activate", last)]
+
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, ...]:
+        # (decoder layers, batch, tokens, channels): an ACON must not mean over the batch.
+        outputs = super().forward(hidden_states.flatten(0, 1))
+        return tuple(output.unflatten(0, hidden_states.shape[:2]) for output in outputs)
+
+
+class ConditionalDETRHeadSites(Host):
+    """As DETR, layer by layer."""
+
+    upstream = ("mmdet.models.dense_heads.conditional_detr_head.ConditionalDETRHead.forward",)
+    shared = "activate"
+    sites = DETRHeadSites.sites
+
+
+class MaskFormerHeadSites(Host):
+    """``mask_embed.1`` and ``mask_embed.3``."""
+
+    upstream = ("mmdet.models.dense_heads.maskformer_head.MaskFormerHead.forward",)
+    shared = None
+    calls = {"forward": ("self.embed_per_sample",)}
+    also_calls = ("self.mask_embed",)
+    before = {"mask_embed.1": "mask_embed.0", "mask_embed.3": "mask_embed.2"}
+
+    def embed_per_sample(self, x: Tensor) -> Tensor:
+        # (decoder layers, batch, tokens, channels), as in DETR
+        return self.mask_embed(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+class DynamicConvSites(Host):
+    """One activation of three: ``act_in`` (after norm_in), ``act_out`` (norm_out), and ``act_fc`` of the projection.
+
+    Other than in CondInst, channels mean the same for all instances: a norm of as many comes before each.
+    """
+
+    upstream = ("mmdet.models.layers.transformer.utils.DynamicConv.forward",)
+    shared = "activation"
+    calls = {"forward": ("self.act_in", "self.act_out", "self.act_fc")}
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        sites = [HostSite("act_in", module.norm_in), HostSite("act_out", module.norm_out)]
+        return [*sites, HostSite("act_fc", module.fc_norm)] if module.with_proj else sites
+
+
+class BertSites(Host):
+    """Grounding DINO and GLIP read their captions by it."""
+
+    upstream = ("mmdet.models.language_models.bert.BertModel.forward",)
+    stays = "a language model, whose weights are fetched as they are"

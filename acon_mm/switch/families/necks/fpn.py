@@ -1,0 +1,73 @@
+"""The FPN family of mmdet, and mmseg's, where it activates by itself.
+
+``act_cfg`` of an FPN is None upstream, which means none: giving it one adds an activation after every convolution.
+"""
+
+from torch import nn
+
+from ...hosts import Host, HostSite
+
+
+class FPNSites(Host):
+    """``extra_acts`` between the extra convolutions (``relu_before_extra_convs=True``).
+
+    With ``act_cfg`` an extra convolution has an activation of its own, and upstream's second one in a row, which a ReLU
+    stands (it is idempotent) and an ACON does not, is dropped.
+    """
+
+    upstream = (
+        "mmdet.models.necks.fpn.FPN.forward",
+        "mmdet.models.necks.fpn_dropblock.FPN_DropBlock.forward",
+        "mmdet.models.necks.pafpn.PAFPN.forward",
+        "mmdet.models.necks.clrnet_fpn.CLRFPN.forward",  # of the maintained fork
+        "mmseg.models.necks.fpn.FPN.forward",
+    )
+    shared = None
+    calls = {"forward": ("self.act_after(self.fpn_convs[i - 1])",)}
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        if not (module.add_extra_convs and module.relu_before_extra_convs):
+            return []
+        first = len(module.lateral_convs)
+        return [
+            HostSite(f"fpn_convs.{first + i}.activate" if conv.with_activation else f"extra_acts.{i}", conv)
+            for i, conv in enumerate(module.fpn_convs[first:-1])
+        ]
+
+    def act_after(self, layer: nn.Module) -> nn.Module:
+        return nn.Identity() if layer.with_activation else super().act_after(layer)
+
+
+class RFPSites(FPNSites):
+    """None of its own. It calls FPN's forward past every subclass, so what FPN activates there is out of reach."""
+
+    upstream = ("mmdet.models.necks.rfp.RFP.forward",)
+    calls = {}
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        if super().sites(module):
+            raise ValueError("RFP with relu_before_extra_convs=True cannot be switched: set it to False")
+        return []
+
+
+class RFPASPPSites(Host):
+    """``acts`` after the convolutions between two passes of a recursive feature pyramid."""
+
+    upstream = ("mmdet.models.necks.rfp.ASPP.forward",)
+    shared = None
+    calls = {"forward": ("self.acts[aspp_idx]",)}
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        return [HostSite(f"acts.{i}", conv) for i, conv in enumerate(module.aspp)]
+
+
+class DeadReLUSites(Host):
+    """``relu`` is never called: all activations are those of the ConvModules."""
+
+    upstream = (
+        "mmdet.models.necks.fpg.FPG.forward",
+        "mmdet.models.necks.fpn_carafe.FPN_CARAFE.forward",
+    )

@@ -1,0 +1,38 @@
+"""K-Net of mmseg: the kernels' update shares one activation between features and, where they are activated, gates."""
+
+from torch import nn
+
+from ...hosts import Host, HostSite
+
+
+class KernelUpdatorSites(Host):
+    """``act`` on the updated kernels; ``gate_act``, ``param_act`` and ``input_act`` where options ask for them."""
+
+    upstream = ("mmseg.models.decode_heads.knet_head.KernelUpdator.forward",)
+    calls = {"forward": ("self.gate_act", "self.param_act", "self.input_act", "self.act")}
+    shared = "activation"
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        sites = [HostSite("gate_act", module.gate_norm)] if module.gate_norm_act else []
+        if module.activate_out:
+            sites += [HostSite("param_act", module.norm_out), HostSite("input_act", module.input_norm_out)]
+        return [*sites, HostSite("act", module.fc_norm)]
+
+
+class KernelUpdateHeadSites(Host):
+    """``mask_fcs.N``: each third layer of a list."""
+
+    upstream = ("mmseg.models.decode_heads.knet_head.KernelUpdateHead.forward",)
+    shared = None
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        return [HostSite(f"mask_fcs.{i}", module.mask_fcs[i - 1]) for i in range(2, len(module.mask_fcs), 3)]
+
+
+class IterativeDecodeHeadSites(Host):
+    """No site of its own: what activates are the heads in it."""
+
+    upstream = ("mmseg.models.decode_heads.knet_head.IterativeDecodeHead.forward",)
+    takes_act_cfg = False  # its __init__ passes by that of the base which has act_cfg

@@ -1,0 +1,17 @@
+"""SAN of mmseg: a perceptron that calls a functional ReLU after all of its layers but the last."""
+
+from torch import nn
+
+from ...hosts import Host, HostSite
+
+
+class MLPSites(Host):
+    """``acts.N`` after layer N."""
+
+    upstream = ("mmseg.models.utils.san_layers.MLP.forward",)
+    calls = {"forward": ("self.acts[i]",)}
+    shared = None
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        return [HostSite(f"acts.{i}", layer) for i, layer in enumerate(module.layers[:-1])]
