@@ -105,17 +105,27 @@ def _build(model_cfg: dict, package: str) -> nn.Module:
 
 
 def _ask(model_cfg: dict, package: str, original: nn.Module, act_cfg: dict) -> dict:
-    """``act_cfg`` on the model and on all components but those that have no activation and take no ``act_cfg``."""
+    """``act_cfg`` on the model and on all components that activate, or would with an ``act_cfg`` of their own."""
     leave_out = []
     for path in configs.components(model_cfg):
+        part = configs.at(model_cfg, path)
         try:
-            part = original.get_submodule(path)
+            sites, _ = find_sites(original.get_submodule(path))
         except AttributeError:
             leave_out.append(path)
             continue
-        if not find_sites(part)[0] and not configs.takes_act_cfg(configs.at(model_cfg, path), package):
+        if not sites and not (configs.takes_act_cfg(part, package) and _activates_with(part, package, act_cfg)):
             leave_out.append(path)
     return configs.ask(model_cfg, act_cfg, tuple(leave_out))
+
+
+def _activates_with(part: dict, package: str, act_cfg: dict) -> bool:
+    """Whether a component without activations has some with ``act_cfg``: an FPN has, a mere classifier has not."""
+    try:
+        _build({**part, "act_cfg": act_cfg, "act_sites": "all"}, package)
+    except NoActivationsError:
+        return False
+    return True
 
 
 class _Run:
