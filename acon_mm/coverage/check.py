@@ -62,7 +62,7 @@ def _check(model_cfg: dict, package: str, act_cfg: dict) -> dict:
     except Exception as error:
         problems["does not build with ACON"] = [_in_short(error)]
         return {**result, "status": "failed", "problems": _some(problems)}
-    acons = {name: module for name, module in model.named_modules() if isinstance(module, Acon)}
+    acons = {name: module for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, Acon)}
     own = {f"{name}.{key}" for name, module in acons.items() for key in module.state_dict()}
     loaded = model.load_state_dict(original.state_dict(), strict=False)
     replaced = [f"{site.path}." for site in sites if site.current is not None]  # a PReLU has a weight
@@ -78,7 +78,7 @@ def _check(model_cfg: dict, package: str, act_cfg: dict) -> dict:
     return {
         **result,
         "status": _status(problems, "converted"),
-        "converted": len(acons),
+        "converted": len(set(acons.values())),
         "not_reached": len(run.not_reached),
         "kept_calls": dict(Counter(run.kept.values())),
         "passes": run.passes,
