@@ -178,10 +178,9 @@ class _Run:
                 self.broken.append(f"{name} at {sizes[0]}: {_in_short(error)}")
                 return
             message = _in_short(theirs)
-            if self.not_run.get(name) == message:  # the size is not to blame
-                return
+            # The same error twice: the size is not to blame, or much too small.
+            sizes = sizes[-1:] if self.not_run.get(name) == message and len(sizes) > 1 else sizes[1:]
             self.not_run[name] = message
-            sizes.pop(0)
 
     def _initialise(self) -> None:
         self.initialised = True
