@@ -215,8 +215,12 @@ def _without_gradient(model: nn.Module, loss: Tensor, called: set[str]) -> list[
 
 
 def _ran(model: nn.Module, name: str, called: set[str]) -> bool:
-    """Whether the module that owns an activation was called, so that the activation should have been as well."""
-    owner = name.rpartition(".")[0]
+    """Whether what owns an activation was called, so that the activation should have been as well."""
+    owner, _, leaf = name.rpartition(".")
+    parent = model.get_submodule(owner)
+    if isinstance(parent, nn.Sequential) and owner not in called:  # whose layers are called one by one
+        before = [each for each, _ in parent.named_children()]
+        return any(f"{owner}.{each}" in called for each in before[: before.index(leaf)])
     while isinstance(model.get_submodule(owner), (nn.ModuleList, nn.ModuleDict)):
         owner = owner.rpartition(".")[0]
     return owner in called
