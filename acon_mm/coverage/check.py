@@ -62,7 +62,7 @@ def _check(model_cfg: dict, package: str, act_cfg: dict) -> dict:
     except Exception as error:
         problems["does not build with ACON"] = [_in_short(error)]
         return {**result, "status": "failed", "problems": _some(problems)}
-    acons = {name: module for name, module in model.named_modules() if isinstance(module, Acon)}
+    acons = {name: module for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, Acon)}
     own = {f"{name}.{key}" for name, module in acons.items() for key in module.state_dict()}
     loaded = model.load_state_dict(original.state_dict(), strict=False)
     replaced = [f"{site.path}." for site in sites if site.current is not None]  # a PReLU has a weight
@@ -78,7 +78,7 @@ def _check(model_cfg: dict, package: str, act_cfg: dict) -> dict:
     return {
         **result,
         "status": _status(problems, "converted"),
-        "converted": len(acons),
+        "converted": len(set(acons.values())),
         "not_reached": len(run.not_reached),
         "kept_calls": dict(Counter(run.kept.values())),
         "passes": run.passes,
@@ -105,17 +105,27 @@ def _build(model_cfg: dict, package: str) -> nn.Module:
 
 
 def _ask(model_cfg: dict, package: str, original: nn.Module, act_cfg: dict) -> dict:
-    """``act_cfg`` on the model and on all components but those that have no activation and take no ``act_cfg``."""
+    """``act_cfg`` on the model and on all components that activate, or would with an ``act_cfg`` of their own."""
     leave_out = []
     for path in configs.components(model_cfg):
+        part = configs.at(model_cfg, path)
         try:
-            part = original.get_submodule(path)
+            sites, _ = find_sites(original.get_submodule(path))
         except AttributeError:
             leave_out.append(path)
             continue
-        if not find_sites(part)[0] and not configs.takes_act_cfg(configs.at(model_cfg, path), package):
+        if not sites and not (configs.takes_act_cfg(part, package) and _activates_with(part, package, act_cfg)):
             leave_out.append(path)
     return configs.ask(model_cfg, act_cfg, tuple(leave_out))
+
+
+def _activates_with(part: dict, package: str, act_cfg: dict) -> bool:
+    """Whether a component without activations has some with ``act_cfg``: an FPN has, a mere classifier has not."""
+    try:
+        _build({**part, "act_cfg": act_cfg, "act_sites": "all"}, package)
+    except NoActivationsError:
+        return False
+    return True
 
 
 class _Run:
@@ -168,10 +178,9 @@ class _Run:
                 self.broken.append(f"{name} at {sizes[0]}: {_in_short(error)}")
                 return
             message = _in_short(theirs)
-            if self.not_run.get(name) == message:  # the size is not to blame
-                return
+            # The same error twice: the size is not to blame, or much too small.
+            sizes = sizes[-1:] if self.not_run.get(name) == message and len(sizes) > 1 else sizes[1:]
             self.not_run[name] = message
-            sizes.pop(0)
 
     def _initialise(self) -> None:
         self.initialised = True
@@ -206,8 +215,12 @@ def _without_gradient(model: nn.Module, loss: Tensor, called: set[str]) -> list[
 
 
 def _ran(model: nn.Module, name: str, called: set[str]) -> bool:
-    """Whether the module that owns an activation was called, so that the activation should have been as well."""
-    owner = name.rpartition(".")[0]
+    """Whether what owns an activation was called, so that the activation should have been as well."""
+    owner, _, leaf = name.rpartition(".")
+    parent = model.get_submodule(owner)
+    if isinstance(parent, nn.Sequential) and owner not in called:  # whose layers are called one by one
+        before = [each for each, _ in parent.named_children()]
+        return any(f"{owner}.{each}" in called for each in before[: before.index(leaf)])
     while isinstance(model.get_submodule(owner), (nn.ModuleList, nn.ModuleDict)):
         owner = owner.rpartition(".")[0]
     return owner in called
