@@ -1,6 +1,7 @@
 """Small components of mmdet, one for every family whose activations need more than their children tell."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -273,6 +274,12 @@ PARTS = {
     "maskformer": Part(MASKFORMER, [LEVELS], lambda module, levels: module(levels, [SAMPLE] * 2)),
     "dynamic-conv": Part(DYNAMIC, [(3, 8), ROIS]),
 }
+if find_spec("mmdet.models.dense_heads.clr_head"):  # of the maintained fork
+    PARTS["clr"] = Part(
+        dict(type="CLRHead", num_priors=4, fc_hidden_dim=8, prior_feat_channels=8, sample_points=36),
+        [[(2, 8, 40, 100), (2, 8, 20, 50), (2, 8, 10, 25)]],
+        lambda module, levels: module(levels, None, training=True)[0]["predictions_lists"],
+    )
 
 
 def build(name: str, **options) -> nn.Module:

@@ -1,6 +1,7 @@
 """A sample of shipped configs through `tools/coverage.py`'s check; and the check itself finds what is wrong."""
 
 import json
+import os
 
 import pytest
 from mmcv.cnn import build_activation_layer
@@ -109,6 +110,21 @@ def test_finished_models_stay(report, tmp_path, monkeypatch):
         again = run.coverage(tmp_path, [name], workers=1, retry=retry)["models"][key]
         assert min(again["seconds"], 0) == seconds
     assert len(log.read_text().splitlines()) == 2
+
+
+def job(name, key, act_cfg):
+    if name == "dies":
+        os._exit(1)
+    return {"key": key, "config": name, "status": "converted"}
+
+
+def test_a_model_that_kills_its_process_is_an_entry_and_the_others_go_on(monkeypatch):
+    monkeypatch.setattr(run, "_MODELS_PER_PROCESS", 2)
+    names = ["a", "dies", "b", "c", "d"]
+    results = {each["config"]: each for each in run._results([(name, name, {}) for name in names], 1, job)}
+    assert results.keys() == set(names)
+    assert {name for name, each in results.items() if each["status"] == "failed"} == {"dies"}
+    assert results["dies"]["problems"] == {"cannot be checked": ["the process died"]}
 
 
 class Relu(nn.Module):

@@ -1,6 +1,5 @@
 """``act_cfg`` on mmdet's necks and heads: every activation, at its width; the original where a method is rewritten."""
 
-import copy
 import inspect
 
 import mmdet.models
@@ -34,8 +33,7 @@ def test_every_activation_becomes_an_acon(name):
 
 @pytest.mark.parametrize("name", PARTS)
 def test_the_original_activation_at_every_site_is_the_original(name):
-    original = build(name)
-    model = copy.deepcopy(original)
+    original, model = build(name), build(name)
     acon_mm.convert_activations(model, OWN.get(name, dict(type="ReLU")), "all")
     assert model.state_dict().keys() == original.state_dict().keys()
     losses = []

@@ -4,8 +4,9 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from . import configs, table
 from .check import check
 
 _PACKAGES = ("torch", "mmengine", "mmcv", "mmdet", "mmsegmentation", "mmdetection")
+_MODELS_PER_PROCESS = 20
 #: seconds that one model may take
 LIMIT = 300
 
@@ -44,18 +46,51 @@ def coverage(
     for name, (key, _) in loaded.items():
         if key is not None and key not in finished and key not in jobs:
             jobs[key] = (name, key, act_cfg)
-    with (
-        ProcessPoolExecutor(workers, _context(), _one_thread, max_tasks_per_child=40) as pool,
-        open(out / "models.jsonl", "a") as log,
-    ):
-        futures = [pool.submit(_check, *job) for job in jobs.values()]
-        for future in _progress(as_completed(futures), len(futures), "models"):
-            result = future.result()
+    with open(out / "models.jsonl", "a") as log:
+        for result in _progress(_results(list(jobs.values()), workers), len(jobs), "models"):
             finished[result["key"]] = result
             log.write(json.dumps(result) + "\n")
             log.flush()
             _write(out, loaded, finished, act_cfg)  # so that it can be read before the end
     return _write(out, loaded, finished, act_cfg)
+
+
+def _check(name: str, key: str, act_cfg: dict) -> dict:
+    result = _within(LIMIT, lambda: check(configs.model_of(name), name.partition("/")[0], act_cfg))
+    return {"key": key, "config": name, "act_cfg": act_cfg, **result}
+
+
+def _results(jobs: list[tuple], workers: int, check: Callable[..., dict] = _check) -> Iterator[dict]:
+    """The result of each job, as it is ready; of one that kills its process, that it does.
+
+    Processes are new every few models, which gives their memory back. (The executor can do so itself, but waits
+    forever then at times: CPython issue 115634.)
+    """
+    size = _MODELS_PER_PROCESS * workers
+    for start in range(0, len(jobs), size):
+        left = jobs[start : start + size]
+        try:
+            with ProcessPoolExecutor(workers, _context(), _one_thread) as pool:
+                futures = {pool.submit(check, *job): job for job in left}
+                for future in as_completed(futures):
+                    result = future.result()
+                    left.remove(futures[future])
+                    yield result
+        except BrokenProcessPool:
+            if len(left) > 1:  # one of them did it
+                for job in left:
+                    yield from _results([job], 1, check)
+            else:
+                name, key, act_cfg = left[0]
+                problems = {"cannot be checked": ["the process died"]}
+                yield {
+                    "key": key,
+                    "config": name,
+                    "act_cfg": act_cfg,
+                    "status": "failed",
+                    "problems": problems,
+                    "seconds": 0,
+                }
 
 
 def _context():
@@ -93,11 +128,6 @@ def _load(name: str) -> tuple[str | None, str | None]:
     if model is None:
         return None, None
     return configs.key_of(model, name), None
-
-
-def _check(name: str, key: str, act_cfg: dict) -> dict:
-    result = _within(LIMIT, lambda: check(configs.model_of(name), name.partition("/")[0], act_cfg))
-    return {"key": key, "config": name, "act_cfg": act_cfg, **result}
 
 
 def _within(seconds: int, function: Callable[[], dict]) -> dict:
