@@ -90,7 +90,7 @@ def test_a_site_nobody_handles_is_an_error_and_changes_nothing(registry):
 
 
 def test_unresolved_width_is_an_error_at_build(registry):
-    with pytest.raises(ValueError, match=r"activation layers\.1 of Widthless needs a width, .* add num_channels"):
+    with pytest.raises(ValueError, match=r"Widthless has activations without a width, .*: layers\.1\. Add num_channels"):
         MODELS.build(dict(type="Widthless", act_cfg=dict(type="AconC")))
     model = MODELS.build(dict(type="Widthless", act_cfg=dict(type="AconC", num_channels=2)))
     with pytest.raises(ValueError, match=r"AconC at Sequential.1 has 2 channels, at dimension 1, .*\(1, 1, 4, 4\)"):
