@@ -75,6 +75,8 @@ def save_predictions(cfg: Config, out: str) -> None:
             raise runtime.UserError(f"--out of a detector must end in .pkl or .pickle, not {out}")
         metrics.append({"type": "DumpDetResults", "out_file_path": out})
     else:
+        # mmseg makes it in the first process alone, which another may be ahead of.
+        Path(out).mkdir(parents=True, exist_ok=True)
         metrics[0].update(output_dir=out, keep_results=True)
 
 
