@@ -72,7 +72,7 @@ def report(tmp_path_factory):
     out = tmp_path_factory.mktemp("coverage")
     report = run.coverage(out, SAMPLE, workers=2)
     assert json.loads((out / "coverage.json").read_text()) == report
-    assert "| mmdet/retinanet | 1 | 1 | 0 | 0 | 0 | 1 | 1 |" in (out / "coverage.md").read_text()
+    assert "| mmdet/retinanet | 1 | 1 | 0 | 0 | 0 | 0 | 1 | 1 |" in (out / "coverage.md").read_text()
     return report
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -245,4 +246,5 @@ def _ran(model: nn.Module, name: str, called: set[str]) -> bool:
 def _in_short(error: Exception) -> str:
     last = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:400]} ({last.filename.split('site-packages/')[-1]}:{last.lineno})"
+    _, inside, path = last.filename.rpartition("site-packages/")
+    return f"{type(error).__name__}: {text[:400]} ({path if inside else Path(path).name}:{last.lineno})"

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -124,7 +125,11 @@ def _load(name: str) -> tuple[str | None, str | None]:
     try:
         model = configs.model_of(name)
     except Exception as error:
-        return None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        # Without the places where packages are installed here.
+        text = re.sub(r"[^\s'\"]*site-packages/", "", " ".join(str(error).split())).partition(", the current sys.path")[
+            0
+        ]
+        return None, f"{type(error).__name__}: {text[:300]}"
     if model is None:
         return None, None
     return configs.key_of(model, name), None

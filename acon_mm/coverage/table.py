@@ -47,8 +47,8 @@ def markdown(report: dict) -> str:
 
 def _families(report: dict) -> str:
     rows = [
-        "| family | configs | converted | has none | failed | not built | models | run | sites | ACONs |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| family | configs | converted | has none | failed | pending | not built | models | run | sites | ACONs |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     groups = defaultdict(list)
     for name in report["configs"]:
@@ -60,7 +60,7 @@ def _families(report: dict) -> str:
         ran = sum(bool(each.get("passes")) for each in models)
         rows.append(
             f"| {group} | {len(names)} | {states['converted']} | {states['none']} | "
-            f"{states['failed'] + states['pending']} | "
+            f"{states['failed']} | {states['pending']} | "
             f"{states['unbuildable'] + states['unreadable'] + states['no model']} | "
             f"{len(models)} | {ran} | "
             f"{sum(each.get('sites', 0) for each in models)} | {sum(each.get('converted', 0) for each in models)} |"

@@ -88,7 +88,7 @@ def _caller(frame: FrameType | None) -> Call:
     while module is None and outer is not None:  # a function that a module called
         module = outer.f_locals.get("self") if isinstance(outer.f_locals.get("self"), nn.Module) else None
         outer = outer.f_back
-    where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    where = f"{frame.f_code.co_filename.rpartition('site-packages/')[2]}:{frame.f_lineno}"
     function = f"{frame.f_globals.get('__name__', '')}.{frame.f_code.co_qualname}"
     return Call(module, _text(frame.f_code, frame.f_lasti), function, where)
 
