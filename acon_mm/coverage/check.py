@@ -113,7 +113,8 @@ def _build(model_cfg: dict, package: str) -> nn.Module:
 def _with_few_boxes(node: Any) -> Any:
     """A model config in which heads get few proposals: with a thousand, most of the time would be spent on these."""
     if not isinstance(node, dict):
-        return [_with_few_boxes(each) for each in node] if isinstance(node, (list, tuple)) else deepcopy(node)
+        several = isinstance(node, (list, tuple))
+        return type(node)(_with_few_boxes(each) for each in node) if several else deepcopy(node)
     node = {key: _with_few_boxes(each) for key, each in node.items()}
     for key in ("max_per_img", "nms_pre", "num"):
         if isinstance(node.get(key), int) and (key != "num" or "pos_fraction" in node):  # num: of a sampler
