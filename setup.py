@@ -76,7 +76,7 @@ def kernels() -> dict:
         f"acon_mm.kernels._cpu_torch{version}",
         [str(CSRC / "ops.cpp")],
         define_macros=[("ACON_X86", None)] if len(INSTRUCTION_SETS) > 1 else [],
-        extra_compile_args=["-O2", "-fopenmp", "-g0"],
+        extra_compile_args=["-O3", "-fopenmp", "-g0"],
         extra_link_args=["-fopenmp"],
         depends=[str(path) for path in CSRC.glob("*")],
         optional=WANTED != "1",

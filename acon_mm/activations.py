@@ -339,7 +339,8 @@ class MetaAconC(Acon):
 
     def _channel_beta(self, mean: Tensor) -> Tensor:
         hidden = _normalize_pooled(self.bn1, self.fc1(mean.to(self.fc1.weight.dtype)))
-        return self.beta_scale * torch.sigmoid(_normalize_pooled(self.bn2, self.fc2(hidden)))
+        beta = torch.sigmoid(_normalize_pooled(self.bn2, self.fc2(hidden)))
+        return beta if self.beta_scale == 1 else self.beta_scale * beta
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, generator={self.generator!r}, beta_scale={self.beta_scale:g}"
@@ -413,6 +414,8 @@ def _as_maps(x: Tensor, channel_dim: int):
 
 
 def _normalize_pooled(norm: nn.Module, pooled: Tensor) -> Tensor:
+    if isinstance(norm, nn.Identity):
+        return pooled
     return normalize(norm, pooled[:, :, None, None]).flatten(1)
 
 

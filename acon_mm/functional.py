@@ -109,6 +109,17 @@ def input_and_mean(x: Tensor, channel_dim: int = 1) -> tuple[Tensor, Tensor]:
     return x, x.mean(space, dtype=dtype)
 
 
+def pooled_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer on pooled maps, ``(N, in)`` to ``(N, out)``, with the weights ``(out, in, 1, 1)`` of a convolution.
+
+    What ``torch.nn.functional.linear`` computes, without the price that it has for a few samples on a CPU.
+    """
+    same_dtype = x.dtype == weight.dtype == bias.dtype
+    if same_dtype and backend_for(x) == "compiled" and not _is_exporting():
+        return compiled.pooled_linear(x, weight, bias)
+    return torch.nn.functional.linear(x, weight.flatten(1), bias)
+
+
 def _is_exporting() -> bool:
     return torch.jit.is_tracing() or torch.compiler.is_exporting()
 

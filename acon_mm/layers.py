@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .functional import pooled_linear
+
 
 class InnerConv2d(nn.Module):
     """A 2-D convolution with bias, stride 1 and "same" padding that is not an ``nn.Conv2d``.
@@ -40,7 +42,7 @@ class InnerConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 2:
-            return F.linear(x, self.weight.flatten(1), self.bias)
+            return pooled_linear(x, self.weight, self.bias)
         return F.conv2d(x, self.weight, self.bias, padding=self.kernel_size // 2, groups=self.groups)
 
     def extra_repr(self) -> str:

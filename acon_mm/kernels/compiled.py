@@ -41,6 +41,11 @@ def input_and_mean(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
     return torch.ops.acon_mm.input_and_mean(x, channel_dim)
 
 
+def pooled_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer, ``(N, in)`` to ``(N, out)``, made for few samples; ``weight`` is ``(out, in)`` or ``(out, in, 1, 1)``."""
+    return torch.ops.acon_mm.pooled_linear(x, weight, bias)
+
+
 def instruction_set() -> str:
     """``'avx512'``, ``'avx2'`` or ``'baseline'``: the one that is in use."""
     return torch.ops.acon_mm.cpu_kernels().removesuffix("_table")

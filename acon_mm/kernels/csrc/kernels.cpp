@@ -1,19 +1,40 @@
 // The loops over planes and rows. setup.py compiles this file once per instruction set, with ACON_TABLE naming the table.
 #include "kernels.h"
+#include "linear.h"
 #include "simd.h"
 
 namespace {
 
-using acon::kSums;
+using acon::kBetaSum;
+using acon::kP1Sum;
+using acon::kP2Sum;
 using acon::Kernels;
 using acon::Parameters;
 
-// Asks for what a loop will read shortly. The processor does so by itself, but stops at the end of every page of 4 KiB:
-// forward takes about a tenth less time by this.
+// Asks for the beginning of the page after that of `p`, once in a page. Some processors fetch ahead by themselves only to
+// the end of a page of 4 KiB; asking for every line would cost those that do better more than it brings.
 template <typename S>
 inline void prefetch(const S* p) {
-  __builtin_prefetch(reinterpret_cast<const char*>(p) + 512);
+  constexpr uintptr_t page = 4096, line = 64, lines = 8;
+  const uintptr_t from = reinterpret_cast<uintptr_t>(p) % page;
+  if (from < Io<S>::step * sizeof(S)) {
+    for (uintptr_t i = 0; i < lines; ++i) {
+      __builtin_prefetch(reinterpret_cast<const char*>(p) - from + page + i * line);
+    }
+  }
 }
+
+// Where there is little to compute, asking for every line pays.
+template <typename S>
+inline void prefetch_line(const S* p) {
+  __builtin_prefetch(reinterpret_cast<const char*>(p) + 2048);
+}
+
+// What the gradients of p1, of p1 and p2 together, and of beta (up to the factor width^2) sum up.
+template <typename A>
+struct Sums {
+  typename Vector<A>::type p1, both, beta;
+};
 
 // ACON-C for one vector (arXiv 2009.04759, equations 7 and 8). With d = width x, z = beta d, s = sigmoid(z):
 //
@@ -26,32 +47,31 @@ struct AconC {
 
   V width, p2, scale; // scale: z = scale x
 
+  AconC() = default;
   AconC(V p1, V p2, V beta) : width(p1 - p2), p2(p2), scale(beta * (p1 - p2)) {}
   AconC(A p1, A p2, A beta) : AconC(broadcast<V>(p1), broadcast<V>(p2), broadcast<V>(beta)) {}
 
   static constexpr A kLog2E = 1.442695040888963407359924681;
-  // Beyond this |z|, s (1-s) is 0; clamping keeps infinity times 0 out of z s (1-s).
-  static constexpr A kMaxZ = 1e3;
+  // Beyond this |z|, s (1-s) counts as 0, so that nothing which is infinite is multiplied with it.
+  static constexpr A kMaxZ = std::is_same<A, float>::value ? 87 : 708;
 
   V y(V x) const {
     const V s = A(1) / (A(1) + exp2(x * (scale * -kLog2E)));
     return x * (p2 + width * s);
   }
 
-  // grad_x; adds what the gradients of p1 and p2 sum up, and what that of beta does up to the factor width^2.
-  V grad_x(V grad_y, V x, V& sum_p1, V& sum_p2, V& sum_beta) const {
-    const V z = at_least(at_most(x * scale, broadcast<V>(kMaxZ)), broadcast<V>(-kMaxZ));
-    // By |z|, so that neither tail of s cancels or overflows.
-    const V e = exp2((z < A(0) ? z : -z) * kLog2E);
-    const V larger = A(1) / (A(1) + e);
-    const V smaller = e * larger;
-    const V slope = larger * smaller;
-    const V h = z * slope + (z > A(0) ? larger : smaller);
+  // grad_x; adds to the sums.
+  V grad_x(V grad_y, V x, Sums<A>& sums) const {
+    const V z = x * scale;
+    const V e = exp2(z * -kLog2E);
+    const V s = A(1) / (A(1) + e);
+    const auto saturated = z * z >= kMaxZ * kMaxZ;
+    const V slope = saturated ? V{} : s * (e * s); // 1-s = e s, which does not cancel
+    const V h = saturated ? s : z * slope + s;
     const V weighted = grad_y * x;
-    const V weighted_h = weighted * h;
-    sum_p1 += weighted_h;
-    sum_p2 += weighted - weighted_h;
-    sum_beta += weighted * slope * x;
+    sums.p1 += weighted * h;
+    sums.both += weighted;
+    sums.beta += weighted * slope * x;
     return grad_y * (p2 + width * h);
   }
 };
@@ -64,169 +84,285 @@ A times_width_squared(A sum, A width) {
   return sum * width * width;
 }
 
+// A step (see simd.h), or the last elements, which do not fill one.
+template <typename S>
+struct Whole {
+  using A = typename Io<S>::A;
+  using Step = typename Io<S>::V[Io<S>::group];
+
+  static void load(const S* from, Step& v) {
+    Io<S>::load(from, v);
+  }
+  static void store(S* to, const Step& v) {
+    Io<S>::store(to, v);
+  }
+  static void load_wide(const A* from, Step& v) {
+    WideIo<S>::load(from, v);
+  }
+  static void store_wide(A* to, const Step& v) {
+    WideIo<S>::store(to, v);
+  }
+};
+template <typename S>
+struct Rest {
+  using A = typename Io<S>::A;
+  using Step = typename Io<S>::V[Io<S>::group];
+  int n;
+
+  void load(const S* from, Step& v) const {
+    Io<S>::load(from, v, n);
+  }
+  void store(S* to, const Step& v) const {
+    Io<S>::store(to, v, n);
+  }
+  void load_wide(const A* from, Step& v) const {
+    WideIo<S>::load(from, v, n);
+  }
+  void store_wide(A* to, const Step& v) const {
+    WideIo<S>::store(to, v, n);
+  }
+};
+
 template <typename S>
 struct Loops {
   using A = typename acon::Compute<S>::type;
   using V = typename Vector<A>::type;
-  static constexpr int lanes = Vector<A>::lanes;
+  static constexpr int group = Io<S>::group;
+  static constexpr int step = Io<S>::step;
+
+  // Calls f(i, io) for each step: of a plane, or of the channels of a row.
+  template <typename F>
+  static void for_steps(int64_t count, F f) {
+    int64_t i = 0;
+    for (; i + step <= count; i += step) {
+      f(i, Whole<S>());
+    }
+    if (i < count) {
+      f(i, Rest<S>{static_cast<int>(count - i)});
+    }
+  }
 
   static void plane_forward(const S* x, S* y, int64_t count, A p1, A p2, A beta) {
     const AconC<A> acon(p1, p2, beta);
-    int64_t i = 0;
-    for (; i + lanes <= count; i += lanes) {
+    for_steps(count, [&](int64_t i, auto io) {
+      V v[group];
       prefetch(x + i);
-      Io<S>::store(y + i, acon.y(Io<S>::load(x + i)));
-    }
-    if (i < count) {
-      const int rest = count - i;
-      Io<S>::store(y + i, acon.y(Io<S>::load(x + i, rest)), rest);
-    }
+      io.load(x + i, v);
+      for (V& each : v) {
+        each = acon.y(each);
+      }
+      io.store(y + i, v);
+    });
   }
 
   static void plane_backward(
       const S* grad_y, const S* x, S* grad_x, int64_t count, A p1, A p2, A beta, A* sums) {
     const AconC<A> acon(p1, p2, beta);
-    V sum_p1 = {}, sum_p2 = {}, sum_beta = {};
-    int64_t i = 0;
-    for (; i + lanes <= count; i += lanes) {
+    Sums<A> total = {};
+    for_steps(count, [&](int64_t i, auto io) {
+      V grad[group], v[group];
       prefetch(x + i);
       prefetch(grad_y + i);
-      const V grad = acon.grad_x(Io<S>::load(grad_y + i), Io<S>::load(x + i), sum_p1, sum_p2, sum_beta);
-      Io<S>::store(grad_x + i, grad);
-    }
-    if (i < count) {
-      const int rest = count - i;
-      const V grad =
-          acon.grad_x(Io<S>::load(grad_y + i, rest), Io<S>::load(x + i, rest), sum_p1, sum_p2, sum_beta);
-      Io<S>::store(grad_x + i, grad, rest);
-    }
-    sums[0] = sum_of_lanes(sum_p1);
-    sums[1] = sum_of_lanes(sum_p2);
-    sums[2] = times_width_squared<A>(sum_of_lanes(sum_beta), p1 - p2);
+      io.load(grad_y + i, grad);
+      io.load(x + i, v);
+      for (int k = 0; k < group; ++k) {
+        grad[k] = acon.grad_x(grad[k], v[k], total);
+      }
+      io.store(grad_x + i, grad);
+    });
+    sums[kP1Sum] = sum_of_lanes(total.p1);
+    sums[kP2Sum] = sum_of_lanes(total.both) - sums[kP1Sum];
+    sums[kBetaSum] = times_width_squared<A>(sum_of_lanes(total.beta), p1 - p2);
   }
 
   static A plane_sum(const S* x, int64_t count) {
     V sums[4] = {};
-    int64_t i = 0;
-    for (; i + 4 * lanes <= count; i += 4 * lanes) {
+    const int64_t blocks = count / (4 * step) * (4 * step);
+    for (int64_t i = 0; i < blocks; i += 4 * step) {
       for (int k = 0; k < 4; ++k) {
-        prefetch(x + i + k * lanes);
-        sums[k] += Io<S>::load(x + i + k * lanes);
+        V v[group];
+        prefetch_line(x + i + k * step);
+        Io<S>::load(x + i + k * step, v);
+        for (V each : v) {
+          sums[k] += each;
+        }
       }
     }
-    for (; i + lanes <= count; i += lanes) {
-      sums[0] += Io<S>::load(x + i);
-    }
-    if (i < count) {
-      sums[1] += Io<S>::load(x + i, count - i);
-    }
+    for_steps(count - blocks, [&](int64_t i, auto io) {
+      V v[group];
+      io.load(x + blocks + i, v);
+      for (V each : v) {
+        sums[0] += each;
+      }
+    });
     return sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
   }
 
   static void add_to_plane(S* x, int64_t count, A value) {
-    int64_t i = 0;
-    for (; i + lanes <= count; i += lanes) {
-      prefetch(x + i);
-      Io<S>::store(x + i, Io<S>::load(x + i) + value);
-    }
-    if (i < count) {
-      const int rest = count - i;
-      Io<S>::store(x + i, Io<S>::load(x + i, rest) + value, rest);
-    }
+    for_steps(count, [&](int64_t i, auto io) {
+      V v[group];
+      prefetch_line(x + i);
+      io.load(x + i, v);
+      for (V& each : v) {
+        each += value;
+      }
+      io.store(x + i, v);
+    });
   }
 
-  // Rows: columns of one vector, or what is left of one; `f(c, load, store)` does a column, and gets the ways to reach
-  // vectors in it.
-  template <typename F>
-  static void for_columns(int64_t channels, F f) {
-    int64_t c = 0;
-    for (; c + lanes <= channels; c += lanes) {
-      f(c, [](auto* p) { return IoOf<decltype(p)>::load(p); }, [](auto* p, V v) { IoOf<decltype(p)>::store(p, v); });
+  // Rows are walked in the order of memory, which is what the processor fetches ahead best. What belongs to their channels,
+  // activations and sums, waits meanwhile, step by step, in the order that a step's vectors have. It has to stay in the
+  // first cache, so of many channels a part is walked at a time, `columns` at most.
+  template <typename T, int64_t columns>
+  using Columns = T[columns / step][group];
+
+  template <int64_t columns>
+  struct Part {
+    int64_t channels, first, width;
+
+    // Calls f(part) for each, of about the same width.
+    template <typename F>
+    static void for_each(int64_t channels, F f) {
+      const int64_t parts = (channels + columns - 1) / columns;
+      const int64_t width = parts == 0 ? 0 : ((channels + parts - 1) / parts + step - 1) / step * step;
+      for (int64_t first = 0; first < channels; first += width) {
+        f(Part{channels, first, channels - first < width ? channels - first : width});
+      }
     }
-    if (c < channels) {
-      const int rest = channels - c;
-      f(c,
-        [rest](auto* p) { return IoOf<decltype(p)>::load(p, rest); },
-        [rest](auto* p, V v) { IoOf<decltype(p)>::store(p, v, rest); });
+
+    // Calls f(i, c, io) for each step of each row: where it is, and which channel of the part begins it.
+    template <typename F>
+    void for_rows(int64_t count, F f) const {
+      for (int64_t row = first; row < count * channels; row += channels) {
+        for_steps(width, [&](int64_t c, auto io) { f(row + c, c, io); });
+      }
     }
-  }
-  template <typename P>
-  using IoOf = Io<std::remove_cv_t<std::remove_pointer_t<P>>>;
 
-  template <typename L>
-  static AconC<A> acon_at(const Parameters<A>& parameters, int64_t sample, int64_t c, L load) {
-    const auto vector = [&](const acon::Parameter<A>& p) {
-      return p.channel_stride == 0 ? broadcast<V>(*p.at(sample, c)) : load(p.at(sample, c));
-    };
-    return AconC<A>(vector(parameters.p1), vector(parameters.p2), vector(parameters.beta));
-  }
+    // Of a part, the processor does not guess where the next row goes on.
+    void prefetch_input(const S* p) const {
+      if (width < channels) {
+        __builtin_prefetch(p + channels);
+      } else {
+        prefetch(p);
+      }
+    }
+    void prefetch_output(S* p) const {
+      if (width < channels) {
+        __builtin_prefetch(p + channels, 1);
+      }
+    }
 
-  // A few rows at a time share the loads of their columns' parameters and sums. More would be read as so many streams,
-  // which the processor follows badly.
-  static constexpr int64_t kRows = 4;
-
-  static void rows_forward(
-      const S* x, S* y, int64_t count, int64_t channels, int64_t sample, const Parameters<A>& parameters) {
-    for (int64_t row = 0; row < count; row += kRows) {
-      const int64_t end = row + kRows < count ? row + kRows : count;
-      for_columns(channels, [&](int64_t c, auto load, auto store) {
-        const AconC<A> acon = acon_at(parameters, sample, c, load);
-        for (int64_t r = row; r < end; ++r) {
-          const int64_t i = r * channels + c;
-          prefetch(x + i);
-          store(y + i, acon.y(load(x + i)));
+    void load(Columns<AconC<A>, columns>& acons, int64_t sample, const Parameters<A>& parameters) const {
+      for_steps(width, [&](int64_t c, auto io) {
+        const auto load = [&](const acon::Parameter<A>& p, V(&v)[group]) {
+          if (p.channel_stride != 0) {
+            return io.load_wide(p.at(sample, first + c), v);
+          }
+          for (V& each : v) {
+            each = broadcast<V>(*p.at(sample, first + c));
+          }
+        };
+        V p1[group], p2[group], beta[group];
+        load(parameters.p1, p1);
+        load(parameters.p2, p2);
+        load(parameters.beta, beta);
+        for (int k = 0; k < group; ++k) {
+          acons[c / step][k] = AconC<A>(p1[k], p2[k], beta[k]);
         }
       });
     }
+  };
+
+  static void rows_forward(
+      const S* x, S* y, int64_t count, int64_t channels, int64_t sample, const Parameters<A>& parameters) {
+    constexpr int64_t columns = 8192 / sizeof(A);
+    Part<columns>::for_each(channels, [&](auto part) {
+      Columns<AconC<A>, columns> acons;
+      part.load(acons, sample, parameters);
+      part.for_rows(count, [&](int64_t i, int64_t c, auto io) {
+        V v[group];
+        part.prefetch_input(x + i);
+        part.prefetch_output(y + i);
+        io.load(x + i, v);
+        for (int k = 0; k < group; ++k) {
+          v[k] = acons[c / step][k].y(v[k]);
+        }
+        io.store(y + i, v);
+      });
+    });
   }
 
   static void rows_backward(
       const S* grad_y, const S* x, S* grad_x, int64_t count, int64_t channels, int64_t sample,
       const Parameters<A>& parameters, A* sums) {
-    for (int64_t row = 0; row < count; row += kRows) {
-      const int64_t end = row + kRows < count ? row + kRows : count;
-      for_columns(channels, [&](int64_t c, auto load, auto store) {
-        const AconC<A> acon = acon_at(parameters, sample, c, load);
-        V sum_p1 = load(sums + c), sum_p2 = load(sums + channels + c), sum_beta = load(sums + 2 * channels + c);
-        for (int64_t r = row; r < end; ++r) {
-          const int64_t i = r * channels + c;
-          prefetch(x + i);
-          prefetch(grad_y + i);
-          store(grad_x + i, acon.grad_x(load(grad_y + i), load(x + i), sum_p1, sum_p2, sum_beta));
+    constexpr int64_t columns = 3072 / sizeof(A);
+    Part<columns>::for_each(channels, [&](auto part) {
+      Columns<AconC<A>, columns> acons;
+      part.load(acons, sample, parameters);
+      Columns<Sums<A>, columns> totals;
+      std::memset(totals, 0, sizeof(totals));
+      part.for_rows(count, [&](int64_t i, int64_t c, auto io) {
+        V grad[group], v[group];
+        part.prefetch_input(x + i);
+        part.prefetch_input(grad_y + i);
+        part.prefetch_output(grad_x + i);
+        io.load(grad_y + i, grad);
+        io.load(x + i, v);
+        for (int k = 0; k < group; ++k) {
+          grad[k] = acons[c / step][k].grad_x(grad[k], v[k], totals[c / step][k]);
         }
-        store(sums + c, sum_p1);
-        store(sums + channels + c, sum_p2);
-        store(sums + 2 * channels + c, sum_beta);
+        io.store(grad_x + i, grad);
       });
-    }
+      for_steps(part.width, [&](int64_t c, auto io) {
+        V p1[group], p2[group], beta[group];
+        for (int k = 0; k < group; ++k) {
+          const Sums<A>& total = totals[c / step][k];
+          p1[k] = total.p1, p2[k] = total.both - total.p1, beta[k] = total.beta;
+        }
+        A* const to = sums + part.first + c;
+        io.store_wide(to + kP1Sum * channels, p1);
+        io.store_wide(to + kP2Sum * channels, p2);
+        io.store_wide(to + kBetaSum * channels, beta);
+      });
+    });
     for (int64_t c = 0; c < channels; ++c) {
       const A width = *parameters.p1.at(sample, c) - *parameters.p2.at(sample, c);
-      sums[2 * channels + c] = times_width_squared(sums[2 * channels + c], width);
+      sums[kBetaSum * channels + c] = times_width_squared(sums[kBetaSum * channels + c], width);
     }
   }
 
   static void rows_sum(const S* x, int64_t count, int64_t channels, A* sums) {
-    for (int64_t row = 0; row < count; row += kRows) {
-      const int64_t end = row + kRows < count ? row + kRows : count;
-      for_columns(channels, [&](int64_t c, auto load, auto store) {
-        V sum = load(sums + c);
-        for (int64_t r = row; r < end; ++r) {
-          prefetch(x + r * channels + c);
-          sum += load(x + r * channels + c);
+    constexpr int64_t columns = 8192 / sizeof(A);
+    Part<columns>::for_each(channels, [&](auto part) {
+      Columns<V, columns> totals;
+      std::memset(totals, 0, sizeof(totals));
+      part.for_rows(count, [&](int64_t i, int64_t c, auto io) {
+        V v[group];
+        prefetch_line(x + i);
+        io.load(x + i, v);
+        for (int k = 0; k < group; ++k) {
+          totals[c / step][k] += v[k];
         }
-        store(sums + c, sum);
       });
-    }
+      for_steps(part.width, [&](int64_t c, auto io) { io.store_wide(sums + part.first + c, totals[c / step]); });
+    });
   }
 
   static void add_to_rows(S* x, int64_t count, int64_t channels, const A* values) {
-    for (int64_t row = 0; row < count; ++row) {
-      for_columns(channels, [&](int64_t c, auto load, auto store) {
-        S* const at = x + row * channels + c;
-        prefetch(at);
-        store(at, load(at) + load(values + c));
+    constexpr int64_t columns = 8192 / sizeof(A);
+    Part<columns>::for_each(channels, [&](auto part) {
+      Columns<V, columns> value;
+      for_steps(part.width, [&](int64_t c, auto io) { io.load_wide(values + part.first + c, value[c / step]); });
+      part.for_rows(count, [&](int64_t i, int64_t c, auto io) {
+        V v[group];
+        prefetch_line(x + i);
+        io.load(x + i, v);
+        for (int k = 0; k < group; ++k) {
+          v[k] += value[c / step][k];
+        }
+        io.store(x + i, v);
       });
-    }
+    });
   }
 
   static constexpr Kernels<S> all() {
@@ -242,5 +378,6 @@ struct Loops {
 
 namespace acon {
 const Table ACON_TABLE = {
-    ACON_TEXT(ACON_TABLE), Loops<float>::all(), Loops<double>::all(), Loops<BFloat16>::all(), Loops<Float16>::all()};
+    ACON_TEXT(ACON_TABLE),    {linear_forward, linear_backward}, Loops<float>::all(), Loops<double>::all(),
+    Loops<BFloat16>::all(), Loops<Float16>::all()};
 } // namespace acon

@@ -41,8 +41,8 @@ struct Parameters {
   Parameter<A> p1, p2, beta;
 };
 
-// Sums over a chunk, for the gradients of p1, p2 and beta.
-constexpr int kSums = 3;
+// Sums over a chunk, for the gradients of the parameters.
+enum Sum { kP1Sum, kP2Sum, kBetaSum, kSums };
 
 // Planes hold `count` consecutive elements of one sample and channel. Rows hold the `channels` of one position;
 // `count` rows follow one another, all of one sample.
@@ -57,7 +57,7 @@ struct Kernels {
 
   void (*rows_forward)(
       const S* x, S* y, int64_t count, int64_t channels, int64_t sample, const Parameters<A>& parameters);
-  // `sums` has kSums times `channels` elements, which are added to.
+  // `sums` has kSums times `channels` elements.
   void (*rows_backward)(
       const S* grad_y, const S* x, S* grad_x, int64_t count, int64_t channels, int64_t sample,
       const Parameters<A>& parameters, A* sums);
@@ -65,8 +65,21 @@ struct Kernels {
   void (*add_to_rows)(S* x, int64_t count, int64_t channels, const A* values);
 };
 
+// A linear layer for few samples, y = x w^T + b with x (samples, in), w (out, in) and y (samples, out): the outputs from
+// `begin` to `end`.
+struct Linear {
+  void (*forward)(
+      const float* x, const float* weight, const float* bias, float* y, int64_t samples, int64_t in, int64_t out,
+      int64_t begin, int64_t end);
+  // grad_weight of these outputs is set; what they have in grad_x is added.
+  void (*backward)(
+      const float* grad_y, const float* x, const float* weight, float* grad_x, float* grad_weight, int64_t samples,
+      int64_t in, int64_t out, int64_t begin, int64_t end);
+};
+
 struct Table {
   const char* name;
+  Linear linear;
   Kernels<float> float32;
   Kernels<double> float64;
   Kernels<BFloat16> bfloat16;

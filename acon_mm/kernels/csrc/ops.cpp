@@ -1,4 +1,4 @@
-// The operators acon_mm::acon_c, acon_mm::acon_c_backward and acon_mm::input_and_mean on the CPU, with autograd.
+// The operators acon_mm::acon_c, acon_mm::pooled_linear and acon_mm::input_and_mean on the CPU, with autograd.
 // The kernels' mathematics is in kernels.cpp, how tensors are cut up in layout.h; this file ties both to PyTorch.
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
@@ -131,19 +131,57 @@ void for_each_task(const Layout& layout, F f) {
   });
 }
 
-// Adds what each chunk summed up, in the order of the chunks: (tasks, sums) of planes or (tasks, sums, C) of rows becomes
-// (N, sums, C).
-Tensor total(const Tensor& partial, const Layout& layout, int64_t sums) {
-  const auto compute = partial.scalar_type();
-  if (layout.rows) {
-    return partial.view({layout.samples, layout.chunks, sums, layout.channels}).sum(1);
+// Adds what each chunk summed up, in the order of the chunks: (tasks, kinds) of planes or (tasks, kinds, C) of rows becomes
+// (N, kinds, C). By hand, since the tensors are small: PyTorch's operators would take longer to call than to compute.
+template <typename A>
+Tensor total(const Tensor& partial, const Layout& layout, int64_t kinds) {
+  const int64_t channels = layout.channels, size = kinds * channels;
+  Tensor result = at::zeros({layout.samples, kinds, channels}, partial.options());
+  const A* from = const_data<A>(partial);
+  A* to = data<A>(result);
+  for (int64_t sample = 0; sample < layout.samples; ++sample, to += size) {
+    if (layout.rows) {
+      for (int64_t chunk = 0; chunk < layout.chunks; ++chunk, from += size) {
+        for (int64_t i = 0; i < size; ++i) {
+          to[i] += from[i];
+        }
+      }
+      continue;
+    }
+    for (int64_t block = 0; block < layout.blocks; ++block) {
+      for (int64_t channel = 0; channel < channels; ++channel) {
+        for (int64_t chunk = 0; chunk < layout.chunks; ++chunk, from += kinds) {
+          for (int64_t kind = 0; kind < kinds; ++kind) {
+            to[kind * channels + channel] += from[kind];
+          }
+        }
+      }
+    }
   }
-  if (layout.chunks == 1 && layout.blocks == 1) {
-    return partial.view({layout.samples, layout.channels, sums}).transpose(1, 2);
+  return result;
+}
+
+// The gradient of a parameter, (C,), (N, C) or (N, 1): what is of kind `kind` in sums (N, kSums, C).
+template <typename A>
+Tensor reduced(const Tensor& sums, int64_t kind, const Tensor& parameter) {
+  const int64_t samples = sums.size(0), channels = sums.size(2);
+  Tensor result = at::zeros(parameter.sizes(), sums.options());
+  const int64_t sample_stride = parameter.dim() == 1 ? 0 : parameter.size(1);
+  const int64_t channel_stride = parameter.size(-1) == channels ? 1 : 0;
+  A* to = data<A>(result);
+  for (int64_t sample = 0; sample < samples; ++sample) {
+    const A* from = const_data<A>(sums) + (sample * kSums + kind) * channels;
+    for (int64_t channel = 0; channel < channels; ++channel) {
+      to[sample * sample_stride + channel * channel_stride] += from[channel];
+    }
   }
-  return partial.view({layout.samples, layout.blocks, layout.channels, layout.chunks, sums})
-      .sum({1, 3}, false, compute)
-      .transpose(1, 2);
+  if (kind == kBetaSum) { // without infinities, as reference.finite
+    constexpr A largest = std::numeric_limits<A>::max();
+    for (int64_t i = 0; i < result.numel(); ++i) {
+      to[i] = to[i] > largest ? largest : to[i] < -largest ? -largest : to[i];
+    }
+  }
+  return result.to(parameter.scalar_type());
 }
 
 Tensor acon_c_cpu(const Tensor& input, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
@@ -171,27 +209,13 @@ Tensor acon_c_cpu(const Tensor& input, const Tensor& p1, const Tensor& p2, const
   return input.is_same(in.x) ? y : like(input).copy_(y);
 }
 
-// Without infinities, as reference.finite.
-Tensor finite(const Tensor& t) {
-  const double limit = t.scalar_type() == at::kDouble ? std::numeric_limits<double>::max()
-                                                      : std::numeric_limits<float>::max();
-  return t.clamp(-limit, limit);
-}
-
-// (N, C) of sums in the shape and type of a parameter.
-Tensor reduced(const Tensor& sums, const Tensor& parameter, bool bounded = false) {
-  const Tensor result = parameter.dim() == 1 ? sums.sum(0) : sums.sum_to_size(parameter.sizes());
-  return (bounded ? finite(result) : result).to(parameter.scalar_type());
-}
-
 Gradients acon_c_backward_cpu(
     const Tensor& grad_y, const Tensor& input, const Tensor& p1, const Tensor& p2, const Tensor& beta,
     int64_t channel_dim) {
   const Inputs in(input, p1, p2, beta, channel_dim);
   const Layout& layout = in.layout;
   const Tensor grad = ordered_as(grad_y, in.x);
-  Tensor grad_x = at::empty_like(in.x);
-  Tensor sums;
+  Tensor grad_x = at::empty_like(in.x), grad_p1, grad_p2, grad_beta;
   dispatch(in.x, "acon_c_backward", [&](auto element) {
     using S = decltype(element);
     using A = typename Compute<S>::type;
@@ -200,8 +224,7 @@ Gradients acon_c_backward_cpu(
     S* to = data<S>(grad_x);
     const auto options = in.x.options().dtype(compute_type(in.x));
     const int64_t columns = layout.rows ? layout.channels : 1;
-    const Tensor partial = layout.rows ? at::zeros({layout.tasks(), kSums, columns}, options)
-                                       : at::empty({layout.tasks(), kSums}, options);
+    const Tensor partial = at::empty({layout.tasks(), kSums, columns}, options);
     A* const chunk_sums = data<A>(partial);
     for_each_task(layout, [&](int64_t index) {
       A* const own = chunk_sums + index * kSums * columns;
@@ -217,11 +240,12 @@ Gradients acon_c_backward_cpu(
             *parameters.beta.at(task.sample, task.channel), own);
       }
     });
-    sums = total(partial, layout, kSums);
+    const Tensor sums = total<A>(partial, layout, kSums);
+    grad_p1 = reduced<A>(sums, kP1Sum, p1);
+    grad_p2 = reduced<A>(sums, kP2Sum, p2);
+    grad_beta = reduced<A>(sums, kBetaSum, beta);
   });
-  return {
-      input.is_same(in.x) ? grad_x : like(input).copy_(grad_x), reduced(sums.select(1, 0), p1),
-      reduced(sums.select(1, 1), p2), reduced(sums.select(1, 2), beta, true)};
+  return {input.is_same(in.x) ? grad_x : like(input).copy_(grad_x), grad_p1, grad_p2, grad_beta};
 }
 
 // The mean of each sample and channel, (N, C), in the type that is computed in.
@@ -229,13 +253,13 @@ Tensor channel_mean_cpu(const Tensor& input, int64_t dim) {
   const int64_t channel_dim = at::maybe_wrap_dim(dim, input.dim());
   const Tensor walked = walkable(input, channel_dim);
   const Layout layout(walked.sizes(), channel_dim, is_channels_last(walked, channel_dim));
-  Tensor sums;
+  Tensor mean;
   dispatch(walked, "mean", [&](auto element) {
     using S = decltype(element);
     using A = typename Compute<S>::type;
     const S* x = const_data<S>(walked);
     const int64_t columns = layout.rows ? layout.channels : 1;
-    const Tensor partial = at::zeros({layout.tasks(), 1, columns}, walked.options().dtype(compute_type(walked)));
+    const Tensor partial = at::empty({layout.tasks(), 1, columns}, walked.options().dtype(compute_type(walked)));
     A* const chunk_sums = data<A>(partial);
     for_each_task(layout, [&](int64_t index) {
       if (layout.rows) {
@@ -246,9 +270,14 @@ Tensor channel_mean_cpu(const Tensor& input, int64_t dim) {
         chunk_sums[index] = kernels<S>().plane_sum(x + task.offset, task.count);
       }
     });
-    sums = total(partial, layout, 1);
+    mean = total<A>(partial, layout, 1).squeeze_(1);
+    const A area = layout.blocks * layout.inner;
+    A* const to = data<A>(mean);
+    for (int64_t i = 0; i < mean.numel(); ++i) {
+      to[i] /= area;
+    }
   });
-  return sums.select(1, 0) / static_cast<double>(layout.blocks * layout.inner);
+  return mean;
 }
 
 // Adds one value per sample and channel, (N, C), to all that it stands for; `x` must be walkable.
@@ -275,6 +304,60 @@ void add_per_channel_(const Tensor& x, const Tensor& values, int64_t dim) {
   });
 }
 
+// Up to so many samples, and in float32, the kernels multiply; beyond, PyTorch does.
+constexpr int64_t kFewSamples = 16;
+// Weights that are worth a thread of their own.
+constexpr int64_t kLinearGrain = 65536;
+
+bool is_for_kernels(const Tensor& x) {
+  return x.scalar_type() == at::kFloat && x.size(0) <= kFewSamples;
+}
+
+// x (N, in) times weight (out, in), (out, in, 1, 1) or such, plus bias (out,).
+Tensor pooled_linear_cpu(const Tensor& input, const Tensor& weight, const Tensor& bias) {
+  const int64_t samples = input.size(0), in = input.size(1), out = weight.size(0);
+  TORCH_CHECK(
+      weight.numel() == out * in && bias.numel() == out && weight.scalar_type() == input.scalar_type() &&
+          bias.scalar_type() == input.scalar_type(),
+      "pooled_linear takes x (N, in), weight (out, in) and bias (out,) of one dtype, got ", input.sizes(), " ",
+      input.scalar_type(), ", ", weight.sizes(), " ", weight.scalar_type(), ", ", bias.sizes(), " ",
+      bias.scalar_type());
+  if (!is_for_kernels(input)) {
+    return at::linear(input, weight.reshape({out, in}), bias);
+  }
+  const Tensor x = input.contiguous(), w = weight.contiguous(), b = bias.contiguous();
+  Tensor y = at::empty({samples, out}, x.options());
+  at::parallel_for(0, out, std::max<int64_t>(1, kLinearGrain / std::max<int64_t>(in, 1)), [&](int64_t begin, int64_t end) {
+    table().linear.forward(
+        const_data<float>(x), const_data<float>(w), const_data<float>(b), data<float>(y), samples, in, out, begin, end);
+  });
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor> pooled_linear_backward_cpu(
+    const Tensor& grad_y, const Tensor& input, const Tensor& weight) {
+  const int64_t samples = input.size(0), in = input.size(1), out = weight.size(0);
+  if (!is_for_kernels(input)) {
+    return {
+        grad_y.mm(weight.reshape({out, in})), grad_y.t().mm(input).reshape(weight.sizes()), grad_y.sum(0)};
+  }
+  const Tensor grad = grad_y.contiguous(), x = input.contiguous(), w = weight.contiguous();
+  Tensor grad_weight = at::empty(weight.sizes(), x.options());
+  // Blocks of a fixed size, as in layout.h, so that the sums are the same for any number of threads.
+  const int64_t outputs = std::max<int64_t>(1, kLinearGrain / std::max<int64_t>(in, 1));
+  const int64_t blocks = (out + outputs - 1) / outputs;
+  Tensor grad_x = at::zeros({blocks, samples, in}, x.options());
+  at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) {
+      table().linear.backward(
+          const_data<float>(grad), const_data<float>(x), const_data<float>(w),
+          data<float>(grad_x) + block * samples * in, data<float>(grad_weight), samples, in, out, block * outputs,
+          std::min((block + 1) * outputs, out));
+    }
+  });
+  return {blocks == 1 ? grad_x.squeeze(0) : grad_x.sum(0), grad_weight, grad.sum(0)};
+}
+
 // What the kernels return, without the values: for torch.compile.
 Tensor acon_c_meta(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, int64_t) {
   return like(x);
@@ -290,6 +373,29 @@ Tensor channel_mean_meta(const Tensor& x, int64_t channel_dim) {
       {x.sym_size(0), x.sym_size(channel_dim)}, x.options().dtype(compute_type(x)));
 }
 
+Tensor pooled_linear_meta(const Tensor& x, const Tensor& weight, const Tensor&) {
+  return at::empty_symint({x.sym_size(0), weight.sym_size(0)}, x.options());
+}
+std::tuple<Tensor, Tensor, Tensor> pooled_linear_backward_meta(
+    const Tensor& grad_y, const Tensor& x, const Tensor& weight) {
+  return {
+      at::empty_symint(x.sym_sizes(), x.options()), at::empty_symint(weight.sym_sizes(), weight.options()),
+      at::empty_symint({grad_y.sym_size(1)}, weight.options())};
+}
+
+Tensor call_pooled_linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("acon_mm::pooled_linear", "")
+                             .typed<decltype(pooled_linear_cpu)>();
+  return op.call(x, weight, bias);
+}
+std::tuple<Tensor, Tensor, Tensor> call_pooled_linear_backward(
+    const Tensor& grad_y, const Tensor& x, const Tensor& weight) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("acon_mm::pooled_linear_backward", "")
+                             .typed<decltype(pooled_linear_backward_cpu)>();
+  return op.call(grad_y, x, weight);
+}
 Tensor call_acon_c(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("acon_mm::acon_c", "")
@@ -319,6 +425,13 @@ Tensor aligned(const Tensor& parameter, const Tensor& x, int64_t channel_dim) {
     shape[0] = parameter.sym_size(0);
   }
   return parameter.reshape_symint(shape);
+}
+
+// Without infinities, as reference.finite.
+Tensor finite(const Tensor& t) {
+  const double limit = t.scalar_type() == at::kDouble ? std::numeric_limits<double>::max()
+                                                      : std::numeric_limits<float>::max();
+  return t.clamp(-limit, limit);
 }
 
 // The gradients out of PyTorch's operators, for double backward; kernels/reference.py has the same.
@@ -380,6 +493,32 @@ Gradients acon_c_backward_autograd(
   return call_acon_c_backward(grad_y, x, p1, p2, beta, channel_dim);
 }
 
+struct PooledLinear : torch::autograd::Function<PooledLinear> {
+  static constexpr bool is_traceable = true;
+
+  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& weight, const Tensor& bias) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    context->save_for_backward({x, weight});
+    return call_pooled_linear(x, weight, bias);
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    auto [x, weight, bias] = call_pooled_linear_backward(grads[0], saved[0], saved[1]);
+    return {std::move(x), std::move(weight), std::move(bias)};
+  }
+};
+
+std::tuple<Tensor, Tensor, Tensor> pooled_linear_backward_autograd(
+    const Tensor& grad_y, const Tensor& x, const Tensor& weight) {
+  if (at::GradMode::is_enabled()) { // as in acon_c_backward_autograd
+    const Tensor flat = weight.flatten(1);
+    return {grad_y.mm(flat), grad_y.t().mm(x).reshape_symint(weight.sym_sizes()), grad_y.sum(0)};
+  }
+  at::AutoDispatchBelowADInplaceOrView below;
+  return call_pooled_linear_backward(grad_y, x, weight);
+}
+
 // x again, and its mean. As both leave one node of the graph, its backward has both gradients in hand and adds the
 // mean's to the other in place; two nodes would make autograd add them in a new tensor of the size of x.
 struct InputAndMean : torch::autograd::Function<InputAndMean> {
@@ -391,7 +530,8 @@ struct InputAndMean : torch::autograd::Function<InputAndMean> {
     return {x, call_channel_mean(x, channel_dim)};
   }
 
-  static variable_list backward(AutogradContext* context, variable_list grads) {
+  // By reference: a copy of the list would hold its tensors once more.
+  static variable_list backward(AutogradContext* context, variable_list& grads) {
     Tensor grad_x = std::move(grads[0]);
     const Tensor& grad_mean = grads[1];
     if (!grad_mean.defined()) {
@@ -437,6 +577,11 @@ TORCH_LIBRARY(acon_mm, m) {
       "acon_c_backward(Tensor grad_y, Tensor x, Tensor p1, Tensor p2, Tensor beta, int channel_dim=1) "
       "-> (Tensor grad_x, Tensor grad_p1, Tensor grad_p2, Tensor grad_beta)",
       {at::Tag::pt2_compliant_tag});
+  m.def("pooled_linear(Tensor x, Tensor weight, Tensor bias) -> Tensor", {at::Tag::pt2_compliant_tag});
+  m.def(
+      "pooled_linear_backward(Tensor grad_y, Tensor x, Tensor weight) "
+      "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
+      {at::Tag::pt2_compliant_tag});
   m.def("channel_mean(Tensor x, int channel_dim=1) -> Tensor", {at::Tag::pt2_compliant_tag});
   // Returns an alias of its input, which operators under torch.compile must not; the module takes another way there.
   m.def("input_and_mean(Tensor(a) x, int channel_dim=1) -> (Tensor(a) x, Tensor mean)", &input_and_mean);
@@ -446,12 +591,16 @@ TORCH_LIBRARY(acon_mm, m) {
 TORCH_LIBRARY_IMPL(acon_mm, CPU, m) {
   m.impl("acon_c", &acon_c_cpu);
   m.impl("acon_c_backward", &acon_c_backward_cpu);
+  m.impl("pooled_linear", &pooled_linear_cpu);
+  m.impl("pooled_linear_backward", &pooled_linear_backward_cpu);
   m.impl("channel_mean", &channel_mean_cpu);
 }
 
 TORCH_LIBRARY_IMPL(acon_mm, Meta, m) {
   m.impl("acon_c", &acon_c_meta);
   m.impl("acon_c_backward", &acon_c_backward_meta);
+  m.impl("pooled_linear", &pooled_linear_meta);
+  m.impl("pooled_linear_backward", &pooled_linear_backward_meta);
   m.impl("channel_mean", &channel_mean_meta);
 }
 
@@ -460,6 +609,10 @@ TORCH_LIBRARY_IMPL(acon_mm, Autograd, m) {
     return AconCFunction::apply(x, p1, p2, beta, channel_dim);
   });
   m.impl("acon_c_backward", &acon_c_backward_autograd);
+  m.impl("pooled_linear", [](const Tensor& x, const Tensor& weight, const Tensor& bias) {
+    return PooledLinear::apply(x, weight, bias);
+  });
+  m.impl("pooled_linear_backward", &pooled_linear_backward_autograd);
 }
 
 } // namespace acon

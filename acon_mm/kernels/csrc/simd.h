@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -28,7 +29,6 @@ constexpr int kBytes = 16;
 typedef float F32 __attribute__((vector_size(kBytes)));
 typedef int32_t I32 __attribute__((vector_size(kBytes)));
 typedef uint32_t U32 __attribute__((vector_size(kBytes)));
-typedef uint16_t U16 __attribute__((vector_size(kBytes / 2)));
 typedef double F64 __attribute__((vector_size(kBytes)));
 typedef int64_t I64 __attribute__((vector_size(kBytes)));
 
@@ -63,17 +63,8 @@ V at_least(V x, V limit) {
   return limit > x ? limit : x;
 }
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__) && !defined(__AVX512F__)
 // The compiler makes a comparison and a blend of the above; min and max are one instruction with the same rule for NaN.
-template <>
-F32 at_most(F32 x, F32 limit) {
-  return (F32)_mm512_min_ps((__m512)limit, (__m512)x);
-}
-template <>
-F32 at_least(F32 x, F32 limit) {
-  return (F32)_mm512_max_ps((__m512)limit, (__m512)x);
-}
-#elif defined(__AVX2__)
 template <>
 F32 at_most(F32 x, F32 limit) {
   return (F32)_mm256_min_ps((__m256)limit, (__m256)x);
@@ -104,16 +95,29 @@ inline auto sum_of_lanes(F32 v) {
 }
 #endif
 
-// 2^t, 0 below the smallest normal number and infinity above the largest; NaN stays.
+// 2^t, 0 below the smallest normal number (or below the smallest of all) and infinity above the largest; NaN stays.
 //
-// t = n + f with an integer n and |f| <= 1/2: 2^f is a polynomial, 2^n is put together from its bits. Adding `kShift`, whose
-// last bit is worth 1, rounds t to n and leaves n plus the exponent's bias in the low bits.
+// t = n + f with an integer n: 2^f is a polynomial, 2^n is put together from its bits. Adding `kShift`, whose last bit is
+// worth 1, rounds t to n and leaves n plus the exponent's bias in the low bits.
+#if defined(__AVX512F__)
+F32 exp2(F32 t) {
+  // What is above the integer below t, and a product with 2 to that integer, are one instruction each.
+  const F32 f = (F32)_mm512_reduce_ps((__m512)t, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  // Minimax for the relative error over 0..1, 8.2e-8; in pairs, which depend on one another less than Horner's form.
+  const F32 low = f * 6.931513118e-1f + 1.0f;
+  const F32 middle = f * 5.579991310e-2f + 2.401644502e-1f;
+  const F32 high = f * 1.867130070e-3f + 9.017030322e-3f;
+  const F32 square = f * f;
+  const F32 p = (high * square + middle) * square + low;
+  return (F32)_mm512_scalef_ps((__m512)p, (__m512)t);
+}
+#else
 F32 exp2(F32 t) {
   constexpr float kShift = 12582912.0f + 127.0f;
   t = at_least(at_most(t, broadcast<F32>(128.0f)), broadcast<F32>(-127.0f));
   const F32 shifted = t + kShift;
   const F32 f = t - (shifted - kShift);
-  // Minimax for the relative error, 1.9e-9.
+  // Minimax for the relative error over -1/2..1/2, 1.9e-9.
   F32 p = f * 1.534581104e-4f + 1.33999312e-3f;
   p = p * f + 9.61848896e-3f;
   p = p * f + 5.550328777e-2f;
@@ -122,6 +126,7 @@ F32 exp2(F32 t) {
   p = p * f + 1.0f;
   return p * (F32)((I32)shifted << 23);
 }
+#endif
 
 F64 exp2(F64 t) {
   constexpr double kShift = 6755399441055744.0 + 1023.0;
@@ -141,113 +146,187 @@ F64 exp2(F64 t) {
   return p * (F64)((I64)shifted << 52);
 }
 
-// Loading and storing: `Io<S>` goes between elements in memory and vectors of `Compute<S>`. The forms with `n` handle fewer
-// elements than a vector has, and touch no others; lanes beyond are 0.
-template <typename S, typename Derived>
+// Loading and storing. `Io<S>` moves a step, which is `group` vectors, between elements S in memory and vectors of
+// `Compute<S>`; the forms with `n` handle fewer elements than a step has, and touch no others; what is beyond them is 0.
+// The vectors of a step need not hold its elements in their order, so `load_wide` and `store_wide` bring parameters and sums,
+// which lie in memory as `Compute<S>`, into the same.
+template <typename S, int vectors>
 struct IoBase {
   using A = typename acon::Compute<S>::type;
   using V = typename Vector<A>::type;
-  static constexpr int lanes = Vector<A>::lanes;
-
-  static V load(const S* from, int n) {
-    S buffer[lanes] = {};
-    std::memcpy(buffer, from, n * sizeof(S));
-    return Derived::load(buffer);
-  }
-  static void store(S* to, V v, int n) {
-    S buffer[lanes];
-    Derived::store(buffer, v);
-    std::memcpy(to, buffer, n * sizeof(S));
-  }
+  static constexpr int group = vectors;
+  static constexpr int step = group * Vector<A>::lanes;
 };
 
 template <typename S>
-struct Io : IoBase<S, Io<S>> { // float and double
-  using typename IoBase<S, Io<S>>::V;
-  using IoBase<S, Io<S>>::load;
-  using IoBase<S, Io<S>>::store;
-  static V load(const S* from) {
-    V v;
-    std::memcpy(&v, from, sizeof(V));
-    return v;
+struct Io : IoBase<S, 1> { // float and double
+  using typename IoBase<S, 1>::V;
+  using IoBase<S, 1>::step;
+  static void load(const S* from, V (&v)[1]) {
+    std::memcpy(v, from, sizeof(V));
   }
-  static void store(S* to, V v) {
-    std::memcpy(to, &v, sizeof(V));
+  static void store(S* to, const V (&v)[1]) {
+    std::memcpy(to, v, sizeof(V));
+  }
+  static void load(const S* from, V (&v)[1], int n) {
+    v[0] = V{};
+    std::memcpy(v, from, n * sizeof(S));
+  }
+  static void store(S* to, const V (&v)[1], int n) {
+    std::memcpy(to, v, n * sizeof(S));
   }
 };
 
 #if defined(__AVX512F__)
 template <>
-F32 IoBase<float, Io<float>>::load(const float* from, int n) {
-  return (F32)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), from);
+void Io<float>::load(const float* from, F32 (&v)[1], int n) {
+  v[0] = (F32)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), from);
 }
 template <>
-void IoBase<float, Io<float>>::store(float* to, F32 v, int n) {
-  _mm512_mask_storeu_ps(to, (__mmask16)((1u << n) - 1), (__m512)v);
+void Io<float>::store(float* to, const F32 (&v)[1], int n) {
+  _mm512_mask_storeu_ps(to, (__mmask16)((1u << n) - 1), (__m512)v[0]);
 }
 #elif defined(__AVX2__)
 __m256i first_lanes(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 template <>
-F32 IoBase<float, Io<float>>::load(const float* from, int n) {
-  return (F32)_mm256_maskload_ps(from, first_lanes(n));
+void Io<float>::load(const float* from, F32 (&v)[1], int n) {
+  v[0] = (F32)_mm256_maskload_ps(from, first_lanes(n));
 }
 template <>
-void IoBase<float, Io<float>>::store(float* to, F32 v, int n) {
-  _mm256_maskstore_ps(to, first_lanes(n), (__m256)v);
+void Io<float>::store(float* to, const F32 (&v)[1], int n) {
+  _mm256_maskstore_ps(to, first_lanes(n), (__m256)v[0]);
 }
 #endif
 
-template <>
-struct Io<BFloat16> : IoBase<BFloat16, Io<BFloat16>> {
-  using IoBase::load;
-  using IoBase::store;
-  static F32 load(const BFloat16* from) {
-    U16 bits;
-    std::memcpy(&bits, from, sizeof(bits));
-    return (F32)(__builtin_convertvector(bits, U32) << 16);
+// The part of a step by way of a whole one.
+template <typename S, int vectors, typename Derived>
+struct BufferedIo : IoBase<S, vectors> {
+  using typename IoBase<S, vectors>::V;
+  using IoBase<S, vectors>::step;
+  static void load(const S* from, V (&v)[vectors], int n) {
+    S buffer[step] = {};
+    std::memcpy(buffer, from, n * sizeof(S));
+    Derived::load(buffer, v);
   }
-  static void store(BFloat16* to, F32 v) {
+  static void store(S* to, const V (&v)[vectors], int n) {
+    S buffer[step];
+    Derived::store(buffer, v);
+    std::memcpy(to, buffer, n * sizeof(S));
+  }
+};
+
+// Two vectors at a time, of the even and of the odd elements: these are the low and the high halves of 32-bit words, and
+// so cost one operation each to take apart, and two to put together.
+template <>
+struct Io<BFloat16> : BufferedIo<BFloat16, 2, Io<BFloat16>> {
+  using BufferedIo::load;
+  using BufferedIo::store;
+  static void load(const BFloat16* from, F32 (&v)[2]) {
+    U32 words;
+    std::memcpy(&words, from, sizeof(words));
+    v[0] = (F32)(words << 16);
+    v[1] = (F32)(words & 0xffff0000u);
+  }
+  static void store(BFloat16* to, const F32 (&v)[2]) {
+    const U32 words = rounded(v[0]) >> 16 | (rounded(v[1]) & 0xffff0000u);
+    std::memcpy(to, &words, sizeof(words));
+  }
+
+ private:
+  static U32 rounded(F32 v) {
     const U32 bits = (U32)v;
     const U32 to_nearest_even = bits + 0x7fff + ((bits >> 16) & 1);
     // Rounding could carry a NaN over to infinity.
-    const U32 rounded = v == v ? to_nearest_even : (bits | 0x400000);
-    const U16 half = __builtin_convertvector(rounded >> 16, U16);
-    std::memcpy(to, &half, sizeof(half));
+    return v == v ? to_nearest_even : (bits | 0x400000);
   }
 };
 
 template <>
-struct Io<Float16> : IoBase<Float16, Io<Float16>> {
-  using IoBase::load;
-  using IoBase::store;
+struct Io<Float16> : BufferedIo<Float16, 1, Io<Float16>> {
+  using BufferedIo::load;
+  using BufferedIo::store;
 #if defined(__AVX512F__)
-  static F32 load(const Float16* from) {
-    return (F32)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
+  static void load(const Float16* from, F32 (&v)[1]) {
+    v[0] = (F32)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
   }
-  static void store(Float16* to, F32 v) {
-    _mm256_storeu_si256((__m256i*)to, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+  static void store(Float16* to, const F32 (&v)[1]) {
+    _mm256_storeu_si256((__m256i*)to, _mm512_cvtps_ph((__m512)v[0], _MM_FROUND_TO_NEAREST_INT));
   }
 #elif defined(__AVX2__)
-  static F32 load(const Float16* from) {
-    return (F32)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
+  static void load(const Float16* from, F32 (&v)[1]) {
+    v[0] = (F32)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
   }
-  static void store(Float16* to, F32 v) {
-    _mm_storeu_si128((__m128i*)to, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+  static void store(Float16* to, const F32 (&v)[1]) {
+    _mm_storeu_si128((__m128i*)to, _mm256_cvtps_ph((__m256)v[0], _MM_FROUND_TO_NEAREST_INT));
   }
 #else
   typedef _Float16 Halves __attribute__((vector_size(kBytes / 2)));
-  static F32 load(const Float16* from) {
+  static void load(const Float16* from, F32 (&v)[1]) {
     Halves halves;
     std::memcpy(&halves, from, sizeof(halves));
-    return __builtin_convertvector(halves, F32);
+    v[0] = __builtin_convertvector(halves, F32);
   }
-  static void store(Float16* to, F32 v) {
-    const Halves halves = __builtin_convertvector(v, Halves);
+  static void store(Float16* to, const F32 (&v)[1]) {
+    const Halves halves = __builtin_convertvector(v[0], Halves);
     std::memcpy(to, &halves, sizeof(halves));
   }
 #endif
+};
+
+// What goes with a step of S and lies in memory as `Compute<S>`.
+template <typename S>
+struct WideIo {
+  using A = typename Io<S>::A;
+  using V = typename Io<S>::V;
+  static void load(const A* from, V (&v)[1]) {
+    Io<A>::load(from, v);
+  }
+  static void store(A* to, const V (&v)[1]) {
+    Io<A>::store(to, v);
+  }
+  static void load(const A* from, V (&v)[1], int n) {
+    Io<A>::load(from, v, n);
+  }
+  static void store(A* to, const V (&v)[1], int n) {
+    Io<A>::store(to, v, n);
+  }
+};
+
+template <>
+struct WideIo<BFloat16> : BufferedIo<float, 2, WideIo<BFloat16>> {
+  using BufferedIo::load;
+  using BufferedIo::store;
+  static void load(const float* from, F32 (&v)[2]) {
+    F32 first, second;
+    std::memcpy(&first, from, sizeof(F32));
+    std::memcpy(&second, from + lanes, sizeof(F32));
+    v[0] = picked(first, second, [](int i) { return 2 * i; }, Lanes());
+    v[1] = picked(first, second, [](int i) { return 2 * i + 1; }, Lanes());
+  }
+  static void store(float* to, const F32 (&v)[2]) {
+    const auto at = [](int i) { return i % 2 * lanes + i / 2; };
+    const F32 first = picked(v[0], v[1], at, Lanes());
+    const F32 second = picked(v[0], v[1], [at](int i) { return at(i + lanes); }, Lanes());
+    std::memcpy(to, &first, sizeof(F32));
+    std::memcpy(to + lanes, &second, sizeof(F32));
+  }
+
+ private:
+  static constexpr int lanes = Vector<float>::lanes;
+  using Lanes = std::make_integer_sequence<int, lanes>;
+
+  // The elements `at(0)`, `at(1)`, ... of two vectors one after the other.
+  template <typename F, int... I>
+  static F32 picked(F32 a, F32 b, F at, std::integer_sequence<int, I...>) {
+#if defined(__clang__)
+    constexpr F where{};
+    return __builtin_shufflevector(a, b, where(I)...);
+#else
+    return __builtin_shuffle(a, b, I32{at(I)...});
+#endif
+  }
 };
 
 } // namespace
