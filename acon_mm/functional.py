@@ -110,7 +110,7 @@ def input_and_mean(x: Tensor, channel_dim: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def pooled_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A linear layer on pooled maps, ``(N, in)`` to ``(N, out)``, with the weights ``(out, in, 1, 1)`` of a convolution.
+    """A linear layer on pooled maps, ``(N, in)`` to ``(N, out)``, with a convolution's weights ``(out, in, 1, 1)``.
 
     What ``torch.nn.functional.linear`` computes, without the price that it has for a few samples on a CPU.
     """

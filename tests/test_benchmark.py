@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -30,10 +31,12 @@ def test_all_forms_compute_the_same(kind):
 
 def test_interleaved_calls_everybody_as_often():
     calls = []
-    times = measure.interleaved({name: lambda name=name: calls.append(name) for name in "abc"}, 0, CPU, min_rounds=4)
-    assert {name: len(taken) for name, taken in times.items()} == {"a": 4, "b": 4, "c": 4}
-    assert [calls.count(name) for name in "abc"] == [5, 5, 5]  # one round to warm up
-    assert {calls[i] for i in range(3, 15, 3)} == {"a", "b", "c"}  # each comes first in turn
+    times = measure.interleaved({name: lambda name=name: calls.append(name) for name in "abc"}, 0, CPU, min_rounds=20)
+    assert {name: len(taken) for name, taken in times.items()} == {"a": 20, "b": 20, "c": 20}
+    rounds = [calls[i : i + 3] for i in range(0, len(calls), 3)]
+    assert all(sorted(names) == ["a", "b", "c"] for names in rounds) and len(rounds) == 21  # one to warm up
+    after = {pair for names in rounds for pair in pairwise(names)}
+    assert len(after) == 6  # everybody comes after everybody else
 
 
 def test_ratios_are_within_the_round():

@@ -239,6 +239,52 @@ def test_mean_is_not_added_to_a_gradient_that_others_see():
     assert torch.equal(seen[0], grad * 2)
 
 
+@NEEDS_COMPILED
+def test_mean_is_added_in_place_to_a_gradient_of_its_own():
+    """Meta-ACON's backward makes one tensor of the size of x, not two."""
+    x = torch.randn(2, 3, 4, 4, requires_grad=True)
+    same, mean = compiled.input_and_mean(x, 1)
+    y = compiled.acon_c(same, torch.ones(3), torch.zeros(3), mean, 1)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        y.backward(torch.ones_like(y))
+    called = {event.name for event in profile.events()}
+    assert "acon_mm::acon_c_backward" in called and "aten::add" not in called
+
+
+# The generator's linear layer
+
+
+@NEEDS_COMPILED
+@pytest.mark.parametrize("samples", [0, 1, 2, 3, 7, 16, 17])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 5), (16, 64), (2048, 128), (100, 700)])
+def test_pooled_linear_is_linear(samples, inputs, outputs):
+    x, weight, bias = torch.randn(samples, inputs), torch.randn(outputs, inputs, 1, 1), torch.randn(outputs)
+    grad = torch.randn(samples, outputs)
+
+    def run(function, dtype):
+        leaves = [t.to(dtype).requires_grad_() for t in (x.detach(), weight.detach(), bias.detach())]
+        y = function(*leaves)
+        return [y.detach(), *torch.autograd.grad(y, leaves, grad.to(dtype))]
+
+    wanted = run(lambda x, w, b: torch.nn.functional.linear(x, w.flatten(1), b), torch.float64)
+    for got, want in zip(run(compiled.pooled_linear, torch.float32), wanted, strict=True):
+        assert got.shape == want.shape and got.dtype == torch.float32
+        torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=2e-5 * max(inputs, outputs) ** 0.5)
+
+
+@NEEDS_COMPILED
+def test_pooled_linear_operator():
+    x, weight, bias = torch.randn(3, 4), torch.randn(5, 4, 1, 1), torch.randn(5)
+    leaves = [t.requires_grad_() for t in (x, weight, bias)]
+    torch.library.opcheck(torch.ops.acon_mm.pooled_linear.default, leaves)
+    torch.library.opcheck(torch.ops.acon_mm.pooled_linear_backward.default, (torch.randn(3, 5), x, weight))
+    wide = [t.detach().double().requires_grad_() for t in leaves]
+    assert torch.autograd.gradcheck(compiled.pooled_linear, wide)
+    assert torch.autograd.gradgradcheck(compiled.pooled_linear, wide)
+    with pytest.raises(RuntimeError, match="of one dtype"):
+        compiled.pooled_linear(x, weight.double(), bias)
+
+
 # Threads and instruction sets
 
 
@@ -255,7 +301,10 @@ def test_same_bits_for_any_number_of_threads(layout, dtype):
             for kind in ("C", "NC"):
                 torch.manual_seed(1)
                 results.append(run(compiled.acon_c, x, parameters_for(x, dim, kind), dim, grad))
-            results[-1].append(compiled.input_and_mean(x, dim)[1])
+            mean = compiled.input_and_mean(x, dim)[1]
+            weight, bias = torch.randn(300, mean.shape[1]).requires_grad_(), torch.randn(300)
+            y = compiled.pooled_linear(mean, weight, bias)
+            results[-1] += [mean, y, *torch.autograd.grad(y.square().sum(), weight)]
     finally:
         torch.set_num_threads(before)
     for start in (0, 1):
@@ -273,6 +322,7 @@ for dtype in test_kernels.DTYPES:
     for shape in [(2, 5, 7, 9), (3, 17, 5, 5), (2, 40, 33)]:
         for x, dim in test_kernels.layouts(shape, dtype).values():
             test_kernels.assert_exact(compiled.acon_c, x, test_kernels.parameters_for(x, dim, "NC"), dim)
+test_kernels.test_pooled_linear_is_linear(7, 100, 700)
 """
 
 

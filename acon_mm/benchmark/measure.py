@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,15 +36,15 @@ def interleaved(
         seconds: how long to go on; at least ``min_rounds`` rounds, at most 400.
         device: whose work is waited for.
     """
-    names = list(candidates)
+    names, order = list(candidates), random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in names}
     start, rounds = time.perf_counter(), -1
     gc.disable()
     try:
         while rounds < min_rounds or (time.perf_counter() - start < seconds and rounds < 400):
-            # Another first one each round, so that nobody always follows the same neighbour.
-            first = rounds % len(names)
-            for name in names[first:] + names[:first]:
+            # What ran before leaves its tensors in the cache: nobody may always follow the same neighbour.
+            order.shuffle(names)
+            for name in names:
                 taken = _time(candidates[name], device)
                 if rounds >= 0:
                     times[name].append(taken)

@@ -42,7 +42,10 @@ def input_and_mean(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
 
 
 def pooled_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A linear layer, ``(N, in)`` to ``(N, out)``, made for few samples; ``weight`` is ``(out, in)`` or ``(out, in, 1, 1)``."""
+    """A linear layer made for few samples: x ``(N, in)``, weight ``(out, in)`` or ``(out, in, 1, 1)``, bias ``(out,)``.
+
+    Returns ``(N, out)``.
+    """
     return torch.ops.acon_mm.pooled_linear(x, weight, bias)
 
 

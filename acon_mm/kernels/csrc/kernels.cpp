@@ -15,7 +15,7 @@ using acon::Parameters;
 // the end of a page of 4 KiB; asking for every line would cost those that do better more than it brings.
 template <typename S>
 inline void prefetch(const S* p) {
-  constexpr uintptr_t page = 4096, line = 64, lines = 8;
+  constexpr uintptr_t page = 4096, line = 64, lines = 2;
   const uintptr_t from = reinterpret_cast<uintptr_t>(p) % page;
   if (from < Io<S>::step * sizeof(S)) {
     for (uintptr_t i = 0; i < lines; ++i) {

@@ -310,7 +310,7 @@ constexpr int64_t kFewSamples = 16;
 constexpr int64_t kLinearGrain = 65536;
 
 bool is_for_kernels(const Tensor& x) {
-  return x.scalar_type() == at::kFloat && x.size(0) <= kFewSamples;
+  return x.scalar_type() == at::kFloat && x.size(0) > 0 && x.size(0) <= kFewSamples;
 }
 
 // x (N, in) times weight (out, in), (out, in, 1, 1) or such, plus bias (out,).
