@@ -302,13 +302,12 @@ struct WideIo<BFloat16> : BufferedIo<float, 2, WideIo<BFloat16>> {
     F32 first, second;
     std::memcpy(&first, from, sizeof(F32));
     std::memcpy(&second, from + lanes, sizeof(F32));
-    v[0] = picked(first, second, [](int i) { return 2 * i; }, Lanes());
-    v[1] = picked(first, second, [](int i) { return 2 * i + 1; }, Lanes());
+    v[0] = picked<even>(first, second, Lanes());
+    v[1] = picked<odd>(first, second, Lanes());
   }
   static void store(float* to, const F32 (&v)[2]) {
-    const auto at = [](int i) { return i % 2 * lanes + i / 2; };
-    const F32 first = picked(v[0], v[1], at, Lanes());
-    const F32 second = picked(v[0], v[1], [at](int i) { return at(i + lanes); }, Lanes());
+    const F32 first = picked<merged>(v[0], v[1], Lanes());
+    const F32 second = picked<merged_on>(v[0], v[1], Lanes());
     std::memcpy(to, &first, sizeof(F32));
     std::memcpy(to + lanes, &second, sizeof(F32));
   }
@@ -317,14 +316,26 @@ struct WideIo<BFloat16> : BufferedIo<float, 2, WideIo<BFloat16>> {
   static constexpr int lanes = Vector<float>::lanes;
   using Lanes = std::make_integer_sequence<int, lanes>;
 
-  // The elements `at(0)`, `at(1)`, ... of two vectors one after the other.
-  template <typename F, int... I>
-  static F32 picked(F32 a, F32 b, F at, std::integer_sequence<int, I...>) {
+  static constexpr int even(int i) {
+    return 2 * i;
+  }
+  static constexpr int odd(int i) {
+    return 2 * i + 1;
+  }
+  static constexpr int merged(int i) {
+    return i % 2 * lanes + i / 2;
+  }
+  static constexpr int merged_on(int i) {
+    return merged(i + lanes);
+  }
+
+  // The elements at(0), at(1), ... of two vectors one after the other.
+  template <int (*at)(int), int... i>
+  static F32 picked(F32 a, F32 b, std::integer_sequence<int, i...>) {
 #if defined(__clang__)
-    constexpr F where{};
-    return __builtin_shufflevector(a, b, where(I)...);
+    return __builtin_shufflevector(a, b, at(i)...);
 #else
-    return __builtin_shuffle(a, b, I32{at(I)...});
+    return __builtin_shuffle(a, b, I32{at(i)...});
 #endif
   }
 };
