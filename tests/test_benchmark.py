@@ -73,6 +73,12 @@ def test_model_variants_train(name):
     assert counts[:2] == [0, 16] and counts[2] > 16
 
 
+def test_model_that_one_picture_cannot_train(monkeypatch):
+    monkeypatch.setattr(models, "VARIANTS", {"ReLU": models.VARIANTS["ReLU"]})
+    cases = models.measure(["PSPNet-R18"], 1, 64, [1], CPU, seconds=0, memory=False)
+    assert [(case.batch, case.passes) for case in cases] == [(2, "training step"), (2, "inference")]
+
+
 def test_tool(tmp_path):
     command = "operators --kinds AconC --shapes 1x4x8x8 --threads 1 --seconds 0 --peers ReLU authors --device cpu"
     done = subprocess.run(

@@ -41,7 +41,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     group = parser.add_argument_group("models")
     group.add_argument("--models", nargs="+", default=models.MODELS_TO_MEASURE, choices=models.MODELS_TO_MEASURE)
-    group.add_argument("--batch", type=int, default=1)
+    group.add_argument("--batch", type=int, default=1, help="pictures; PSPNet gets at least two")
     group.add_argument("--size", type=int, default=512, help="height and width of the pictures")
     group.add_argument("--no-memory", action="store_true", help="time alone")
     parser.add_argument("--keep-allocator", action="store_true", help="do not pin glibc's allocator (see the docs)")
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         )
         results["models"] = [asdict(case) for case in measured]
-        heading = f"## Time (and peak memory) over ReLU's, batch {args.batch}, {args.size}x{args.size}"
+        heading = f"## Time (and peak memory) over ReLU's, {args.size}x{args.size}"
         text += [heading, report.models_table(measured)]
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,8 @@ _CONFIGS = {
     "RetinaNet": ("mmdet", "retinanet/retinanet_r50_fpn_1x_coco.py"),
     "PSPNet": ("mmseg", "pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py"),
 }
+#: PSPNet pools to 1x1 in front of a batch norm, so one picture cannot be trained on
+_LEAST_BATCH = {"RetinaNet": 1, "PSPNet": 2}
 MODELS_TO_MEASURE = tuple(f"{name}-{backbone}" for backbone in ("R18", "R50") for name in _CONFIGS)
 
 #: activation by name: form, act_sites of the backbone, and of the rest; None: as they are
@@ -64,11 +66,11 @@ def measure(
 
     Args:
         names: of :data:`MODELS_TO_MEASURE`.
-        batch, size: pictures and their height and width.
+        batch, size: pictures and their height and width; PSPNet gets at least two.
         seconds: to measure each.
         memory: whether to measure that as well, in processes of their own.
     """
-    for name in names:
+    for name, batch in ((name, max(batch, _LEAST_BATCH[name.partition("-")[0]])) for name in names):
         peaks = _peaks(name, batch, size, device) if memory else {}
         for count in threads:
             torch.set_num_threads(count)

@@ -44,7 +44,7 @@ def operators_table(cases: Sequence[Case]) -> str:
 
 def models_table(cases: Sequence[ModelCase]) -> str:
     """Time and memory over those with ReLU, a column a case."""
-    head = ["activation", *(f"{c.model}, {c.passes}, {c.threads} thr." for c in cases)]
+    head = ["activation", *(f"{c.model}, batch {c.batch}, {c.passes}, {c.threads} thr." for c in cases)]
     lines = [
         [
             variant,
