@@ -4,7 +4,7 @@ import ctypes
 import gc
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from statistics import median
 
@@ -27,7 +27,11 @@ def pin_allocator() -> bool:
 
 
 def interleaved(
-    candidates: dict[str, Callable[[], object]], seconds: float, device: torch.device, min_rounds: int = 5
+    candidates: dict[str, Callable[[], object]],
+    seconds: float,
+    device: torch.device,
+    min_rounds: int = 5,
+    inputs: Sequence[Tensor] = (),
 ) -> dict[str, list[float]]:
     """Seconds of every candidate in every round, after one round to warm up.
 
@@ -35,6 +39,8 @@ def interleaved(
         candidates: what to call, by name.
         seconds: how long to go on; at least ``min_rounds`` rounds, at most 400.
         device: whose work is waited for.
+        inputs: read before each call, so that all find them in the cache alike: as far as they fit there, as after the
+            layer that made them.
     """
     names, order = list(candidates), random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -42,9 +48,11 @@ def interleaved(
     gc.disable()
     try:
         while rounds < min_rounds or (time.perf_counter() - start < seconds and rounds < 400):
-            # What ran before leaves its tensors in the cache: nobody may always follow the same neighbour.
+            # Nobody may always follow the same neighbour, who leaves other things behind in the cache and the allocator.
             order.shuffle(names)
             for name in names:
+                for tensor in inputs:
+                    tensor.sum()
                 taken = _time(candidates[name], device)
                 if rounds >= 0:
                     times[name].append(taken)

@@ -77,10 +77,11 @@ def _cases(kind, shape, dtype, layout, threads, device, peers, seconds) -> Itera
         for name, module in candidates.items()
         if name != "compile"
     }
+    inputs = [x.detach(), grad]
     for passes, run in (("forward", _forward), ("forward + backward", _forward_backward)):
         calls = {name: run(module, x, grad) for name, module in candidates.items()}
         calls["copy"] = _copy(x)
-        times = interleaved(calls, seconds, device)
+        times = interleaved(calls, seconds, device, inputs=inputs[:1] if run is _forward else inputs)
         yield Case(
             kind=kind,
             shape=tuple(shape),
