@@ -48,7 +48,7 @@ def interleaved(
     gc.disable()
     try:
         while rounds < min_rounds or (time.perf_counter() - start < seconds and rounds < 400):
-            # Nobody may always follow the same neighbour, who leaves other things behind in the cache and the allocator.
+            # Nobody may always follow the same neighbour, who leaves other things behind in cache and allocator.
             order.shuffle(names)
             for name in names:
                 for tensor in inputs:
