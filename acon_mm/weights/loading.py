@@ -123,6 +123,7 @@ def _judge(
     absent = {*missing, *wrong_size}
     report = LoadReport(type(model).__name__, [key for key in expected if key not in absent])
     errors = [message for message in messages if message not in wrong_size.values()]  # said by modules themselves
+    other_kinds: dict[tuple[str, str], list[str]] = {}
 
     def allowed(key: str) -> bool:
         return any(fnmatchcase(key, entry) or key.startswith(f"{entry}.") for entry in allow)
@@ -136,13 +137,15 @@ def _judge(
             report.started += sorted(own)
         elif kind_of(there) != kind_of(here):
             if not all(allowed(key) for key in own):
-                errors.append(
-                    f"{place} is {kind_of(there) or 'no ACON'} in the checkpoint and {_kind(acon)} in the model"
-                )
+                other_kinds.setdefault((kind_of(there) or "no ACON", _kind(acon)), []).append(place)
         elif own & set(missing) and not all(allowed(key) for key in own & set(missing)):
             lacks = ", ".join(sorted(names_below(own & set(missing), place)))
             hint = " (yolov5's has no norms: norm_cfg=None)" if "bn1.weight" in lacks else ""
             errors.append(f"the checkpoint has only a part of {place}, without {lacks}{hint}")
+    errors += [
+        f"{summary(places) if len(places) > 1 else places[0]} is {there} in the checkpoint and {here} in the model"
+        for (there, here), places in other_kinds.items()
+    ]
     acon_keys = {key for place in acons for key in expected if key.startswith(f"{place}." if place else "")}
     if len(report.started) == len(report.loaded) == 0 or not set(report.loaded) - {*report.started}:
         return report, [_nothing_fits(model, state_dict)]
