@@ -1,6 +1,7 @@
 """The authors' files: converted, verified, and refused where they are not what they should be."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import mmdet.models  # noqa: F401  registers ResNet
@@ -119,6 +120,8 @@ def test_the_tool(tmp_path, capsys):
     torch.save(make(50, "MetaAconC", classes=7), tmp_path / "theirs.pth")
     tool("official", tmp_path / "theirs.pth", tmp_path / "new/ours.pth")
     said = capsys.readouterr().out
+    worst = float(re.search(r"authors' network's by (\S+) relative", said)[1])
+    assert worst < 1e-6  # the folded means are rounded to float32
     assert "16 MetaAconC" in said and "style='caffe'" in said and "bgr_to_rgb=False" in said
     read = load_checkpoint(tmp_path / "new/ours.pth")
     assert not any(key.startswith("fc.") for key in read["state_dict"])

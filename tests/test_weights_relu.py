@@ -82,6 +82,16 @@ def test_it_learns_on_from_there(kind):
     assert {"p1", "p2"} <= learnt and ("beta" in learnt or "bn2.weight" in learnt)
 
 
+@pytest.mark.parametrize("norm", ["BN", None])
+def test_meta_starts_the_same_in_training_and_evaluation(norm):
+    """Its batch norms have no statistics yet; beta does not depend on them before its last layer has learnt."""
+    torch.manual_seed(0)
+    act = MetaAconC(8, init="relu", norm_cfg=norm and dict(type=norm))
+    x = torch.randn(4, 8, 5, 5) + 3 * torch.randn(1, 8, 1, 1)
+    torch.testing.assert_close(act.train()(x), act.eval()(x), rtol=0, atol=0)
+    assert (act(x) - F.relu(x)).abs().max() <= 0.2785 / RELU_BETA
+
+
 def test_convert_a_whole_model_and_a_backbone():
     relu = as_trained(model_of(DETECTOR))
     source = {"state_dict": relu.state_dict(), "meta": {"dataset_meta": {"classes": ("0",)}, "epoch": 3}}

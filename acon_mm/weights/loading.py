@@ -5,7 +5,8 @@ ACONs and for checkpoints with a note (:mod:`acon_mm.weights.notes`):
 
 - Of another size, or unknown within a part that the model has (``layer3.9`` for a ResNet-50): an error.
 - A part that the model has not: an error for a whole model (``load_from``, resume, test), dropped for a backbone, which
-  is given a classifier's weights (``fc``). So is a bias of zeros, which adds nothing.
+  is given a classifier's weights (``fc``). So is a bias of zeros, which adds nothing. The first convolution's bias in
+  Caffe's ResNet-50 goes into the norm after it.
 - A part, at most two levels deep (``layer4``, ``backbone.layer4``), of whose weights the checkpoint has none: an error.
 - Other tensors that the checkpoint has not keep their initial values; this is logged.
 - An ACON takes all of its parameters from the checkpoint or none, and from the same kind of ACON.
@@ -56,7 +57,9 @@ def load_state_dict(
 
     metadata = getattr(state_dict, "_metadata", None) or {}
     renamed = with_our_names(state_dict, model)
+    folded = _fold_stem_bias(renamed, model)
     report, errors = _judge(model, renamed, allow, strict, *_load(model, renamed, metadata))
+    report.folded = folded
     if errors:
         raise CheckpointError(
             f"the checkpoint does not fit {type(model).__name__}: {'; '.join(errors)}. What is meant to differ, name: "
@@ -64,6 +67,22 @@ def load_state_dict(
         )
     notes.keep(model, found)
     return report
+
+
+def _fold_stem_bias(state_dict: dict, model: nn.Module) -> list[str]:
+    """Subtract ``conv1.bias``, where the model has none, from the mean of the norm after it, which is exact.
+
+    Caffe's ResNet-50 has it, and so have the weights that Detectron made of that (``detectron2/resnet50_caffe``).
+    """
+    own = dict(model.named_parameters())
+    bias, mean = state_dict.get("conv1.bias"), state_dict.get("bn1.running_mean")
+    if "conv1.weight" not in own or "conv1.bias" in own or bias is None or mean is None:
+        return []
+    if bias.shape != mean.shape or not bias.any():
+        return []
+    state_dict["bn1.running_mean"] = mean - bias
+    del state_dict["conv1.bias"]
+    return ["conv1.bias"]
 
 
 def _load(model: nn.Module, state_dict: dict, metadata: Mapping) -> tuple[list[str], list[str], list[str]]:
@@ -104,6 +123,7 @@ def _judge(
     absent = {*missing, *wrong_size}
     report = LoadReport(type(model).__name__, [key for key in expected if key not in absent])
     errors = [message for message in messages if message not in wrong_size.values()]  # said by modules themselves
+    other_kinds: dict[tuple[str, str], list[str]] = {}
 
     def allowed(key: str) -> bool:
         return any(fnmatchcase(key, entry) or key.startswith(f"{entry}.") for entry in allow)
@@ -117,13 +137,15 @@ def _judge(
             report.started += sorted(own)
         elif kind_of(there) != kind_of(here):
             if not all(allowed(key) for key in own):
-                errors.append(
-                    f"{place} is {kind_of(there) or 'no ACON'} in the checkpoint and {_kind(acon)} in the model"
-                )
+                other_kinds.setdefault((kind_of(there) or "no ACON", _kind(acon)), []).append(place)
         elif own & set(missing) and not all(allowed(key) for key in own & set(missing)):
             lacks = ", ".join(sorted(names_below(own & set(missing), place)))
             hint = " (yolov5's has no norms: norm_cfg=None)" if "bn1.weight" in lacks else ""
             errors.append(f"the checkpoint has only a part of {place}, without {lacks}{hint}")
+    errors += [
+        f"{summary(places) if len(places) > 1 else places[0]} is {there} in the checkpoint and {here} in the model"
+        for (there, here), places in other_kinds.items()
+    ]
     acon_keys = {key for place in acons for key in expected if key.startswith(f"{place}." if place else "")}
     if len(report.started) == len(report.loaded) == 0 or not set(report.loaded) - {*report.started}:
         return report, [_nothing_fits(model, state_dict)]

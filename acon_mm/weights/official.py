@@ -29,7 +29,8 @@ def convert_official(checkpoint: Mapping, keep_classifier: bool = False) -> dict
         keep_classifier: whether ``fc`` stays (a backbone drops it when it loads).
 
     Returns:
-        a checkpoint with the names of a bare backbone and a note of what it needs.
+        a checkpoint with the names of a bare backbone and a note of what it needs; ``difference`` in its ``meta`` is
+        the worst output's (:func:`compare`).
 
     Raises:
         CheckpointError: it is no such file, not complete, or the converted network computes something else.
@@ -49,7 +50,7 @@ def convert_official(checkpoint: Mapping, keep_classifier: bool = False) -> dict
             f"the converted network computes something else: outputs differ by {worst:.1e} relative, "
             f"not by {TOLERANCE:g} at most"
         )
-    return {"state_dict": converted, "meta": {"acon_mm_version": __version__}}
+    return {"state_dict": converted, "meta": {"acon_mm_version": __version__, "difference": worst}}
 
 
 def note_for(layout: Layout) -> notes.Note:

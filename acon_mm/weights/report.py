@@ -22,6 +22,7 @@ class LoadReport:
         missing: other tensors of the model that the checkpoint has not.
         dropped: in the checkpoint, and not in the model.
         wrong_size: of another size in the checkpoint, and allowed to be.
+        folded: biases that went into the norm after them.
     """
 
     model: str
@@ -31,6 +32,7 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     wrong_size: list[str] = field(default_factory=list)
+    folded: list[str] = field(default_factory=list)
 
     @property
     def level(self) -> int:
@@ -55,6 +57,8 @@ class LoadReport:
             ("dropped, not in the model", self.dropped, summary(self.dropped)),
             ("dropped, of the wrong size", self.wrong_size, summary(self.wrong_size)),
         ]
+        if self.folded:
+            rows.append(("folded into the next norm", self.folded, summary(self.folded)))
         head = f"Weights of {self.model}"
         wide = max(len(head), *(len(row[0]) for row in rows))
         lines = [f"{head:{wide}}  tensors"]
