@@ -36,6 +36,7 @@ def markdown(report: dict) -> str:
         ("Failed", _problems(report)),
         ("Stays, and why", _kept(report)),
         ("Without any activation that act_cfg means", _errors(report, "none")),
+        ("Learns nothing, as the layer before it does not in the unchanged model", _unused(report)),
         ("Passes that the unchanged model does not run either", _not_run(report)),
         ("Not built by their own package", _errors(report, "unbuildable", "unreadable")),
         ("Without a model", _listed(report, "no model")),
@@ -96,6 +97,14 @@ def _not_run(report: dict) -> str:
         for name, error in result.get("not_run", {}).items():
             where[f"{name}: {error}"].append(result["config"])
     return "\n".join(f"- {error}: {_some(names)}" for error, names in where.items())
+
+
+def _unused(report: dict) -> str:
+    where = defaultdict(list)
+    for result in report["models"].values():
+        if result.get("unused"):
+            where[_some(result["unused"])].append(result["config"])
+    return "\n".join(f"- {names}: {_some(configs)}" for names, configs in where.items())
 
 
 def _errors(report: dict, *states: str) -> str:
