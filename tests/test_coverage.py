@@ -15,6 +15,7 @@ from acon_mm.coverage.build_time import build_times
 SAMPLE = (
     "mmdet/atss/atss_r18_fpn_8xb8-amp-lsj-200e_coco.py",
     "mmdet/autoassign/autoassign_r50-caffe_fpn_1x_coco.py",
+    "mmdet/boxinst/boxinst_r50_fpn_ms-90k_coco.py",
     "mmdet/cascade_rpn/cascade-rpn_fast-rcnn_r50-caffe_fpn_1x_coco.py",
     "mmdet/centernet/centernet_r18_8xb16-crop512-140e_coco.py",
     "mmdet/condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py",
@@ -70,7 +71,7 @@ SAMPLE = (
 )
 
 
-#: what the unchanged model does not do either
+#: what the unchanged model does not do either, in some version
 NOT_RUN = {
     "mmdet/ssd/ssd300_coco.py": {"predict": "AttributeError: 'SSDHead' object has no attribute 'loss_cls'"},
 }
@@ -96,9 +97,9 @@ def test_config(name, report):
     result = report["models"][report["configs"][name]["model"]]
     assert (result["status"], result["problems"]) == ("converted", {})
     assert result["converted"] >= result["sites"] > 0
-    not_run = NOT_RUN.get(name, {})
-    assert result["passes"].keys() == {"loss", "predict"} - not_run.keys()
-    assert {step: error.partition(" (")[0] for step, error in result["not_run"].items()} == not_run
+    not_run = {step: error.partition(" (")[0] for step, error in result["not_run"].items()}
+    assert not_run.items() <= NOT_RUN.get(name, {}).items()
+    assert [*result["passes"], *not_run] == ["loss", "predict"]
     assert result["not_reached"] == 0
 
 

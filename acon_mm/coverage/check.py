@@ -28,7 +28,7 @@ from . import configs, samples
 from .trace import Trace, explain
 
 #: edges of the pictures, tried in this order until the unchanged model runs
-SIZES = (64, 128, 256, 512, 640)
+SIZES = (64, 128, 256, 300, 512, 640)
 #: proposals of a head, and RoIs of a sampler, at most
 _BOXES = 64
 
@@ -133,7 +133,7 @@ def _with_few_boxes(node: Any) -> Any:
         several = isinstance(node, (list, tuple))
         return type(node)(_with_few_boxes(each) for each in node) if several else deepcopy(node)
     node = {key: _with_few_boxes(each) for key, each in node.items()}
-    for key in ("max_per_img", "nms_pre", "num_queries", "num"):
+    for key in ("max_per_img", "nms_pre", "num_queries", "num_proposals", "num"):
         if isinstance(node.get(key), int) and (key != "num" or "pos_fraction" in node):  # num: of a sampler
             node[key] = min(node[key], _BOXES)
     return node
@@ -214,7 +214,7 @@ class _Run:
                 self.broken.append(f"{name} at {sizes[0]}: {_in_short(error)}")
                 return
             self.not_run[name] = _in_short(theirs)
-            if isinstance(theirs, ImportError) or "implementation for device" in self.not_run[name]:
+            if isinstance(theirs, (ImportError, AttributeError)) or "implementation for device" in self.not_run[name]:
                 return  # the size is not to blame
             sizes.pop(0)
 

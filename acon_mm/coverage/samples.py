@@ -29,8 +29,10 @@ def segmentation_batch(size: int, count: int = 2, channels: int = 3) -> tuple[Te
     return torch.randn(count, channels, size, size, generator=generator), samples
 
 
-def detection_batch(size: int, count: int = 2, extra: dict | None = None) -> tuple[Tensor, list]:
-    """Random pictures with two boxes each, of class 0, masks and a label map."""
+def detection_batch(
+    size: int, count: int = 2, extra: dict | None = None, proposals: bool = False
+) -> tuple[Tensor, list]:
+    """Random pictures with two boxes each, of class 0, masks and a label map; ``proposals``: for want of an RPN."""
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData, PixelData
 
@@ -54,7 +56,8 @@ def detection_batch(size: int, count: int = 2, extra: dict | None = None) -> tup
             ignored_instances=InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)),
             gt_sem_seg=PixelData(sem_seg=torch.zeros(1, size, size, dtype=torch.long)),
         )
-        sample.proposals = InstanceData(bboxes=_boxes(size), scores=torch.ones(2))
+        if proposals:
+            sample.proposals = InstanceData(bboxes=_boxes(size), scores=torch.ones(2))
         samples.append(sample)
     return torch.randn(count, 3, size, size, generator=generator), samples
 
@@ -112,17 +115,21 @@ def passes(model: nn.Module) -> list[tuple[str, bool, Step]]:
     if "BaseReID" in kinds:
         return _passes(reid_batch)
     if "SemiBaseDetector" in kinds:
-        return [(f"{name} (student)", train, _on("student", step)) for name, train, step in _passes(detection_batch)]
+        steps = _passes(_detection(model.student))
+        return [(f"{name} (student)", train, _on("student", step)) for name, train, step in steps]
     if "BaseMOTModel" in kinds:
+        detector = getattr(model, "detector", None)
+        detection = _passes(_detection(detector), "detector") if detector is not None else []
         if hasattr(model, "track_head"):
-            return _passes(track_batch)[:1] + (
-                _passes(detection_batch, "detector")[1:] if hasattr(model, "detector") else []
-            )
-        reid = _passes(reid_batch, "reid") if getattr(model, "reid", None) is not None else []
-        return _passes(detection_batch, "detector") + reid
+            return _passes(track_batch)[:1] + detection[1:]
+        return detection + (_passes(reid_batch, "reid") if getattr(model, "reid", None) is not None else [])
     if "BaseDetector" in kinds:
-        return _passes(detection_batch)
+        return _passes(_detection(model))
     return []
+
+
+def _detection(detector: nn.Module) -> Callable:
+    return partial(detection_batch, proposals=not getattr(detector, "with_rpn", True))
 
 
 def _passes(batch: Callable, part: str = "") -> list[tuple[str, bool, Step]]:

@@ -31,7 +31,7 @@ def summary(report: dict) -> str:
 
 def markdown(report: dict) -> str:
     """The whole report."""
-    parts = [summary(report).replace("\n", "\n\n"), _families(report)]
+    parts = [summary(report).replace("\n", "\n\n"), _effort(report), _families(report)]
     for title, section in (
         ("Failed", _problems(report)),
         ("Stays, and why", _kept(report)),
@@ -44,6 +44,11 @@ def markdown(report: dict) -> str:
         if section:
             parts.append(f"## {title}\n\n{section}")
     return "\n\n".join(parts) + "\n"
+
+
+def _effort(report: dict) -> str:
+    seconds = [result.get("cpu_seconds", 0) for result in report["models"].values()]
+    return f"{len(seconds)} models took {sum(seconds) / 60:.1f} minutes of processor time." if seconds else ""
 
 
 def _families(report: dict) -> str:
