@@ -124,18 +124,22 @@ def build(model_cfg: dict, package: str) -> nn.Module:
 
 
 def _build(model_cfg: dict, package: str) -> nn.Module:
-    return revert_sync_batchnorm(build(_with_few_boxes(model_cfg), package))
+    return revert_sync_batchnorm(build(_made_small(model_cfg), package))
 
 
-def _with_few_boxes(node: Any) -> Any:
-    """A model config in which heads get few proposals: with a thousand, most of the time would be spent on these."""
+def _made_small(node: Any) -> Any:
+    """A model config that runs in little time: a few proposals or queries instead of a thousand, and small pictures."""
     if not isinstance(node, dict):
         several = isinstance(node, (list, tuple))
-        return type(node)(_with_few_boxes(each) for each in node) if several else deepcopy(node)
-    node = {key: _with_few_boxes(each) for key, each in node.items()}
-    for key in ("max_per_img", "nms_pre", "num_queries", "num_proposals", "num"):
-        if isinstance(node.get(key), int) and (key != "num" or "pos_fraction" in node):  # num: of a sampler
+        return type(node)(_made_small(each) for each in node) if several else deepcopy(node)
+    node = {key: _made_small(each) for key, each in node.items()}
+    # num: of a sampler; num_queries: of a detector, which takes that many of the few places that a small picture has
+    where = {"max_per_img": "", "nms_pre": "", "num_proposals": "", "num": "pos_fraction", "num_queries": "bbox_head"}
+    for key, beside in where.items():
+        if isinstance(node.get(key), int) and (not beside or beside in node):
             node[key] = min(node[key], _BOXES)
+    if "img_size" in node:  # of position embeddings
+        node["img_size"] = (SIZES[0], SIZES[0])
     return node
 
 
