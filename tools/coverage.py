@@ -3,6 +3,11 @@
 Writes OUT/coverage.json and OUT/coverage.md; results of models that were finished stay when it is started again.
 """
 
+if __name__ == "coverage":
+    # From another tool, whose directory comes first on the path: numba, which the maintained fork of mmdet imports,
+    # looks for the package of that name.
+    raise ImportError("tools/coverage.py of acon_mm is not the package coverage")
+
 import argparse
 from pathlib import Path
 
