@@ -117,6 +117,7 @@ def build(model_cfg: dict, package: str) -> nn.Module:
     for each in ("mmdet", "mmseg"):
         if find_spec(each):
             import_module(f"{each}.models")
+            import_module(f"{each}.datasets")  # the maintained fork keeps a data preprocessor there
     torch.manual_seed(0)
     root = configs.config_dir(package).parent  # where a config means another one by "configs/..."
     with DefaultScope.overwrite_default_scope(package), contextlib.chdir(root):

@@ -102,7 +102,7 @@ def _results(jobs: list[tuple], workers: int, check: Callable[..., dict] = _chec
 def _context():
     """New processes are copies of one that has imported everything, and has not computed yet."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "mmdet.models", "mmseg.models", "torch._dynamo"])
+    context.set_forkserver_preload([__name__, "mmdet.models", "mmseg.models", "mmdet.datasets", "mmseg.datasets", "torch._dynamo"])
     return context
 
 

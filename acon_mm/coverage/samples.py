@@ -50,6 +50,8 @@ def detection_batch(
                 flip=False,
                 flip_direction=None,
                 border=[0, 0, 0, 0],
+                org_width=size,  # of CLRNet, which the maintained fork adds
+                org_height=size,
                 **(extra or {}),
             ),
             gt_instances=_instances(size),
