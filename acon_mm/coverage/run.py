@@ -1,5 +1,6 @@
 """The walk over all configs: each distinct model once, in parallel, and what was found stays on disk."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -22,7 +23,7 @@ from .check import check
 _PACKAGES = ("torch", "mmengine", "mmcv", "mmdet", "mmsegmentation", "mmdetection")
 _MODELS_PER_PROCESS = 20
 #: seconds that one model may take
-LIMIT = 300
+LIMIT = 600
 
 
 def coverage(
@@ -107,6 +108,7 @@ def _context():
 
 
 def _one_thread() -> None:
+    gc.freeze()  # what was imported stays, and need not be looked through after each model
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 
