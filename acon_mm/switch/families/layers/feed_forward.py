@@ -1,7 +1,8 @@
 """Feed-forward networks of attention layers.
 
 Their GELUs, and CLIP's approximation of one, are no ReLUs that grew up: networks are trained with them, and by default
-nobody means them. Where a class takes ``act_cfg`` for them (Swin, PVT, MiT, ViT, ...), it gets it, and they become ACONs.
+nobody means them. Where a class takes ``act_cfg`` for them (Swin, PVT, MiT, ViT, ...), it gets it, and they become
+ACONs.
 """
 
 from torch import nn
