@@ -30,7 +30,7 @@ from .trace import Trace, explain
 #: edges of the pictures, tried in this order until the unchanged model runs
 SIZES = (64, 128, 256, 300, 512, 640)
 #: proposals of a head, and RoIs of a sampler, at most
-_BOXES = 64
+_BOXES = 32
 
 
 def check(model_cfg: dict, package: str, act_cfg: dict) -> dict:
@@ -129,7 +129,7 @@ def _build(model_cfg: dict, package: str) -> nn.Module:
 
 
 def _made_small(node: Any) -> Any:
-    """A model config that runs in little time: a few proposals or queries instead of a thousand, and small pictures."""
+    """A model config that runs in little time: few proposals, queries and sentences, and small pictures."""
     if not isinstance(node, dict):
         several = isinstance(node, (list, tuple))
         return type(node)(_made_small(each) for each in node) if several else deepcopy(node)
@@ -141,6 +141,8 @@ def _made_small(node: Any) -> Any:
             node[key] = min(node[key], _BOXES)
     if "img_size" in node:  # of position embeddings
         node["img_size"] = (SIZES[0], SIZES[0])
+    if "templates" in node:  # sentences that a text encoder reads for each class
+        node["templates"] = ["a photo of a {}."]
     return node
 
 
@@ -225,28 +227,32 @@ class _Run:
 
     def _differentiate(self, loss: Tensor, step: Callable, size: int) -> None:
         """Find the ACONs that were called and should learn, but cannot."""
-        _backward(self.model, loss)
-        names = [
-            name
+        parameters = {
+            name: [p for p in module.parameters() if p.requires_grad]
             for name, module in self.model.named_modules()
             if isinstance(module, Acon) and name in self.called
-            if any(p.requires_grad and p.grad is None for p in module.parameters())
-        ]
+        }
+        reached = _reached(loss, parameters)
+        names = [name for name, each in reached.items() if not all(each)]
         if not names:
             return
-        _backward(self.original, _attempt(self.original, step, size, True, Trace())[0])
         paths = {id(module): path for path, module in self.model.named_modules(remove_duplicate=False)}
-        sources = {site.path: paths[id(site.source)] for site in find_sites(self.model)[0]}
+        places = {site.path: paths[id(site.source)] for site in find_sites(self.model)[0]}
+        sources = {
+            name: list(self.original.get_submodule(places[name]).parameters()) for name in names if name in places
+        }
+        theirs = _reached(_attempt(self.original, step, size, True, Trace())[0], sources)
         for name in names:
-            source = self.original.get_submodule(sources[name]) if name in sources else None
-            learns = source is None or any(p.grad is not None for p in source.parameters())
-            (self.without_gradient if learns else self.unused).append(name)
+            (self.unused if name in theirs and not any(theirs[name]) else self.without_gradient).append(name)
 
     def _initialise(self) -> None:
         self.initialised = True
         with contextlib.suppress(Exception):  # a class that wants to fetch weights stays as it is
             self.original.init_weights()
-            self.model.load_state_dict(self.original.state_dict(), strict=False)
+        for parameter in self.original.parameters():
+            if not (parameter.abs() < 1000).all():  # SAN leaves some to the weights that it fetches
+                nn.init.normal_(parameter, std=0.02)
+        self.model.load_state_dict(self.original.state_dict(), strict=False)
 
 
 def _attempt(
@@ -262,10 +268,12 @@ def _attempt(
     return (samples.total(output) if train else None), None
 
 
-def _backward(model: nn.Module, loss: Tensor) -> None:
-    model.zero_grad()
-    if loss.requires_grad:
-        loss.backward()
+def _reached(loss: Tensor, parameters: dict[str, list[nn.Parameter]]) -> dict[str, list[bool]]:
+    """Which of the parameters the loss has a gradient for. (That of all others would take most of the time.)"""
+    wanted = [p for each in parameters.values() for p in each if p.requires_grad]
+    gradients = torch.autograd.grad(loss, wanted, allow_unused=True) if wanted and loss.requires_grad else []
+    reached = {id(p): gradient is not None for p, gradient in zip(wanted, gradients, strict=False)}
+    return {name: [reached.get(id(p), False) for p in each] for name, each in parameters.items()}
 
 
 def _ran(model: nn.Module, name: str, called: set[str]) -> bool:

@@ -1,5 +1,6 @@
 """The walk over all configs: each distinct model once, in parallel, and what was found stays on disk."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -22,7 +23,7 @@ from .check import check
 _PACKAGES = ("torch", "mmengine", "mmcv", "mmdet", "mmsegmentation", "mmdetection")
 _MODELS_PER_PROCESS = 20
 #: seconds that one model may take
-LIMIT = 300
+LIMIT = 600
 
 
 def coverage(
@@ -102,11 +103,13 @@ def _results(jobs: list[tuple], workers: int, check: Callable[..., dict] = _chec
 def _context():
     """New processes are copies of one that has imported everything, and has not computed yet."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "mmdet.models", "mmseg.models", "mmdet.datasets", "mmseg.datasets", "torch._dynamo"])
+    packages = [f"{package}.{part}" for package in ("mmdet", "mmseg") for part in ("models", "datasets")]
+    context.set_forkserver_preload([__name__, *packages, "torch._dynamo"])
     return context
 
 
 def _one_thread() -> None:
+    gc.freeze()  # what was imported stays, and need not be looked through after each model
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 
