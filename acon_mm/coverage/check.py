@@ -250,9 +250,12 @@ class _Run:
         with contextlib.suppress(Exception):  # a class that wants to fetch weights stays as it is
             self.original.init_weights()
         for parameter in self.original.parameters():
-            if not (parameter.abs() < 1000).all():  # SAN leaves some to the weights that it fetches
+            if parameter.dim() > 1 and not 0 < parameter.abs().max() < 1000:  # SAN has some that it fetches
                 nn.init.normal_(parameter, std=0.02)
         self.model.load_state_dict(self.original.state_dict(), strict=False)
+        for module in (*self.original.modules(), *self.model.modules()):
+            if isinstance(getattr(module, "cache", None), dict):  # and keeps what it computed from them
+                module.cache.clear()
 
 
 def _attempt(
