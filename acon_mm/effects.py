@@ -8,13 +8,17 @@
 4. ``Mish`` is registered, if nobody has, so that it can be compared with.
 5. mmengine's loaders of checkpoints never run code, and check and report what goes into a model with ACONs
    (:mod:`acon_mm.weights.effect`). Models without one are loaded as before.
+6. Where mmseg is installed under another name than ``mmsegmentation``, as in the maintained fork, mmengine looks for
+   ``mmseg::`` configs where mmseg is. Without that, it says that mmsegmentation is not installed.
 
-:func:`uninstall` undoes all five, :func:`install` does them again; both may be called repeatedly.
+:func:`uninstall` undoes all six, :func:`install` does them again; both may be called repeatedly.
 """
 
-from importlib import import_module
+from functools import partial
+from importlib import import_module, metadata
 from importlib.util import find_spec
 
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -42,6 +46,17 @@ def install() -> None:
     if "Mish" not in MODELS.module_dict:
         MODELS.register_module(module=nn.Mish)
         _undo.append(lambda: MODELS.module_dict.pop("Mish"))
+    if find_spec("mmseg") and not _is_distribution(MODULE2PACKAGE["mmseg"]):
+        _undo.append(partial(MODULE2PACKAGE.update, mmseg=MODULE2PACKAGE["mmseg"]))
+        MODULE2PACKAGE["mmseg"] = "mmseg"  # the module will do as well: that is how it finds mmdet's
+
+
+def _is_distribution(name: str) -> bool:
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def uninstall() -> None:

@@ -19,7 +19,7 @@ class InnerConv2d(nn.Module):
     """A 2-D convolution with bias, stride 1 and "same" padding that is not an ``nn.Conv2d``.
 
     Hosts that initialise by class (``for m in self.modules(): if isinstance(m, nn.Conv2d)``) would overwrite ACON's own
-    initialisation otherwise.
+    initialisation otherwise. Its parameters have no values before :meth:`reset_parameters`, which ACONs call in theirs.
 
     Shape:
         ``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``; with a kernel of 1x1 also ``(N, in_channels)`` to
@@ -32,7 +32,6 @@ class InnerConv2d(nn.Module):
         self.kernel_size, self.groups = kernel_size, groups
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels))
-        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """As ``nn.Conv2d`` initialises: uniform within 1 / sqrt(fan_in)."""

@@ -77,6 +77,13 @@ def test_all_are_there():
     assert {name.format(act) for name in detectors + segmentors for act in ("aconc", "metaaconc")} <= names
 
 
+@pytest.mark.parametrize("path", (CONFIGS / "segmentation").glob("*.py"), ids=lambda path: path.stem)
+def test_acon_comes_before_the_bases_of_mmseg(path):
+    """It imports acon_mm, without which the maintained fork does not find them."""
+    first = Config._get_base_files(str(path))[0]
+    assert first == "../_base_/acon.py" or (path.parent / first) in FILES
+
+
 def test_activation_is_the_one_in_the_name(case):
     assert {type(module).__name__ for module in case.model.modules() if isinstance(module, Acon)} == {case.act} - {None}
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from mmcv.cnn import ConvModule
+from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS
 from mmengine.runner import checkpoint
@@ -98,10 +100,42 @@ def test_checked_loads_both_ways(capsys):
         assert "unexpected key in source state_dict: x" in capsys.readouterr().out
 
 
+def test_files_are_read_with_our_list_alone(tmp_path, monkeypatch):
+    """The maintained fork's mmengine allows `getattr` while it reads, and strikes what both allow off the list then."""
+    torch.save({"state_dict": {}, "log": HistoryBuffer([1.0], [1])}, tmp_path / "a.pth")
+    before, during, load = set(get_safe_globals()), [], torch.load
+
+    def watched(*args, **kwargs):
+        during.append(set(get_safe_globals()))
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "load", watched)
+    assert isinstance(checkpoint.CheckpointLoader.load_checkpoint(str(tmp_path / "a.pth"))["log"], HistoryBuffer)
+    assert during == [before]
+    assert set(get_safe_globals()) == before
+
+
+def test_mmseg_configs_both_ways(monkeypatch):
+    """Of an mmseg that is installed under another name, as in the maintained fork."""
+
+    def base():
+        return Config.fromstring("_base_ = 'mmseg::_base_/models/pspnet_r50-d8.py'", ".py").model.type
+
+    effects.uninstall()
+    monkeypatch.setitem(MODULE2PACKAGE, "mmseg", "mmseg-of-another-name")
+    with pytest.raises(ModuleNotFoundError, match="mmseg-of-another-name is not installed"):
+        base()
+    effects.install()
+    assert base() == "EncoderDecoder"
+    effects.uninstall()
+    assert MODULE2PACKAGE["mmseg"] == "mmseg-of-another-name"
+
+
 def test_undone_completely():
     """Another process, since this one has imported acon_mm before anyone could look."""
     script = """
 import torch, mmcv.cnn, mmdet.registry, mmseg.registry
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import MODELS
 from mmengine.runner import checkpoint
 from torch.nn.modules import module
@@ -116,6 +150,8 @@ def outside():
         checkpoint.load_state_dict,
         checkpoint._load_checkpoint_with_prefix,
         vars(checkpoint.CheckpointLoader)["load_checkpoint"],
+        getattr(checkpoint, "_safe_torch_load", None),
+        dict(MODULE2PACKAGE),
     )
     return builders, hooks, set(torch.serialization.get_safe_globals()), "Mish" in MODELS.module_dict, loaders
 

@@ -251,6 +251,13 @@ def test_rpn_with_several_convolutions_activates_once_after_each():
     torch.testing.assert_close(twin.forward_single(x), original.forward_single(x), rtol=0, atol=0)
 
 
+def test_a_norm_that_norm_cfg_freezes_stays_frozen():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+    acon_mm.convert_activations(model, dict(type="MetaAconC", norm_cfg=dict(type="BN", requires_grad=False)))
+    frozen = {name for name, parameter in model[1].named_parameters() if not parameter.requires_grad}
+    assert frozen == {"bn1.weight", "bn1.bias", "bn2.weight", "bn2.bias"}
+
+
 def test_empty_batch_of_rois():
     model = build("mask-rcnn", **every_part("mask-rcnn", act_cfg=dict(type="MetaAconC")))
     bbox_head, mask_head = model.roi_head.bbox_head, model.roi_head.mask_head

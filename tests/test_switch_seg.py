@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from act_trace import ActivationTrace, acons, total
+from mmengine.registry import MODELS, DefaultScope
 from seg_parts import PARTS, build, inputs
 from torch import nn
 
@@ -57,6 +58,23 @@ def test_the_original_activation_at_every_site_is_the_original(name):
 def test_attention_keeps_its_gelus_where_no_act_cfg_of_its_own_reaches_them():
     model = build("mit")
     with pytest.raises(acon_mm.switch.NoActivationsError, match="a GELU in a transformer's feed-forward network"):
+        acon_mm.convert_activations(model, dict(type="AconC"))
+
+
+@pytest.mark.parametrize(
+    ("cfg", "reason"),
+    [
+        (dict(type="FFN", embed_dims=8, act_cfg=dict(type="QuickGELU")), "a GELU in a transformer's feed-forward"),
+        (
+            dict(type="CLIPTextEncoder", vocabulary=["a"], embed_dims=8, num_layers=1, total_vocab_size=9),
+            "a language model, whose weights are fetched as they are",
+        ),
+    ],
+)
+def test_what_stays_of_clip(cfg, reason):
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        model = MODELS.build(cfg)
+    with pytest.raises(acon_mm.switch.NoActivationsError, match=reason):
         acon_mm.convert_activations(model, dict(type="AconC"))
 
 

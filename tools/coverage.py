@@ -3,10 +3,16 @@
 Writes OUT/coverage.json and OUT/coverage.md; results of models that were finished stay when it is started again.
 """
 
+if __name__ == "coverage":
+    # From another tool, whose directory comes first on the path: numba, which the maintained fork of mmdet imports,
+    # looks for the package of that name.
+    raise ImportError("tools/coverage.py of acon_mm is not the package coverage")
+
 import argparse
 from pathlib import Path
 
 from acon_mm.coverage import run, table
+from acon_mm.coverage.build_time import build_times
 
 
 def main() -> int:
@@ -19,7 +25,15 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--act", default="AconC", help="type of the activation (default: %(default)s)")
     parser.add_argument("--retry", action="store_true", help="check again what failed before")
+    parser.add_argument(
+        "--build-time",
+        metavar="CONFIG",
+        help="only measure what --act adds to the time that this config takes to build",
+    )
     args = parser.parse_args()
+    if args.build_time:
+        print(build_times(args.build_time, dict(type=args.act)))
+        return 0
     report = run.coverage(args.out, args.only, args.sample, args.workers, dict(type=args.act), args.retry)
     print(table.summary(report))
     return 1 if table.failures(report) else 0

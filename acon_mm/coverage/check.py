@@ -8,7 +8,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from importlib import import_module
 from importlib.util import find_spec
@@ -28,9 +28,9 @@ from . import configs, samples
 from .trace import Trace, explain
 
 #: edges of the pictures, tried in this order until the unchanged model runs
-SIZES = (64, 128, 256, 512, 640)
+SIZES = (64, 128, 256, 300, 512, 640)
 #: proposals of a head, and RoIs of a sampler, at most
-_BOXES = 64
+_BOXES = 32
 
 
 def check(model_cfg: dict, package: str, act_cfg: dict) -> dict:
@@ -40,16 +40,26 @@ def check(model_cfg: dict, package: str, act_cfg: dict) -> dict:
         a dictionary for JSON. ``status`` is ``'converted'``; ``'none'``: no activation that ``act_cfg`` could mean;
         ``'unbuildable'``: its own package does not build it; ``'failed'``: see ``problems``.
     """
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
+    try:
+        with silence():
+            result = _check(model_cfg, package, act_cfg)
+    finally:
+        gc.collect()  # modules refer to each other in circles, and there are gigabytes of them
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - used
+    return {**result, "seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1)}
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """No warnings, no log, and nothing printed."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
         try:
-            result = _check(model_cfg, package, act_cfg)
+            yield
         finally:
             logging.disable(logging.NOTSET)
-            gc.collect()  # modules refer to each other in circles, and there are gigabytes of them
-    return {**result, "seconds": round(time.perf_counter() - began, 1)}
 
 
 def _check(model_cfg: dict, package: str, act_cfg: dict) -> dict:
@@ -89,6 +99,7 @@ def _check(model_cfg: dict, package: str, act_cfg: dict) -> dict:
         "kept_calls": dict(Counter(run.kept.values())),
         "passes": run.passes,
         "not_run": run.not_run,
+        "unused": run.unused,
         "problems": _some(problems),
     }
 
@@ -101,24 +112,37 @@ def _some(problems: dict[str, list]) -> dict[str, list]:
     return {kind: each for kind, each in problems.items() if each}
 
 
-def _build(model_cfg: dict, package: str) -> nn.Module:
+def build(model_cfg: dict, package: str) -> nn.Module:
+    """The model of a config of ``package``, with the same random weights each time."""
     for each in ("mmdet", "mmseg"):
         if find_spec(each):
             import_module(f"{each}.models")
+            import_module(f"{each}.datasets")  # the maintained fork keeps a data preprocessor there
     torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope(package):
-        return revert_sync_batchnorm(MODELS.build(ConfigDict(_with_few_boxes(model_cfg))))
+    root = configs.config_dir(package).parent  # where a config means another one by "configs/..."
+    with DefaultScope.overwrite_default_scope(package), contextlib.chdir(root):
+        return MODELS.build(ConfigDict(model_cfg))
 
 
-def _with_few_boxes(node: Any) -> Any:
-    """A model config in which heads get few proposals: with a thousand, most of the time would be spent on these."""
+def _build(model_cfg: dict, package: str) -> nn.Module:
+    return revert_sync_batchnorm(build(_made_small(model_cfg), package))
+
+
+def _made_small(node: Any) -> Any:
+    """A model config that runs in little time: few proposals, queries and sentences, and small pictures."""
     if not isinstance(node, dict):
         several = isinstance(node, (list, tuple))
-        return type(node)(_with_few_boxes(each) for each in node) if several else deepcopy(node)
-    node = {key: _with_few_boxes(each) for key, each in node.items()}
-    for key in ("max_per_img", "nms_pre", "num"):
-        if isinstance(node.get(key), int) and (key != "num" or "pos_fraction" in node):  # num: of a sampler
+        return type(node)(_made_small(each) for each in node) if several else deepcopy(node)
+    node = {key: _made_small(each) for key, each in node.items()}
+    # num: of a sampler; num_queries: of a detector, which takes that many of the few places that a small picture has
+    where = {"max_per_img": "", "nms_pre": "", "num_proposals": "", "num": "pos_fraction", "num_queries": "bbox_head"}
+    for key, beside in where.items():
+        if isinstance(node.get(key), int) and (not beside or beside in node):
             node[key] = min(node[key], _BOXES)
+    if "img_size" in node:  # of position embeddings
+        node["img_size"] = (SIZES[0], SIZES[0])
+    if "templates" in node:  # sentences that a text encoder reads for each class
+        node["templates"] = ["a photo of a {}."]
     return node
 
 
@@ -160,6 +184,7 @@ class _Run:
         self.wrong_width: list[str] = []
         self.broken: list[str] = []
         self.without_gradient: list[str] = []
+        self.unused: list[str] = []  # without gradient as well, but so is the layer before in the original
         self.called: set[str] = set()
         trace = Trace()
         handles = [
@@ -176,14 +201,14 @@ class _Run:
         self.not_reached = [name for name in uncalled if name not in self.dead]
 
     def _pass(self, name: str, train: bool, step: Callable, trace: Trace) -> None:
-        sizes = list(SIZES)
+        sizes = [size for size in SIZES if size >= max(self.passes.values(), default=0)]
         while sizes:
             loss, error = _attempt(self.model, step, sizes[0], train, trace)
             if error is None:
                 self.passes[name] = sizes[0]
                 self.not_run.pop(name, None)
                 if loss is not None:
-                    self.without_gradient += _without_gradient(self.model, loss, self.called)
+                    self._differentiate(loss, step, sizes[0])
                 return
             if isinstance(error, (ValueError, RuntimeError)) and "Acon" in str(error).split(" at ")[0]:
                 self.wrong_width.append(_in_short(error))
@@ -195,16 +220,42 @@ class _Run:
             if theirs is None:
                 self.broken.append(f"{name} at {sizes[0]}: {_in_short(error)}")
                 return
-            message = _in_short(theirs)
-            # The same error twice: the size is not to blame, or much too small.
-            sizes = sizes[-1:] if self.not_run.get(name) == message and len(sizes) > 1 else sizes[1:]
-            self.not_run[name] = message
+            self.not_run[name] = _in_short(theirs)
+            if isinstance(theirs, (ImportError, AttributeError)) or "implementation for device" in self.not_run[name]:
+                return  # the size is not to blame
+            sizes.pop(0)
+
+    def _differentiate(self, loss: Tensor, step: Callable, size: int) -> None:
+        """Find the ACONs that were called and should learn, but cannot."""
+        parameters = {
+            name: [p for p in module.parameters() if p.requires_grad]
+            for name, module in self.model.named_modules()
+            if isinstance(module, Acon) and name in self.called
+        }
+        reached = _reached(loss, parameters)
+        names = [name for name, each in reached.items() if not all(each)]
+        if not names:
+            return
+        paths = {id(module): path for path, module in self.model.named_modules(remove_duplicate=False)}
+        places = {site.path: paths[id(site.source)] for site in find_sites(self.model)[0]}
+        sources = {
+            name: list(self.original.get_submodule(places[name]).parameters()) for name in names if name in places
+        }
+        theirs = _reached(_attempt(self.original, step, size, True, Trace())[0], sources)
+        for name in names:
+            (self.unused if name in theirs and not any(theirs[name]) else self.without_gradient).append(name)
 
     def _initialise(self) -> None:
         self.initialised = True
         with contextlib.suppress(Exception):  # a class that wants to fetch weights stays as it is
             self.original.init_weights()
-            self.model.load_state_dict(self.original.state_dict(), strict=False)
+        for parameter in self.original.parameters():
+            if parameter.dim() > 1 and not 0 < parameter.abs().max() < 1000:  # SAN has some that it fetches
+                nn.init.normal_(parameter, std=0.02)
+        self.model.load_state_dict(self.original.state_dict(), strict=False)
+        for module in (*self.original.modules(), *self.model.modules()):
+            if isinstance(getattr(module, "cache", None), dict):  # and keeps what it computed from them
+                module.cache.clear()
 
 
 def _attempt(
@@ -220,16 +271,12 @@ def _attempt(
     return (samples.total(output) if train else None), None
 
 
-def _without_gradient(model: nn.Module, loss: Tensor, called: set[str]) -> list[str]:
-    """ACONs that were called and should learn, but cannot."""
-    model.zero_grad()
-    loss.backward()
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, Acon) and name in called
-        if any(p.requires_grad and p.grad is None for p in module.parameters())
-    ]
+def _reached(loss: Tensor, parameters: dict[str, list[nn.Parameter]]) -> dict[str, list[bool]]:
+    """Which of the parameters the loss has a gradient for. (That of all others would take most of the time.)"""
+    wanted = [p for each in parameters.values() for p in each if p.requires_grad]
+    gradients = torch.autograd.grad(loss, wanted, allow_unused=True) if wanted and loss.requires_grad else []
+    reached = {id(p): gradient is not None for p, gradient in zip(wanted, gradients, strict=False)}
+    return {name: [reached.get(id(p), False) for p in each] for name, each in parameters.items()}
 
 
 def _ran(model: nn.Module, name: str, called: set[str]) -> bool:

@@ -16,6 +16,8 @@ from ..switch import building
 
 #: settings that change no layer and no activation: what happens to inputs, outputs and losses, and how many classes
 _NO_LAYERS = ("data_preprocessor", "train_cfg", "test_cfg", "num_classes", "ignore_index", "align_corners")
+#: settings that fetch weights
+_WEIGHTS = ("pretrained", "init_cfg", "teacher_ckpt")
 #: what configs call the parts of a part: RoI heads and wrappers around whole detectors
 _WRAPPERS = ("roi_head", "detector", "student", "teacher", "track_head", "panoptic_fusion_head")
 
@@ -63,7 +65,7 @@ def model_of(config: str) -> dict | None:
 
 def _without_weights(node: Any) -> Any:
     if isinstance(node, dict):
-        return {key: _without_weights(value) for key, value in node.items() if key not in ("pretrained", "init_cfg")}
+        return {key: _without_weights(value) for key, value in node.items() if key not in _WEIGHTS}
     if isinstance(node, (list, tuple)):
         return type(node)(_without_weights(value) for value in node)
     return node

@@ -1,13 +1,16 @@
 """The walk over all configs: each distinct model once, in parallel, and what was found stays on disk."""
 
+import gc
 import json
 import multiprocessing
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from .check import check
 _PACKAGES = ("torch", "mmengine", "mmcv", "mmdet", "mmsegmentation", "mmdetection")
 _MODELS_PER_PROCESS = 20
 #: seconds that one model may take
-LIMIT = 300
+LIMIT = 600
 
 
 def coverage(
@@ -47,12 +50,15 @@ def coverage(
     for name, (key, _) in loaded.items():
         if key is not None and key not in finished and key not in jobs:
             jobs[key] = (name, key, act_cfg)
+    written = time.monotonic()
     with open(out / "models.jsonl", "a") as log:
         for result in _progress(_results(list(jobs.values()), workers), len(jobs), "models"):
             finished[result["key"]] = result
             log.write(json.dumps(result) + "\n")
             log.flush()
-            _write(out, loaded, finished, act_cfg)  # so that it can be read before the end
+            if time.monotonic() - written > 20:  # so that it can be read before the end
+                _write(out, loaded, finished, act_cfg)
+                written = time.monotonic()
     return _write(out, loaded, finished, act_cfg)
 
 
@@ -95,10 +101,15 @@ def _results(jobs: list[tuple], workers: int, check: Callable[..., dict] = _chec
 
 
 def _context():
-    return multiprocessing.get_context("spawn")
+    """New processes are copies of one that has imported everything, and has not computed yet."""
+    context = multiprocessing.get_context("forkserver")
+    packages = [f"{package}.{part}" for package in ("mmdet", "mmseg") for part in ("models", "datasets")]
+    context.set_forkserver_preload([__name__, *packages, "torch._dynamo"])
+    return context
 
 
 def _one_thread() -> None:
+    gc.freeze()  # what was imported stays, and need not be looked through after each model
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 
@@ -177,6 +188,7 @@ def _write(out: Path, loaded: dict, finished: dict, act_cfg: dict) -> dict:
     return report
 
 
+@cache
 def _versions() -> list[str]:
     found = {each.metadata["Name"]: each.version for each in distributions()}
     return [f"{name} {found[name]}" for name in sorted(found) if name.removeprefix("onedl-") in _PACKAGES]

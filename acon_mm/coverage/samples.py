@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
 
@@ -28,8 +29,10 @@ def segmentation_batch(size: int, count: int = 2, channels: int = 3) -> tuple[Te
     return torch.randn(count, channels, size, size, generator=generator), samples
 
 
-def detection_batch(size: int, count: int = 2, extra: dict | None = None) -> tuple[Tensor, list]:
-    """Random pictures with two boxes each, of class 0, masks and a label map."""
+def detection_batch(
+    size: int, count: int = 2, extra: dict | None = None, proposals: bool = False
+) -> tuple[Tensor, list]:
+    """Random pictures with two boxes each, of class 0, masks and a label map; ``proposals``: for want of an RPN."""
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData, PixelData
 
@@ -47,24 +50,27 @@ def detection_batch(size: int, count: int = 2, extra: dict | None = None) -> tup
                 flip=False,
                 flip_direction=None,
                 border=[0, 0, 0, 0],
+                org_width=size,  # of CLRNet, which the maintained fork adds
+                org_height=size,
                 **(extra or {}),
             ),
             gt_instances=_instances(size),
             ignored_instances=InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)),
             gt_sem_seg=PixelData(sem_seg=torch.zeros(1, size, size, dtype=torch.long)),
         )
-        sample.proposals = InstanceData(bboxes=_boxes(size), scores=torch.ones(2))
+        if proposals:
+            sample.proposals = InstanceData(bboxes=_boxes(size), scores=torch.ones(2))
         samples.append(sample)
     return torch.randn(count, 3, size, size, generator=generator), samples
 
 
-def track_batch(size: int, frames: int = 2) -> tuple[dict[str, Tensor], list]:
+def track_batch(size: int, count: int = 2) -> tuple[dict[str, Tensor], list]:
     """One video: a key frame and a reference frame with the same two objects."""
     from mmdet.structures import TrackDataSample
 
-    pictures, images = detection_batch(size, frames, extra=dict(frame_id=0, video_id=0, video_length=frames))
+    pictures, images = detection_batch(size, count, extra=dict(frame_id=0, video_id=0, video_length=count))
     for frame, image in enumerate(images):
-        image.set_metainfo(dict(frame_id=frame, ori_video_length=frames))
+        image.set_metainfo(dict(frame_id=frame, ori_video_length=count))
         image.gt_instances.instances_ids = torch.arange(2)
     track = TrackDataSample(video_data_samples=images, metainfo=dict(key_frames_inds=[0], ref_frames_inds=[1]))
     return pictures[None], [track]
@@ -91,7 +97,12 @@ def _instances(size: int):
     masks = np.zeros((2, size, size), np.uint8)
     for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
         mask[top:bottom, left:right] = 1
-    return InstanceData(bboxes=boxes, labels=torch.zeros(2, dtype=torch.long), masks=BitmapMasks(masks, size, size))
+    return InstanceData(
+        bboxes=boxes,
+        labels=torch.zeros(2, dtype=torch.long),
+        masks=BitmapMasks(masks, size, size),
+        pairwise_masks=torch.ones(2, 8, size // 4, size // 4),  # of equal colours: BoxInst's preprocessor makes them
+    )
 
 
 Step = Callable[[nn.Module, int], Any]
@@ -106,25 +117,30 @@ def passes(model: nn.Module) -> list[tuple[str, bool, Step]]:
     if "BaseReID" in kinds:
         return _passes(reid_batch)
     if "SemiBaseDetector" in kinds:
-        return [(f"{name} (student)", train, _on("student", step)) for name, train, step in _passes(detection_batch)]
+        steps = _passes(_detection(model.student))
+        return [(f"{name} (student)", train, _on("student", step)) for name, train, step in steps]
     if "BaseMOTModel" in kinds:
+        detector = getattr(model, "detector", None)
+        detection = _passes(_detection(detector), "detector") if detector is not None else []
         if hasattr(model, "track_head"):
-            return _passes(track_batch)[:1] + (
-                _passes(detection_batch, "detector")[1:] if hasattr(model, "detector") else []
-            )
-        reid = _passes(reid_batch, "reid") if getattr(model, "reid", None) is not None else []
-        return _passes(detection_batch, "detector") + reid
+            return _passes(track_batch)[:1] + detection[1:]
+        return detection + (_passes(reid_batch, "reid") if getattr(model, "reid", None) is not None else [])
     if "BaseDetector" in kinds:
-        return _passes(detection_batch)
+        return _passes(_detection(model))
     return []
+
+
+def _detection(detector: nn.Module) -> Callable:
+    return partial(detection_batch, proposals=not getattr(detector, "with_rpn", True))
 
 
 def _passes(batch: Callable, part: str = "") -> list[tuple[str, bool, Step]]:
     def loss(model: nn.Module, size: int):
+        MessageHub.get_current_instance().update_info_dict(dict(epoch=0, iter=0))  # TOOD, BoxInst: what to learn first
         return model(*batch(size), mode="loss")
 
     def predict(model: nn.Module, size: int):
-        return model(*batch(size), mode="predict")
+        return model(*batch(size, count=1), mode="predict")  # guided anchoring takes no more
 
     steps = [("loss", True, loss), ("predict", False, predict)]
     return [(f"{name} ({part})", train, _on(part, step)) for name, train, step in steps] if part else steps

@@ -31,11 +31,12 @@ def summary(report: dict) -> str:
 
 def markdown(report: dict) -> str:
     """The whole report."""
-    parts = [summary(report).replace("\n", "\n\n"), _families(report)]
+    parts = [summary(report).replace("\n", "\n\n"), _effort(report), _families(report)]
     for title, section in (
         ("Failed", _problems(report)),
         ("Stays, and why", _kept(report)),
         ("Without any activation that act_cfg means", _errors(report, "none")),
+        ("Learns nothing, as the layer before it does not in the unchanged model", _unused(report)),
         ("Passes that the unchanged model does not run either", _not_run(report)),
         ("Not built by their own package", _errors(report, "unbuildable", "unreadable")),
         ("Without a model", _listed(report, "no model")),
@@ -43,6 +44,11 @@ def markdown(report: dict) -> str:
         if section:
             parts.append(f"## {title}\n\n{section}")
     return "\n\n".join(parts) + "\n"
+
+
+def _effort(report: dict) -> str:
+    seconds = [result.get("cpu_seconds", 0) for result in report["models"].values()]
+    return f"{len(seconds)} models took {sum(seconds) / 60:.1f} minutes of processor time." if seconds else ""
 
 
 def _families(report: dict) -> str:
@@ -96,6 +102,14 @@ def _not_run(report: dict) -> str:
         for name, error in result.get("not_run", {}).items():
             where[f"{name}: {error}"].append(result["config"])
     return "\n".join(f"- {error}: {_some(names)}" for error, names in where.items())
+
+
+def _unused(report: dict) -> str:
+    where = defaultdict(list)
+    for result in report["models"].values():
+        if result.get("unused"):
+            where[_some(result["unused"])].append(result["config"])
+    return "\n".join(f"- {names}: {_some(configs)}" for names, configs in where.items())
 
 
 def _errors(report: dict, *states: str) -> str:

@@ -31,10 +31,14 @@ NOT_THE_NETWORK = {
     "mmdet.structures": "boxes and masks, not features",
     "mmdet.models.roi_heads.mask_heads.fcn_mask_head._do_paste_mask": "boxes and masks, not features",
     "mmdet.models.dense_heads.centernet_update_head.CenterNetUpdateHead.add_cls_pos_inds": "targets, not features",
+    "mmdet.models.dense_heads.yolact_head.YOLACTProtonet.sanitize_coordinates": "boxes and masks, not features",
     "mmdet.evaluation": "a metric",
     "mmdet.models.roi_heads.roi_extractors": "levels of a pyramid, not features",
     "mmcv.ops": "boxes and coordinates, not features",
 }
+
+#: LD and LAD hide their teacher from PyTorch, and so from whoever looks through the model's modules
+TEACHER = "of a teacher that is no part of the model: it stays what its weights were trained as"
 
 
 class Call(NamedTuple):
@@ -112,6 +116,10 @@ def explain(model: nn.Module, calls: set[Call]) -> tuple[dict[str, str], list[st
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(id(module), []).append(name)
     _, kept = find_sites(model)
+    if "teacher_model" in vars(model):  # and not in its modules
+        kept["teacher_model"] = TEACHER
+        for name, module in model.teacher_model.named_modules(prefix="teacher_model"):
+            names.setdefault(id(module), []).append(name)
     known, unknown = {}, set()
     for call in calls:
         if isinstance(call.module, Acon):

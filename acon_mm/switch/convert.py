@@ -2,7 +2,7 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
@@ -92,17 +92,18 @@ def _convert(
             + ": leave it out there"
         )
     chosen = [site for site in select(sites, act_sites, where) if site not in done]
-    activations = [_build(act_cfg, site, where) for site in chosen]  # before the first change, since it may raise
+    make = _maker(act_cfg)
+    activations = [_build(make, site, where) for site in chosen]  # before the first change, since it may raise
     for site, activation in zip(chosen, activations, strict=True):
         _put(model, site, activation)
     for owner, host in {(site.owner, site.host) for site in chosen if site.host}:
         drop_shared(model.get_submodule(owner), host)
     for module in model.modules():
-        if hasattr(module, "_freeze_stages"):  # mm backbones; what is new in a frozen stage is frozen as well
+        if hasattr(type(module), "_freeze_stages"):  # mm backbones; what is new in a frozen stage is frozen as well
             module._freeze_stages()
-    switched = [*done, *chosen]
-    others = {site.name: "not among act_sites" for site in sites if site not in switched}
-    return Report([site.name for site in sites if site in switched], others | kept)
+    switched = {site.name for site in (*done, *chosen)}
+    others = {site.name: "not among act_sites" for site in sites if site.name not in switched}
+    return Report([site.name for site in sites if site.name in switched], others | kept)
 
 
 def check_act_cfg(act_cfg: dict, where: str, registry: Registry = MODELS) -> None:
@@ -121,12 +122,24 @@ def check_act_cfg(act_cfg: dict, where: str, registry: Registry = MODELS) -> Non
     raise ValueError(f"act_cfg of {where}: no activation is registered as {kind!r}; {hint}")
 
 
-def _build(act_cfg: dict, site: Site, where: str) -> nn.Module:
-    cfg = dict(act_cfg)
-    kind = cfg["type"] if inspect.isclass(cfg["type"]) else MODELS.get(cfg["type"])
-    if "inplace" in inspect.signature(kind).parameters:
-        cfg.setdefault("inplace", getattr(site.current, "inplace", False))
-    activation = MODELS.build(cfg)
+def _maker(act_cfg: dict) -> Callable[[Site], nn.Module]:
+    """What makes the activation of a site, its width still open: the class, looked up once for all sites."""
+    options = {key: value for key, value in act_cfg.items() if key not in ("type", "_scope_")}
+    kind = act_cfg["type"]
+    if not inspect.isclass(kind):
+        with MODELS.switch_scope_and_registry(act_cfg.get("_scope_")) as scoped:
+            kind = scoped.get(kind)
+    takes_inplace = "inplace" in inspect.signature(kind).parameters
+
+    def make(site: Site) -> nn.Module:
+        inplace = {"inplace": getattr(site.current, "inplace", False)} if takes_inplace else {}
+        return kind(**inplace | options)
+
+    return make
+
+
+def _build(make: Callable[[Site], nn.Module], site: Site, where: str) -> nn.Module:
+    activation = make(site)
     if isinstance(activation, Acon):
         activation.host = f"{where}.{site.path}"
         if site.width is not None:
@@ -138,9 +151,12 @@ def _build(act_cfg: dict, site: Site, where: str) -> nn.Module:
             )
     parameters = list(site.source.parameters())
     if parameters:
-        activation.to(device=parameters[0].device, dtype=parameters[0].dtype)
-        activation.requires_grad_(any(p.requires_grad for p in parameters))
-    return activation.train(site.source.training)
+        place = {"device": parameters[0].device, "dtype": parameters[0].dtype}
+        if any(p.device != place["device"] or p.dtype != place["dtype"] for p in activation.parameters()):
+            activation.to(**place)  # which takes a while, and is rarely needed
+        if not any(p.requires_grad for p in parameters):
+            activation.requires_grad_(False)
+    return activation if site.source.training else activation.eval()
 
 
 def _put(model: nn.Module, site: Site, activation: nn.Module) -> None:

@@ -1,12 +1,15 @@
 """mmengine's loaders, held to the rules of this package; :mod:`acon_mm.effects` installs it.
 
-Every way of mmengine's leads through these three: `load_from`, resume, test, ``init_cfg=dict(type='Pretrained')`` and
-``init_detector``. A model without ACON, given a checkpoint without a note, is loaded by the original functions.
+Every way of mmengine's leads through these three (in the maintained fork, a fourth, which reads files): `load_from`,
+resume, test, ``init_cfg=dict(type='Pretrained')`` and ``init_detector``. A model without ACON, given a checkpoint
+without a note, is loaded by the original functions.
 """
 
 import pickle
 from functools import wraps
+from typing import Any
 
+import torch
 from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -20,6 +23,7 @@ _original = {
     "load_state_dict": mmengine_checkpoint.load_state_dict,
     "_load_checkpoint_with_prefix": mmengine_checkpoint._load_checkpoint_with_prefix,
     "load_checkpoint": CheckpointLoader.__dict__["load_checkpoint"],
+    "_safe_torch_load": getattr(mmengine_checkpoint, "_safe_torch_load", None),  # of the maintained fork
 }
 _installed = False
 
@@ -51,12 +55,22 @@ def _read(cls, filename: str, map_location=None, logger="current") -> dict:
             raise checkpoints.explained(filename, error) from error
 
 
+def _load_file(file: Any, map_location=None, weights_only=None) -> Any:
+    """``torch.load`` with the types that :mod:`acon_mm.checkpoints` allows.
+
+    The fork's own allows ``getattr`` and NumPy's types as they are meanwhile, and then takes them off the list for all.
+    """
+    return torch.load(file, map_location=map_location, weights_only=True)
+
+
 def install() -> None:
     """Put the checked loaders in the place of mmengine's."""
     global _installed
     mmengine_checkpoint.load_state_dict = _load_state_dict
     mmengine_checkpoint._load_checkpoint_with_prefix = _load_checkpoint_with_prefix
     CheckpointLoader.load_checkpoint = _read
+    if _original["_safe_torch_load"] is not None:
+        mmengine_checkpoint._safe_torch_load = _load_file
     _installed = True
 
 
@@ -66,4 +80,6 @@ def uninstall() -> None:
     mmengine_checkpoint.load_state_dict = _original["load_state_dict"]
     mmengine_checkpoint._load_checkpoint_with_prefix = _original["_load_checkpoint_with_prefix"]
     CheckpointLoader.load_checkpoint = _original["load_checkpoint"]
+    if _original["_safe_torch_load"] is not None:
+        mmengine_checkpoint._safe_torch_load = _original["_safe_torch_load"]
     _installed = False

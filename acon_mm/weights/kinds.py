@@ -28,6 +28,10 @@ def acons_of(model: nn.Module) -> dict[str, Acon]:
     return {name: module for name, module in model.named_modules() if isinstance(module, Acon)}
 
 
+def has_acons(model: nn.Module) -> bool:
+    return any(isinstance(module, Acon) for module in model.modules())
+
+
 def names_below(keys: Iterable[str], prefix: str) -> set[str]:
     """What follows ``prefix.`` in the keys that begin with it; all keys for an empty prefix."""
     start = f"{prefix}." if prefix else ""

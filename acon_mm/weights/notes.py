@@ -12,7 +12,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
-from .kinds import acons_of
+from .kinds import acons_of, has_acons
 
 _KEY = "acon_mm"
 #: where a part of a model that is being built finds what its pictures pass first
@@ -80,10 +80,12 @@ def remember_preprocessors(built: nn.Module) -> None:
 
     A part loads its weights without seeing the model around it. Models without ACON stay as they are.
     """
+    if not has_acons(built):
+        return
     for model in built.modules():
         if isinstance(model, BaseModel):
             for part in model.modules():
-                if part is not model and getattr(part, "init_cfg", None) and acons_of(part):
+                if part is not model and getattr(part, "init_cfg", None) and has_acons(part):
                     # Past nn.Module, which would register it as a child.
                     part.__dict__[_PREPROCESSOR] = model.data_preprocessor
 

@@ -1,7 +1,7 @@
 # From the authors' ImageNet weights: tools/convert_checkpoint.py official THEIR_FILE checkpoints/resnet50-metaaconc.pth
 _base_ = [
-    'mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024.py',
     '../_base_/acon.py',
+    'mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024.py',
     '../_base_/raw_bgr.py',
 ]
 model = dict(

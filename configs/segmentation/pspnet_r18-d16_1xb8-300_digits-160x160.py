@@ -1,8 +1,8 @@
 # PSPNet-R18 from scratch on the embedded digits, with ReLU: the twin that ACON is compared with.
 _base_ = [
+    '../_base_/acon.py',
     'mmseg::_base_/models/pspnet_r50-d8.py',
     '../_base_/digits_segmentation.py',
-    '../_base_/acon.py',
 ]
 model = dict(
     data_preprocessor=dict(size=(160, 160)),

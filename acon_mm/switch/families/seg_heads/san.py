@@ -1,8 +1,9 @@
-"""SAN of mmseg: a perceptron that calls a functional ReLU after all of its layers but the last."""
+"""SAN of mmseg: a perceptron that calls a functional ReLU after all of its layers but the last; a text encoder."""
 
 from torch import nn
 
 from ...hosts import Host, HostSite
+from ..det_heads.transformers import BertSites
 
 
 class MLPSites(Host):
@@ -15,3 +16,10 @@ class MLPSites(Host):
     @classmethod
     def sites(cls, module: nn.Module) -> list[HostSite]:
         return [HostSite(f"acts.{i}", layer) for i, layer in enumerate(module.layers[:-1])]
+
+
+class CLIPTextEncoderSites(Host):
+    """CLIP's part that reads the names of the classes."""
+
+    upstream = ("mmseg.models.text_encoder.clip_text_encoder.CLIPTextEncoder.forward",)
+    stays = BertSites.stays
