@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from mmengine.config import ConfigDict
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
@@ -119,8 +120,21 @@ def build(model_cfg: dict, package: str) -> nn.Module:
             import_module(f"{each}.models")
     torch.manual_seed(0)
     root = configs.config_dir(package).parent  # where a config means another one by "configs/..."
-    with DefaultScope.overwrite_default_scope(package), contextlib.chdir(root):
+    with DefaultScope.overwrite_default_scope(package), contextlib.chdir(root), _process_group():
         return MODELS.build(ConfigDict(model_cfg))
+
+
+@contextlib.contextmanager
+def _process_group() -> Iterator[None]:
+    """A distributed run of this process alone: mmcv's SyncBN asks for one when it is built."""
+    alone = not dist.is_initialized()
+    if alone:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        if alone:
+            dist.destroy_process_group()
 
 
 def _build(model_cfg: dict, package: str) -> nn.Module:
