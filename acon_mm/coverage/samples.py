@@ -117,8 +117,7 @@ def passes(model: nn.Module) -> list[tuple[str, bool, Step]]:
     if "BaseReID" in kinds:
         return _passes(reid_batch)
     if "SemiBaseDetector" in kinds:
-        steps = _passes(_detection(model.student))
-        return [(f"{name} (student)", train, _on("student", step)) for name, train, step in steps]
+        return _passes(_detection(model.student), "student") + _passes(_detection(model.teacher), "teacher")[1:]
     if "BaseMOTModel" in kinds:
         detector = getattr(model, "detector", None)
         detection = _passes(_detection(detector), "detector") if detector is not None else []
