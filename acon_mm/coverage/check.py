@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from mmengine.config import ConfigDict
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
@@ -120,8 +121,21 @@ def build(model_cfg: dict, package: str) -> nn.Module:
             import_module(f"{each}.datasets")  # the maintained fork keeps a data preprocessor there
     torch.manual_seed(0)
     root = configs.config_dir(package).parent  # where a config means another one by "configs/..."
-    with DefaultScope.overwrite_default_scope(package), contextlib.chdir(root):
+    with DefaultScope.overwrite_default_scope(package), contextlib.chdir(root), _process_group():
         return MODELS.build(ConfigDict(model_cfg))
+
+
+@contextlib.contextmanager
+def _process_group() -> Iterator[None]:
+    """A distributed run of this process alone: mmcv's SyncBN asks for one when it is built."""
+    alone = not dist.is_initialized()
+    if alone:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        if alone:
+            dist.destroy_process_group()
 
 
 def _build(model_cfg: dict, package: str) -> nn.Module:
@@ -227,23 +241,25 @@ class _Run:
 
     def _differentiate(self, loss: Tensor, step: Callable, size: int) -> None:
         """Find the ACONs that were called and should learn, but cannot."""
-        parameters = {
-            name: [p for p in module.parameters() if p.requires_grad]
+        called = {
+            name: module
             for name, module in self.model.named_modules()
-            if isinstance(module, Acon) and name in self.called
+            if isinstance(module, Acon) and name in self.called and any(p.requires_grad for p in module.parameters())
         }
-        reached = _reached(loss, parameters)
-        names = [name for name, each in reached.items() if not all(each)]
+        names = _not_reached(loss, called)
+        if names:  # or it cannot be told so: a part whose activations are computed again on the way back
+            _backward(_attempt(self.model, step, size, True, Trace())[0])
+            names = [name for name in names if not _learned(called[name])]
         if not names:
             return
+        _backward(_attempt(self.original, step, size, True, Trace())[0])
         paths = {id(module): path for path, module in self.model.named_modules(remove_duplicate=False)}
         places = {site.path: paths[id(site.source)] for site in find_sites(self.model)[0]}
-        sources = {
-            name: list(self.original.get_submodule(places[name]).parameters()) for name in names if name in places
-        }
-        theirs = _reached(_attempt(self.original, step, size, True, Trace())[0], sources)
         for name in names:
-            (self.unused if name in theirs and not any(theirs[name]) else self.without_gradient).append(name)
+            theirs = name not in places or any(
+                parameter.grad is not None for parameter in self.original.get_submodule(places[name]).parameters()
+            )
+            (self.without_gradient if theirs else self.unused).append(name)
 
     def _initialise(self) -> None:
         self.initialised = True
@@ -271,12 +287,25 @@ def _attempt(
     return (samples.total(output) if train else None), None
 
 
-def _reached(loss: Tensor, parameters: dict[str, list[nn.Parameter]]) -> dict[str, list[bool]]:
-    """Which of the parameters the loss has a gradient for. (That of all others would take most of the time.)"""
-    wanted = [p for each in parameters.values() for p in each if p.requires_grad]
+def _not_reached(loss: Tensor, modules: dict[str, nn.Module]) -> list[str]:
+    """The names of those that the loss gives no gradient. (A backward pass would spend its time on all the others.)"""
+    wanted = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(loss, wanted, allow_unused=True) if wanted and loss.requires_grad else []
-    reached = {id(p): gradient is not None for p, gradient in zip(wanted, gradients, strict=False)}
-    return {name: [reached.get(id(p), False) for p in each] for name, each in parameters.items()}
+    reached = {id(p) for p, gradient in zip(wanted, gradients, strict=False) if gradient is not None}
+    return [
+        name
+        for name, module in modules.items()
+        if not all(id(p) in reached for p in module.parameters() if p.requires_grad)
+    ]
+
+
+def _backward(loss: Tensor) -> None:
+    if loss.requires_grad:
+        loss.backward()
+
+
+def _learned(module: nn.Module) -> bool:
+    return all(p.grad is not None for p in module.parameters() if p.requires_grad)
 
 
 def _ran(model: nn.Module, name: str, called: set[str]) -> bool:
