@@ -32,6 +32,8 @@ from .trace import Trace, explain
 SIZES = (64, 128, 256, 300, 512, 640)
 #: proposals of a head, and RoIs of a sampler, at most
 _BOXES = 32
+#: in messages of errors that a larger picture does not mend: no kernel for CPUs; SAN's class weights for other classes
+_NOT_THE_SIZE = ("implementation for device", "weight tensor should be defined")
 
 
 def check(model_cfg: dict, package: str, act_cfg: dict) -> dict:
@@ -235,8 +237,9 @@ class _Run:
                 self.broken.append(f"{name} at {sizes[0]}: {_in_short(error)}")
                 return
             self.not_run[name] = _in_short(theirs)
-            if isinstance(theirs, (ImportError, AttributeError)) or "implementation for device" in self.not_run[name]:
-                return  # the size is not to blame
+            hopeless = any(text in self.not_run[name] for text in _NOT_THE_SIZE)
+            if hopeless or isinstance(theirs, (ImportError, AttributeError)):
+                return
             sizes.pop(0)
 
     def _differentiate(self, loss: Tensor, step: Callable, size: int) -> None:
