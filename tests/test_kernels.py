@@ -131,6 +131,18 @@ def test_empty(name, shape):
 
 
 @NEEDS_COMPILED
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_large_results_are_those_of_their_parts(dtype):
+    """From 16 MiB on, results are stored past the cache, on boundaries that odd planes do not begin at."""
+    elements = (16 << 20) // torch.finfo(dtype).bits * 8
+    x = torch.randn(1, 7, elements // 7 + 5).to(dtype)
+    parameters = parameters_for(x, 1, "C")
+    whole = compiled.acon_c(x, *parameters, 1)
+    parts = [compiled.acon_c(x[:, c : c + 1], *(p[c : c + 1] for p in parameters), 1) for c in range(7)]
+    assert torch.equal(whole, torch.cat(parts, 1))
+
+
+@NEEDS_COMPILED
 def test_strides_of_dense_inputs_stay():
     for label, (x, dim) in layouts((2, 5, 7, 9), torch.float32).items():
         y, grad_x, *_ = run(compiled.acon_c, x, parameters_for(x, dim, "C"), dim, torch.ones(x.shape))

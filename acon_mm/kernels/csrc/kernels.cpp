@@ -142,8 +142,7 @@ struct Loops {
     }
   }
 
-  static void plane_forward(const S* x, S* y, int64_t count, A p1, A p2, A beta) {
-    const AconC<A> acon(p1, p2, beta);
+  static void activate(const AconC<A>& acon, const S* x, S* y, int64_t count) {
     for_steps(count, [&](int64_t i, auto io) {
       V v[group];
       prefetch(x + i);
@@ -153,6 +152,27 @@ struct Loops {
       }
       io.store(y + i, v);
     });
+  }
+
+  static void plane_forward(const S* x, S* y, int64_t count, A p1, A p2, A beta, bool past_cache) {
+    const AconC<A> acon(p1, p2, beta);
+    int64_t i = 0;
+    if (past_cache) {
+      const int64_t to_boundary = -(reinterpret_cast<uintptr_t>(y) / sizeof(S)) % (kBytes / sizeof(S));
+      i = to_boundary < count ? to_boundary : count;
+      activate(acon, x, y, i);
+      for (; i + step <= count; i += step) {
+        V v[group];
+        prefetch(x + i);
+        Io<S>::load(x + i, v);
+        for (V& each : v) {
+          each = acon.y(each);
+        }
+        Io<S>::store_past_cache(y + i, v);
+      }
+      finish_streams();
+    }
+    activate(acon, x + i, y + i, count - i);
   }
 
   static void plane_backward(

@@ -50,7 +50,8 @@ template <typename S>
 struct Kernels {
   using A = typename Compute<S>::type;
 
-  void (*plane_forward)(const S* x, S* y, int64_t count, A p1, A p2, A beta);
+  // past_cache: y is not to stay in the cache.
+  void (*plane_forward)(const S* x, S* y, int64_t count, A p1, A p2, A beta, bool past_cache);
   void (*plane_backward)(const S* grad_y, const S* x, S* grad_x, int64_t count, A p1, A p2, A beta, A* sums);
   A (*plane_sum)(const S* x, int64_t count);
   void (*add_to_plane)(S* x, int64_t count, A value);

@@ -184,9 +184,13 @@ Tensor reduced(const Tensor& sums, int64_t kind, const Tensor& parameter) {
   return result.to(parameter.scalar_type());
 }
 
+// A result of so many bytes would not stay in a cache that others use as well, so it need not pass through.
+constexpr int64_t kPastCache = 16 << 20;
+
 Tensor acon_c_cpu(const Tensor& input, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
   const Inputs in(input, p1, p2, beta, channel_dim);
   Tensor y = at::empty_like(in.x);
+  const bool past_cache = static_cast<int64_t>(y.nbytes()) >= kPastCache;
   dispatch(in.x, "acon_c", [&](auto element) {
     using S = decltype(element);
     using A = typename Compute<S>::type;
@@ -202,7 +206,7 @@ Tensor acon_c_cpu(const Tensor& input, const Tensor& p1, const Tensor& p2, const
         const PlaneTask task(in.layout, index);
         kernels<S>().plane_forward(
             x + task.offset, to + task.offset, task.count, *parameters.p1.at(task.sample, task.channel),
-            *parameters.p2.at(task.sample, task.channel), *parameters.beta.at(task.sample, task.channel));
+            *parameters.p2.at(task.sample, task.channel), *parameters.beta.at(task.sample, task.channel), past_cache);
       }
     });
   });

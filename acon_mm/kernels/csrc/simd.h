@@ -146,6 +146,24 @@ F64 exp2(F64 t) {
   return p * (F64)((I64)shifted << 52);
 }
 
+// Stores past the cache, which spares reading what is overwritten; `to` lies on a boundary of kBytes.
+template <typename V>
+void stream(void* to, V v) {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(static_cast<__m512i*>(to), (__m512i)v);
+#elif defined(__AVX2__)
+  _mm256_stream_si256(static_cast<__m256i*>(to), (__m256i)v);
+#else
+  std::memcpy(to, &v, sizeof(V));
+#endif
+}
+// Such stores are seen by other threads only after this.
+inline void finish_streams() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
 // Loading and storing. `Io<S>` moves a step, which is `group` vectors, between elements S in memory and vectors of
 // `Compute<S>`; the forms with `n` handle fewer elements than a step has, and touch no others; what is beyond them is 0.
 // The vectors of a step need not hold its elements in their order, so `load_wide` and `store_wide` bring parameters and sums,
@@ -167,6 +185,9 @@ struct Io : IoBase<S, 1> { // float and double
   }
   static void store(S* to, const V (&v)[1]) {
     std::memcpy(to, v, sizeof(V));
+  }
+  static void store_past_cache(S* to, const V (&v)[1]) {
+    stream(to, v[0]);
   }
   static void load(const S* from, V (&v)[1], int n) {
     v[0] = V{};
@@ -230,11 +251,17 @@ struct Io<BFloat16> : BufferedIo<BFloat16, 2, Io<BFloat16>> {
     v[1] = (F32)(words & 0xffff0000u);
   }
   static void store(BFloat16* to, const F32 (&v)[2]) {
-    const U32 words = rounded(v[0]) >> 16 | (rounded(v[1]) & 0xffff0000u);
+    const U32 words = packed(v);
     std::memcpy(to, &words, sizeof(words));
+  }
+  static void store_past_cache(BFloat16* to, const F32 (&v)[2]) {
+    stream(to, packed(v));
   }
 
  private:
+  static U32 packed(const F32 (&v)[2]) {
+    return rounded(v[0]) >> 16 | (rounded(v[1]) & 0xffff0000u);
+  }
   static U32 rounded(F32 v) {
     const U32 bits = (U32)v;
     const U32 to_nearest_even = bits + 0x7fff + ((bits >> 16) & 1);
@@ -247,6 +274,9 @@ template <>
 struct Io<Float16> : BufferedIo<Float16, 1, Io<Float16>> {
   using BufferedIo::load;
   using BufferedIo::store;
+  static void store_past_cache(Float16* to, const F32 (&v)[1]) {
+    store(to, v);
+  }
 #if defined(__AVX512F__)
   static void load(const Float16* from, F32 (&v)[1]) {
     v[0] = (F32)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
