@@ -331,6 +331,7 @@ from acon_mm.kernels import compiled
 assert compiled.instruction_set() == sys.argv[1], compiled.instruction_set()
 import test_kernels
 for dtype in test_kernels.DTYPES:
+    test_kernels.test_large_results_are_those_of_their_parts(dtype)
     for shape in [(2, 5, 7, 9), (3, 17, 5, 5), (2, 40, 33)]:
         for x, dim in test_kernels.layouts(shape, dtype).values():
             test_kernels.assert_exact(compiled.acon_c, x, test_kernels.parameters_for(x, dim, "NC"), dim)
