@@ -39,6 +39,16 @@ def test_interleaved_calls_everybody_as_often():
     assert len(after) == 6  # everybody comes after everybody else
 
 
+def test_inputs_are_read_before_each_call():
+    class Input:
+        def sum(self):
+            calls.append("read")
+
+    calls = []
+    measure.interleaved({"a": lambda: calls.append("call")}, 0, CPU, min_rounds=2, inputs=[Input()])
+    assert calls == ["read", "call"] * 3
+
+
 def test_ratios_are_within_the_round():
     # A slow second round does not matter, since both were slow in it.
     assert measure.ratios({"a": [1.0, 10.0, 1.0], "b": [2.0, 20.0, 2.0]}, "a") == {"a": 1.0, "b": 2.0}

@@ -1,366 +1,15 @@
-// The operators acon_mm::acon_c, acon_mm::pooled_linear and acon_mm::input_and_mean on the CPU, with autograd.
-// The kernels' mathematics is in kernels.cpp, how tensors are cut up in layout.h; this file ties both to PyTorch.
+// The operators acon_mm::acon_c, acon_mm::pooled_linear and acon_mm::input_and_mean, with autograd, for PyTorch.
+// What they compute is in cpu.cpp.
 #include <ATen/ATen.h>
-#include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 #include <ATen/TensorSubclassLikeUtils.h>
-#include <ATen/Version.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include "kernels.h"
+#include "cpu.h"
 #include "layout.h"
 
 namespace acon {
 namespace {
-
-using at::Tensor;
-using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
-
-// As PyTorch's own kernels: the best that this processor has, or what ATEN_CPU_CAPABILITY says.
-const Table& table() {
-  static const Table& chosen = []() -> const Table& {
-#if defined(ACON_X86)
-    const std::string capability = at::get_cpu_capability();
-    if (capability == "AVX512") {
-      return avx512_table;
-    }
-    if (capability == "AVX2") {
-      return avx2_table;
-    }
-#endif
-    return baseline_table;
-  }();
-  return chosen;
-}
-
-template <typename S>
-const Kernels<S>& kernels() {
-  if constexpr (std::is_same_v<S, float>) {
-    return table().float32;
-  } else if constexpr (std::is_same_v<S, double>) {
-    return table().float64;
-  } else if constexpr (std::is_same_v<S, BFloat16>) {
-    return table().bfloat16;
-  } else {
-    return table().float16;
-  }
-}
-
-// Calls `f` with a value of the kernels' type for the elements of `x`.
-template <typename F>
-void dispatch(const Tensor& x, const char* name, F f) {
-  switch (x.scalar_type()) {
-    case at::kFloat:
-      return f(float());
-    case at::kDouble:
-      return f(double());
-    case at::kBFloat16:
-      return f(BFloat16());
-    case at::kHalf:
-      return f(Float16());
-    default:
-      TORCH_CHECK(false, name, " takes float32, float64, bfloat16 and float16, got ", x.scalar_type());
-  }
-}
-
-at::ScalarType compute_type(const Tensor& x) {
-  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
-// A parameter of shape (C,), (N, C) or (N, 1) in the type that is computed in.
-struct Prepared {
-  Tensor tensor;
-  int64_t sample_stride, channel_stride;
-
-  Prepared(const Tensor& parameter, const Tensor& x, int64_t channel_dim)
-      : tensor(parameter.detach().to(compute_type(x)).contiguous()) {
-    const int64_t samples = x.size(0), channels = x.size(channel_dim), rank = tensor.dim();
-    TORCH_CHECK(
-        (rank == 1 && tensor.size(0) == channels) ||
-            (rank == 2 && tensor.size(0) == samples && (tensor.size(1) == channels || tensor.size(1) == 1)),
-        "a parameter of shape ", tensor.sizes(), " fits no input of shape ", x.sizes(),
-        " whose channels lie at dimension ", channel_dim, ": it must be (C,), (N, C) or (N, 1)");
-    sample_stride = rank == 1 ? 0 : tensor.size(1);
-    channel_stride = tensor.size(-1) == 1 ? 0 : 1;
-  }
-
-  template <typename A>
-  Parameter<A> as() const {
-    return {tensor.const_data_ptr<A>(), sample_stride, channel_stride};
-  }
-};
-
-struct Inputs {
-  int64_t channel_dim;
-  Tensor x;
-  Prepared p1, p2, beta;
-  Layout layout;
-
-  Inputs(const Tensor& input, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t dim)
-      : channel_dim(at::maybe_wrap_dim(dim, input.dim())),
-        x(walkable(input, channel_dim)),
-        p1(p1, x, channel_dim),
-        p2(p2, x, channel_dim),
-        beta(beta, x, channel_dim),
-        layout(x.sizes(), channel_dim, is_channels_last(x, channel_dim)) {
-    TORCH_CHECK(input.dim() >= 2 && channel_dim > 0, "acon_c takes (N, ..., C, ...), got ", input.sizes());
-  }
-
-  template <typename A>
-  Parameters<A> parameters() const {
-    return {p1.as<A>(), p2.as<A>(), beta.as<A>()};
-  }
-};
-
-template <typename S>
-S* data(const Tensor& t) {
-  return static_cast<S*>(t.data_ptr());
-}
-template <typename S>
-const S* const_data(const Tensor& t) {
-  return static_cast<const S*>(t.const_data_ptr());
-}
-
-template <typename F>
-void for_each_task(const Layout& layout, F f) {
-  at::parallel_for(0, layout.tasks(), layout.grain(), [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      f(task);
-    }
-  });
-}
-
-// Adds what each chunk summed up, in the order of the chunks: (tasks, kinds) of planes or (tasks, kinds, C) of rows becomes
-// (N, kinds, C). By hand, since the tensors are small: PyTorch's operators would take longer to call than to compute.
-template <typename A>
-Tensor total(const Tensor& partial, const Layout& layout, int64_t kinds) {
-  const int64_t channels = layout.channels, size = kinds * channels;
-  Tensor result = at::zeros({layout.samples, kinds, channels}, partial.options());
-  const A* from = const_data<A>(partial);
-  A* to = data<A>(result);
-  for (int64_t sample = 0; sample < layout.samples; ++sample, to += size) {
-    if (layout.rows) {
-      for (int64_t chunk = 0; chunk < layout.chunks; ++chunk, from += size) {
-        for (int64_t i = 0; i < size; ++i) {
-          to[i] += from[i];
-        }
-      }
-      continue;
-    }
-    for (int64_t block = 0; block < layout.blocks; ++block) {
-      for (int64_t channel = 0; channel < channels; ++channel) {
-        for (int64_t chunk = 0; chunk < layout.chunks; ++chunk, from += kinds) {
-          for (int64_t kind = 0; kind < kinds; ++kind) {
-            to[kind * channels + channel] += from[kind];
-          }
-        }
-      }
-    }
-  }
-  return result;
-}
-
-// The gradient of a parameter, (C,), (N, C) or (N, 1): what is of kind `kind` in sums (N, kSums, C).
-template <typename A>
-Tensor reduced(const Tensor& sums, int64_t kind, const Tensor& parameter) {
-  const int64_t samples = sums.size(0), channels = sums.size(2);
-  Tensor result = at::zeros(parameter.sizes(), sums.options());
-  const int64_t sample_stride = parameter.dim() == 1 ? 0 : parameter.size(1);
-  const int64_t channel_stride = parameter.size(-1) == channels ? 1 : 0;
-  A* to = data<A>(result);
-  for (int64_t sample = 0; sample < samples; ++sample) {
-    const A* from = const_data<A>(sums) + (sample * kSums + kind) * channels;
-    for (int64_t channel = 0; channel < channels; ++channel) {
-      to[sample * sample_stride + channel * channel_stride] += from[channel];
-    }
-  }
-  if (kind == kBetaSum) { // without infinities, as reference.finite
-    constexpr A largest = std::numeric_limits<A>::max();
-    for (int64_t i = 0; i < result.numel(); ++i) {
-      to[i] = to[i] > largest ? largest : to[i] < -largest ? -largest : to[i];
-    }
-  }
-  return result.to(parameter.scalar_type());
-}
-
-// A result of so many bytes would not stay in a cache that others use as well, so it need not pass through.
-constexpr int64_t kPastCache = 16 << 20;
-
-Tensor acon_c_cpu(const Tensor& input, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
-  const Inputs in(input, p1, p2, beta, channel_dim);
-  Tensor y = at::empty_like(in.x);
-  const bool past_cache = static_cast<int64_t>(y.nbytes()) >= kPastCache;
-  dispatch(in.x, "acon_c", [&](auto element) {
-    using S = decltype(element);
-    using A = typename Compute<S>::type;
-    const auto parameters = in.parameters<A>();
-    const S* x = const_data<S>(in.x);
-    S* to = data<S>(y);
-    for_each_task(in.layout, [&](int64_t index) {
-      if (in.layout.rows) {
-        const RowTask task(in.layout, index);
-        kernels<S>().rows_forward(
-            x + task.offset, to + task.offset, task.count, in.layout.channels, task.sample, parameters);
-      } else {
-        const PlaneTask task(in.layout, index);
-        kernels<S>().plane_forward(
-            x + task.offset, to + task.offset, task.count, *parameters.p1.at(task.sample, task.channel),
-            *parameters.p2.at(task.sample, task.channel), *parameters.beta.at(task.sample, task.channel), past_cache);
-      }
-    });
-  });
-  return input.is_same(in.x) ? y : like(input).copy_(y);
-}
-
-Gradients acon_c_backward_cpu(
-    const Tensor& grad_y, const Tensor& input, const Tensor& p1, const Tensor& p2, const Tensor& beta,
-    int64_t channel_dim) {
-  const Inputs in(input, p1, p2, beta, channel_dim);
-  const Layout& layout = in.layout;
-  const Tensor grad = ordered_as(grad_y, in.x);
-  Tensor grad_x = at::empty_like(in.x), grad_p1, grad_p2, grad_beta;
-  dispatch(in.x, "acon_c_backward", [&](auto element) {
-    using S = decltype(element);
-    using A = typename Compute<S>::type;
-    const auto parameters = in.parameters<A>();
-    const S *x = const_data<S>(in.x), *from = const_data<S>(grad);
-    S* to = data<S>(grad_x);
-    const auto options = in.x.options().dtype(compute_type(in.x));
-    const int64_t columns = layout.rows ? layout.channels : 1;
-    const Tensor partial = at::empty({layout.tasks(), kSums, columns}, options);
-    A* const chunk_sums = data<A>(partial);
-    for_each_task(layout, [&](int64_t index) {
-      A* const own = chunk_sums + index * kSums * columns;
-      if (layout.rows) {
-        const RowTask task(layout, index);
-        kernels<S>().rows_backward(
-            from + task.offset, x + task.offset, to + task.offset, task.count, columns, task.sample, parameters, own);
-      } else {
-        const PlaneTask task(layout, index);
-        kernels<S>().plane_backward(
-            from + task.offset, x + task.offset, to + task.offset, task.count,
-            *parameters.p1.at(task.sample, task.channel), *parameters.p2.at(task.sample, task.channel),
-            *parameters.beta.at(task.sample, task.channel), own);
-      }
-    });
-    const Tensor sums = total<A>(partial, layout, kSums);
-    grad_p1 = reduced<A>(sums, kP1Sum, p1);
-    grad_p2 = reduced<A>(sums, kP2Sum, p2);
-    grad_beta = reduced<A>(sums, kBetaSum, beta);
-  });
-  return {input.is_same(in.x) ? grad_x : like(input).copy_(grad_x), grad_p1, grad_p2, grad_beta};
-}
-
-// The mean of each sample and channel, (N, C), in the type that is computed in.
-Tensor channel_mean_cpu(const Tensor& input, int64_t dim) {
-  const int64_t channel_dim = at::maybe_wrap_dim(dim, input.dim());
-  const Tensor walked = walkable(input, channel_dim);
-  const Layout layout(walked.sizes(), channel_dim, is_channels_last(walked, channel_dim));
-  Tensor mean;
-  dispatch(walked, "mean", [&](auto element) {
-    using S = decltype(element);
-    using A = typename Compute<S>::type;
-    const S* x = const_data<S>(walked);
-    const int64_t columns = layout.rows ? layout.channels : 1;
-    const Tensor partial = at::empty({layout.tasks(), 1, columns}, walked.options().dtype(compute_type(walked)));
-    A* const chunk_sums = data<A>(partial);
-    for_each_task(layout, [&](int64_t index) {
-      if (layout.rows) {
-        const RowTask task(layout, index);
-        kernels<S>().rows_sum(x + task.offset, task.count, columns, chunk_sums + index * columns);
-      } else {
-        const PlaneTask task(layout, index);
-        chunk_sums[index] = kernels<S>().plane_sum(x + task.offset, task.count);
-      }
-    });
-    mean = total<A>(partial, layout, 1).squeeze_(1);
-    const A area = layout.blocks * layout.inner;
-    A* const to = data<A>(mean);
-    for (int64_t i = 0; i < mean.numel(); ++i) {
-      to[i] /= area;
-    }
-  });
-  return mean;
-}
-
-// Adds one value per sample and channel, (N, C), to all that it stands for; `x` must be walkable.
-void add_per_channel_(const Tensor& x, const Tensor& values, int64_t dim) {
-  const int64_t channel_dim = at::maybe_wrap_dim(dim, x.dim());
-  const Layout layout(x.sizes(), channel_dim, is_channels_last(x, channel_dim));
-  const Tensor wide = values.to(compute_type(x)).contiguous();
-  dispatch(x, "add_per_channel_", [&](auto element) {
-    using S = decltype(element);
-    using A = typename Compute<S>::type;
-    S* const to = data<S>(x);
-    const A* const value = const_data<A>(wide);
-    for_each_task(layout, [&](int64_t index) {
-      if (layout.rows) {
-        const RowTask task(layout, index);
-        kernels<S>().add_to_rows(
-            to + task.offset, task.count, layout.channels, value + task.sample * layout.channels);
-      } else {
-        const PlaneTask task(layout, index);
-        kernels<S>().add_to_plane(
-            to + task.offset, task.count, value[task.sample * layout.channels + task.channel]);
-      }
-    });
-  });
-}
-
-// Up to so many samples, and in float32, the kernels multiply; beyond, PyTorch does.
-constexpr int64_t kFewSamples = 16;
-// Weights that are worth a thread of their own.
-constexpr int64_t kLinearGrain = 65536;
-
-bool is_for_kernels(const Tensor& x) {
-  return x.scalar_type() == at::kFloat && x.size(0) > 0 && x.size(0) <= kFewSamples;
-}
-
-// x (N, in) times weight (out, in), (out, in, 1, 1) or such, plus bias (out,).
-Tensor pooled_linear_cpu(const Tensor& input, const Tensor& weight, const Tensor& bias) {
-  const int64_t samples = input.size(0), in = input.size(1), out = weight.size(0);
-  TORCH_CHECK(
-      weight.numel() == out * in && bias.numel() == out && weight.scalar_type() == input.scalar_type() &&
-          bias.scalar_type() == input.scalar_type(),
-      "pooled_linear takes x (N, in), weight (out, in) and bias (out,) of one dtype, got ", input.sizes(), " ",
-      input.scalar_type(), ", ", weight.sizes(), " ", weight.scalar_type(), ", ", bias.sizes(), " ",
-      bias.scalar_type());
-  if (!is_for_kernels(input)) {
-    return at::linear(input, weight.reshape({out, in}), bias);
-  }
-  const Tensor x = input.contiguous(), w = weight.contiguous(), b = bias.contiguous();
-  Tensor y = at::empty({samples, out}, x.options());
-  at::parallel_for(0, out, std::max<int64_t>(1, kLinearGrain / std::max<int64_t>(in, 1)), [&](int64_t begin, int64_t end) {
-    table().linear.forward(
-        const_data<float>(x), const_data<float>(w), const_data<float>(b), data<float>(y), samples, in, out, begin, end);
-  });
-  return y;
-}
-
-std::tuple<Tensor, Tensor, Tensor> pooled_linear_backward_cpu(
-    const Tensor& grad_y, const Tensor& input, const Tensor& weight) {
-  const int64_t samples = input.size(0), in = input.size(1), out = weight.size(0);
-  if (!is_for_kernels(input)) {
-    return {
-        grad_y.mm(weight.reshape({out, in})), grad_y.t().mm(input).reshape(weight.sizes()), grad_y.sum(0)};
-  }
-  const Tensor grad = grad_y.contiguous(), x = input.contiguous(), w = weight.contiguous();
-  Tensor grad_weight = at::empty(weight.sizes(), x.options());
-  // Blocks of a fixed size, as in layout.h, so that the sums are the same for any number of threads.
-  const int64_t outputs = std::max<int64_t>(1, kLinearGrain / std::max<int64_t>(in, 1));
-  const int64_t blocks = (out + outputs - 1) / outputs;
-  Tensor grad_x = at::zeros({blocks, samples, in}, x.options());
-  at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) {
-      table().linear.backward(
-          const_data<float>(grad), const_data<float>(x), const_data<float>(w),
-          data<float>(grad_x) + block * samples * in, data<float>(grad_weight), samples, in, out, block * outputs,
-          std::min((block + 1) * outputs, out));
-    }
-  });
-  return {blocks == 1 ? grad_x.squeeze(0) : grad_x.sum(0), grad_weight, grad.sum(0)};
-}
 
 // What the kernels return, without the values: for torch.compile.
 Tensor acon_c_meta(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, int64_t) {
@@ -380,7 +29,7 @@ Tensor channel_mean_meta(const Tensor& x, int64_t channel_dim) {
 Tensor pooled_linear_meta(const Tensor& x, const Tensor& weight, const Tensor&) {
   return at::empty_symint({x.sym_size(0), weight.sym_size(0)}, x.options());
 }
-std::tuple<Tensor, Tensor, Tensor> pooled_linear_backward_meta(
+LinearGradients pooled_linear_backward_meta(
     const Tensor& grad_y, const Tensor& x, const Tensor& weight) {
   return {
       at::empty_symint(x.sym_sizes(), x.options()), at::empty_symint(weight.sym_sizes(), weight.options()),
@@ -393,7 +42,7 @@ Tensor call_pooled_linear(const Tensor& x, const Tensor& weight, const Tensor& b
                              .typed<decltype(pooled_linear_cpu)>();
   return op.call(x, weight, bias);
 }
-std::tuple<Tensor, Tensor, Tensor> call_pooled_linear_backward(
+LinearGradients call_pooled_linear_backward(
     const Tensor& grad_y, const Tensor& x, const Tensor& weight) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("acon_mm::pooled_linear_backward", "")
@@ -513,11 +162,10 @@ struct PooledLinear : torch::autograd::Function<PooledLinear> {
   }
 };
 
-std::tuple<Tensor, Tensor, Tensor> pooled_linear_backward_autograd(
+LinearGradients pooled_linear_backward_autograd(
     const Tensor& grad_y, const Tensor& x, const Tensor& weight) {
   if (at::GradMode::is_enabled()) { // as in acon_c_backward_autograd
-    const Tensor flat = weight.flatten(1);
-    return {grad_y.mm(flat), grad_y.t().mm(x).reshape_symint(weight.sym_sizes()), grad_y.sum(0)};
+    return composed_linear_backward(grad_y, x, weight);
   }
   at::AutoDispatchBelowADInplaceOrView below;
   return call_pooled_linear_backward(grad_y, x, weight);
@@ -568,7 +216,7 @@ std::tuple<Tensor, Tensor> input_and_mean(const Tensor& x, int64_t channel_dim) 
 }
 
 std::string cpu_kernels() {
-  return table().name;
+  return instruction_set();
 }
 
 } // namespace
