@@ -63,6 +63,30 @@ def test_kept_bytes():
     assert measure.kept_bytes(authors, x, list(authors.parameters())) >= 4 * size
 
 
+PEAK = """
+import torch
+from acon_mm.benchmark.measure import peak_bytes
+
+kept, size = [], 1 << 20
+
+def call():
+    kept.append(torch.ones(8 * size))
+    torch.ones(16 * size)  # not there any more when the next one is
+    kept.append(torch.ones(8 * size))
+
+torch.ones(8 * size)
+print(peak_bytes(call, torch.device("cpu")) / (4 * size))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
+def test_peak_bytes():
+    big = torch.ones(1 << 27)  # of this process, not of the one that is measured
+    done = subprocess.run([sys.executable, "-c", PEAK], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(24, abs=1) and big.numel()
+
+
 def test_operator_cases():
     sort = [(2, 8, 4, 4)], [torch.float32], ["channels_last"], [1]
     cases = list(operators.measure(["MetaAconC"], *sort, CPU, ["ReLU"], seconds=0))

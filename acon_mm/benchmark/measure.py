@@ -6,13 +6,14 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor
 
 # malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 
 
 def pin_allocator() -> bool:
@@ -24,6 +25,30 @@ def pin_allocator() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
         return bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1) and mallopt(_M_MMAP_MAX, 0))
     return False
+
+
+def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
+    """Bytes that a call needs at most beyond those in use, in a process that has needed less than that so far.
+
+    On a CPU they are the process's resident memory. glibc is told to hand back what is freed, so that it is counted no
+    longer: measure times in another process.
+
+    Raises:
+        OSError: the system does not tell what a process needed (Linux does).
+    """
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        function()
+        return torch.cuda.max_memory_allocated(device) - before
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 16)
+        libc.malloc_trim(0)
+    before = _resident("VmRSS")
+    function()
+    # Not getrusage's maximum, which a new process takes over from the one that started it.
+    return _resident("VmHWM") - before
 
 
 def interleaved(
@@ -83,6 +108,13 @@ def kept_bytes(function: Callable[[Tensor], Tensor], x: Tensor, own: list[Tensor
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         function(x)
     return sum(kept.values())
+
+
+def _resident(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {name}")
 
 
 def _time(function: Callable[[], object], device: torch.device) -> float:

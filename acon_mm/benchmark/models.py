@@ -3,6 +3,7 @@
 Time is interleaved in one process. Memory is the peak of a process of its own that does one training step.
 """
 
+import gc
 import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
 from ..switch import convert_activations
-from .measure import interleaved, pin_allocator, ratios
+from .measure import interleaved, peak_bytes, ratios
 from .peers import FORMS
 
 #: where in the installed packages the models' configs are, and what makes an R18 of an R50
@@ -194,18 +195,12 @@ def _peaks(name: str, batch: int, size: int, device: torch.device) -> dict[str, 
     return peaks
 
 
-def _peak(name: str, variant: str, batch: int, size: int, device_name: str) -> float:
+def _peak(name: str, variant: str, batch: int, size: int, device_name: str) -> int:
     """Bytes that a training step needs at most beyond the model's own."""
     device = torch.device(device_name)
-    pin_allocator()
     model = build(name, variant, device)
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated()
-        training_step(model, batch, size, device)()
-        return torch.cuda.max_memory_allocated() - before
-    import resource
-
     training_step(model, batch, 64, device)()  # what libraries need once
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    training_step(model, batch, size, device)()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    step = training_step(model, batch, size, device)
+    model.zero_grad()
+    gc.collect()
+    return peak_bytes(step, device)
