@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from . import functional as F
-from .layers import InnerConv2d, build_norm, normalize
+from .layers import InnerConv2d, build_norm, generator_layer, normalize
 
 #: beta of the 'relu' init: ``|ACON-C - ReLU| <= 0.2785 / beta``, that is 0.007 at most (at ``|x| = 0.032``)
 RELU_BETA = 40.0
@@ -338,9 +338,8 @@ class MetaAconC(Acon):
         return self.beta_scale * torch.sigmoid(total)
 
     def _channel_beta(self, mean: Tensor) -> Tensor:
-        hidden = _normalize_pooled(self.bn1, self.fc1(mean.to(self.fc1.weight.dtype)))
-        beta = torch.sigmoid(_normalize_pooled(self.bn2, self.fc2(hidden)))
-        return beta if self.beta_scale == 1 else self.beta_scale * beta
+        hidden = generator_layer(self.fc1, self.bn1, mean.to(self.fc1.weight.dtype))
+        return generator_layer(self.fc2, self.bn2, hidden, sigmoid_scale=self.beta_scale)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, generator={self.generator!r}, beta_scale={self.beta_scale:g}"
@@ -411,12 +410,6 @@ def _as_maps(x: Tensor, channel_dim: int):
         return y.reshape(x.movedim(channel_dim, 1).shape).movedim(1, channel_dim)
 
     return maps, restore
-
-
-def _normalize_pooled(norm: nn.Module, pooled: Tensor) -> Tensor:
-    if isinstance(norm, nn.Identity):
-        return pooled
-    return normalize(norm, pooled[:, :, None, None]).flatten(1)
 
 
 def _reset_slopes(p1: Tensor, p2: Tensor, init: str) -> None:

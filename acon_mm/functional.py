@@ -62,7 +62,7 @@ def acon_c(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int = 1
     """
     for parameter in (p1, p2, beta):
         _check_shape(parameter, x, channel_dim)
-    if _is_exporting():
+    if is_exporting():
         return reference.forward_composed(x, p1, p2, beta, channel_dim)
     backend = backend_for(x, p1, p2, beta)
     if backend == "compiled":
@@ -77,7 +77,7 @@ def acon_c_pixel(x: Tensor, p1: Tensor, p2: Tensor, channel_dim: int = 1, scale:
     """
     for parameter in (p1, p2):
         _check_shape(parameter, x, channel_dim)
-    if _is_exporting():
+    if is_exporting():
         return reference.forward_composed(x, p1, p2, scale * x.sigmoid(), channel_dim)
     return _AconCPixel.apply(x, p1, p2, channel_dim, scale)
 
@@ -104,23 +104,13 @@ def input_and_mean(x: Tensor, channel_dim: int = 1) -> tuple[Tensor, Tensor]:
     if not space:
         return x, x.to(dtype)
     # Under torch.compile, an operator must not return its input; the compiler fuses the addition itself.
-    if backend_for(x) == "compiled" and not (_is_exporting() or torch.compiler.is_compiling()):
+    if backend_for(x) == "compiled" and not (is_exporting() or torch.compiler.is_compiling()):
         return compiled.input_and_mean(x, channel_dim)
     return x, x.mean(space, dtype=dtype)
 
 
-def pooled_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A linear layer on pooled maps, ``(N, in)`` to ``(N, out)``, with a convolution's weights ``(out, in, 1, 1)``.
-
-    What ``torch.nn.functional.linear`` computes, without the price that it has for a few samples on a CPU.
-    """
-    same_dtype = x.dtype == weight.dtype == bias.dtype
-    if same_dtype and backend_for(x) == "compiled" and not _is_exporting():
-        return compiled.pooled_linear(x, weight, bias)
-    return torch.nn.functional.linear(x, weight.flatten(1), bias)
-
-
-def _is_exporting() -> bool:
+def is_exporting() -> bool:
+    """Whether only standard operators will do: under ``torch.jit.trace``, ``torch.export`` and ONNX export."""
     return torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 

@@ -263,38 +263,97 @@ def test_mean_is_added_in_place_to_a_gradient_of_its_own():
     assert "acon_mm::acon_c_backward" in called and "aten::add" not in called
 
 
-# The generator's linear layer
+# A layer of Meta-ACON's generator
+
+
+def layer_inputs(samples: int, inputs: int, outputs: int, norm: str, dtype: torch.dtype) -> tuple[list, list]:
+    """Tensors that are learned (x first), and buffers."""
+    learned = [torch.randn(samples, inputs), torch.randn(outputs, inputs, 1, 1) / inputs**0.5, torch.randn(outputs)]
+    buffers = []
+    if norm != "none":
+        learned += [torch.randn(outputs), torch.randn(outputs)]
+        buffers = [torch.randn(outputs), torch.rand(outputs) + 0.5]
+    return [t.to(dtype).requires_grad_() for t in learned], [t.to(dtype) for t in buffers]
+
+
+def compiled_layer(learned: list, buffers: list, norm: str, sigmoid_scale: float) -> tuple[Tensor, ...]:
+    absent = [None] * (7 - len(learned) - len(buffers))
+    return compiled.generator_layer(*learned, *buffers, *absent, norm == "batch", 1e-5, sigmoid_scale)
+
+
+def composed_layer(learned: list, buffers: list, norm: str, sigmoid_scale: float) -> Tensor:
+    x, weight, bias, *affine = learned
+    y = torch.nn.functional.linear(x, weight.flatten(1), bias)
+    if norm != "none":
+        batch = norm == "batch"
+        y = torch.nn.functional.batch_norm(y, *([None, None] if batch else buffers), *affine, training=batch)
+    return sigmoid_scale * y.sigmoid() if sigmoid_scale else y
+
+
+LAYER_NORMS = ("none", "batch", "running")
 
 
 @NEEDS_COMPILED
-@pytest.mark.parametrize("samples", [0, 1, 2, 3, 7, 16, 17])
+@pytest.mark.parametrize("norm", LAYER_NORMS)
+@pytest.mark.parametrize("sigmoid_scale", [0.0, 2.5])
+@pytest.mark.parametrize("samples", [1, 2, 3, 7, 16])
 @pytest.mark.parametrize(("inputs", "outputs"), [(1, 5), (16, 64), (2048, 128), (100, 700)])
-def test_pooled_linear_is_linear(samples, inputs, outputs):
-    x, weight, bias = torch.randn(samples, inputs), torch.randn(outputs, inputs, 1, 1), torch.randn(outputs)
+def test_generator_layer(samples, inputs, outputs, sigmoid_scale, norm):
+    if norm == "batch" and samples == 1:
+        samples = 4
+    narrow = layer_inputs(samples, inputs, outputs, norm, torch.float32)
+    wide = [[t.detach().double().requires_grad_(t.requires_grad) for t in tensors] for tensors in narrow]
     grad = torch.randn(samples, outputs)
-
-    def run(function, dtype):
-        leaves = [t.to(dtype).requires_grad_() for t in (x.detach(), weight.detach(), bias.detach())]
-        y = function(*leaves)
-        return [y.detach(), *torch.autograd.grad(y, leaves, grad.to(dtype))]
-
-    wanted = run(lambda x, w, b: torch.nn.functional.linear(x, w.flatten(1), b), torch.float64)
-    for got, want in zip(run(compiled.pooled_linear, torch.float32), wanted, strict=True):
-        assert got.shape == want.shape and got.dtype == torch.float32
-        torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=2e-5 * max(inputs, outputs) ** 0.5)
+    y, z, mean, rstd, variance = compiled_layer(*narrow, norm, sigmoid_scale)
+    wanted = composed_layer(*wide, norm, sigmoid_scale)
+    grads = torch.autograd.grad(y, narrow[0], grad)
+    grads_wanted = torch.autograd.grad(wanted, wide[0], grad.double())
+    # A norm of the batch makes 0 of the bias's gradient, and multiplies what rounding left where two samples are close.
+    largest = max(1, *(t.abs().max().item() for t in grads_wanted))
+    amplified = max(1, *rstd.tolist()) if norm == "batch" else 1
+    for ours, theirs in zip([y, *grads], [wanted, *grads_wanted], strict=True):
+        assert ours.shape == theirs.shape and ours.dtype == torch.float32
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=2e-5 * largest * amplified)
+    if norm == "batch":
+        linear = torch.nn.functional.linear(wide[0][0], wide[0][1].flatten(1), wide[0][2])
+        torch.testing.assert_close(z.double(), linear, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(mean.double(), linear.mean(0), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(variance.double(), linear.var(0), rtol=1e-4, atol=1e-6)
 
 
 @NEEDS_COMPILED
-def test_pooled_linear_operator():
-    x, weight, bias = torch.randn(3, 4), torch.randn(5, 4, 1, 1), torch.randn(5)
-    leaves = [t.requires_grad_() for t in (x, weight, bias)]
-    torch.library.opcheck(torch.ops.acon_mm.pooled_linear.default, leaves)
-    torch.library.opcheck(torch.ops.acon_mm.pooled_linear_backward.default, (torch.randn(3, 5), x, weight))
-    wide = [t.detach().double().requires_grad_() for t in leaves]
-    assert torch.autograd.gradcheck(compiled.pooled_linear, wide)
-    assert torch.autograd.gradgradcheck(compiled.pooled_linear, wide)
-    with pytest.raises(RuntimeError, match="of one dtype"):
-        compiled.pooled_linear(x, weight.double(), bias)
+@pytest.mark.parametrize("norm", LAYER_NORMS)
+@pytest.mark.parametrize("sigmoid_scale", [0.0, 2.5])
+def test_generator_layer_operator(norm, sigmoid_scale):
+    learned, buffers = layer_inputs(3, 4, 5, norm, torch.float64)
+
+    def y(*tensors):
+        return compiled_layer(tensors, buffers, norm, sigmoid_scale)[0]
+
+    assert torch.autograd.gradcheck(y, learned)
+    assert torch.autograd.gradgradcheck(y, learned)
+    absent = [None] * (7 - len(learned) - len(buffers))
+    options = (norm == "batch", 1e-5, sigmoid_scale)
+    forward, backward = torch.ops.acon_mm.generator_layer, torch.ops.acon_mm.generator_layer_backward
+    torch.library.opcheck(forward.default, (*learned, *buffers, *absent, *options))
+    outputs = [t.detach() for t in forward(*learned, *buffers, *absent, *options)]
+    affine = learned[3:] or [None, None]
+    torch.library.opcheck(
+        backward.default, (torch.randn_like(outputs[0]), *learned[:3], *affine, *outputs[:4], *options)
+    )
+
+
+@NEEDS_COMPILED
+def test_generator_layer_refuses():
+    x, weight, bias, rest = torch.randn(3, 4), torch.randn(5, 4), torch.randn(5), torch.ones(5)
+    with pytest.raises(RuntimeError, match="takes tensors of Float and 5 outputs, got one of Double"):
+        compiled.generator_layer(x, weight.double(), bias)
+    with pytest.raises(RuntimeError, match="takes float32 and float64, got Half"):
+        compiled.generator_layer(x.half(), weight.half(), bias.half())
+    with pytest.raises(RuntimeError, match="N > 0"):
+        compiled.generator_layer(x[:0], weight, bias)
+    with pytest.raises(RuntimeError, match="those of two samples, got 1"):
+        compiled.generator_layer(x[:1], weight, bias, rest, rest, batch_statistics=True)
 
 
 # Threads and instruction sets
@@ -314,9 +373,9 @@ def test_same_bits_for_any_number_of_threads(layout, dtype):
                 torch.manual_seed(1)
                 results.append(run(compiled.acon_c, x, parameters_for(x, dim, kind), dim, grad))
             mean = compiled.input_and_mean(x, dim)[1]
-            weight, bias = torch.randn(300, mean.shape[1]).requires_grad_(), torch.randn(300)
-            y = compiled.pooled_linear(mean, weight, bias)
-            results[-1] += [mean, y, *torch.autograd.grad(y.square().sum(), weight)]
+            layer = layer_inputs(3, 2048, 300, "batch", torch.float32)
+            y = compiled_layer(*layer, "batch", 1.0)[0]
+            results[-1] += [mean, y.detach(), *torch.autograd.grad(y.square().sum(), layer[0])]
     finally:
         torch.set_num_threads(before)
     for start in (0, 1):
@@ -335,7 +394,8 @@ for dtype in test_kernels.DTYPES:
     for shape in [(2, 5, 7, 9), (3, 17, 5, 5), (2, 40, 33)]:
         for x, dim in test_kernels.layouts(shape, dtype).values():
             test_kernels.assert_exact(compiled.acon_c, x, test_kernels.parameters_for(x, dim, "NC"), dim)
-test_kernels.test_pooled_linear_is_linear(7, 100, 700)
+for norm in test_kernels.LAYER_NORMS:
+    test_kernels.test_generator_layer(7, 100, 700, 2.5, norm)
 """
 
 

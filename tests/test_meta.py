@@ -1,14 +1,17 @@
 """Meta-ACON-C: the generators against the authors' form, their options, and norms that get one value or none."""
 
+import copy
 import logging
 
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
 from torch import nn
 from torch.testing import assert_close
 
 from acon_mm import MetaAconC, layers
+from acon_mm.kernels import compiled
 
 NORMS = {
     "BN": dict(type="BN"),
@@ -93,6 +96,77 @@ def test_beta_scale_multiplies_beta(generator):
     x = torch.randn(2, 4, 3, 3, dtype=torch.float64)
     # f(x) = x sigmoid(beta x)
     assert_close((three(x) / x).logit(), 3 * (one(x) / x).logit())
+
+
+# The generator's layers at once, where the kernels can
+
+
+def in_modules(module: MetaAconC) -> MetaAconC:
+    """A copy whose layers are called one by one, because of hooks."""
+    copied = copy.deepcopy(module)
+    for layer in (copied.fc1, copied.fc2):
+        layer.register_forward_hook(lambda *_: None)
+    return copied
+
+
+@pytest.fixture
+def layers_called(monkeypatch):
+    """How often the compiled layer ran."""
+    calls = []
+    run = compiled.generator_layer
+    monkeypatch.setattr(compiled, "generator_layer", lambda *args, **kwargs: calls.append(1) or run(*args, **kwargs))
+    return calls
+
+
+@pytest.mark.skipif(compiled.problem() is not None, reason=str(compiled.problem()))
+@pytest.mark.parametrize("norm", ["BN", "reverted SyncBN", "none"])
+@pytest.mark.parametrize("batch", [1, 2, 16])
+@pytest.mark.parametrize("training", [True, False])
+def test_layers_at_once_do_what_the_modules_do(norm, batch, training, layers_called):
+    module = MetaAconC(40, norm_cfg=None if norm == "none" else NORMS[norm.split()[-1]], init="paper")
+    if norm == "reverted SyncBN":
+        module = revert_sync_batchnorm(module)
+    if norm != "none":
+        module.bn1.running_mean.normal_(), module.bn2.running_var.uniform_(0.5, 2), module.bn2.weight.data.normal_()
+    module.double().train(training)
+    one_by_one = in_modules(module)
+    for _ in range(2):  # the second with other running statistics
+        x = torch.randn(batch, 40, 3, 3, dtype=torch.float64)
+        y, wanted = module(x), one_by_one(x)
+        assert_close(y, wanted)
+        grads, grads_wanted = (
+            torch.autograd.grad(result.square().sum(), list(m.parameters()))
+            for result, m in ((y, module), (wanted, one_by_one))
+        )
+        for got, want in zip(grads, grads_wanted, strict=True):
+            assert_close(got, want, rtol=1e-9, atol=1e-9)
+    assert_close(module.state_dict(), one_by_one.state_dict())
+    assert len(layers_called) == 4
+
+
+@pytest.mark.parametrize(
+    "case", ["many samples", "bfloat16", "hooks", "SyncBN", "GN", "cumulative", "no running statistics", "no affine"]
+)
+def test_modules_run_where_the_layer_cannot(case, layers_called):
+    norm_cfg = {
+        "cumulative": dict(type="BN", momentum=None),
+        "no running statistics": dict(type="BN", track_running_stats=False),
+        "no affine": dict(type="BN", affine=False),
+    }.get(case, NORMS.get(case, NORMS["BN"]))
+    module = MetaAconC(4, norm_cfg=norm_cfg, init="paper")
+    x = torch.randn(17 if case == "many samples" else 2, 4, 3, 3)
+    if case == "SyncBN":
+        module.eval()  # on a CPU it does not train
+    if case == "bfloat16":
+        module, x = module.bfloat16(), x.bfloat16()
+    if case == "hooks":
+        seen = []
+        module.bn2.register_forward_hook(lambda *_: seen.append("called"))
+        assert_close(module(x), copy.deepcopy(in_modules(module))(x))
+        assert seen
+        layers_called.clear()  # of the first layer, whose norm has no hooks
+    assert module(x).isfinite().all()
+    assert len(layers_called) == (1 if case == "hooks" else 0)
 
 
 # Batch norms of the generator that get one value, or none

@@ -17,6 +17,9 @@ _DTYPES = {
     torch.float16: torch.float32,
 }
 
+#: what :func:`generator_layer` takes
+LAYER_DTYPES = (torch.float32, torch.float64)
+
 
 def problem() -> str | None:
     """Why the kernels cannot run here; None if they can."""
@@ -30,7 +33,7 @@ def serves(x: Tensor, compute_dtype: torch.dtype) -> bool:
 
 def acon_c(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> Tensor:
     """ACON-C, equation 7; parameters are ``(C,)``, ``(N, C)`` or ``(N, 1)``. Differentiable twice."""
-    return torch.ops.acon_mm.acon_c(x, p1, p2, beta, channel_dim)
+    return torch.ops.acon_mm.acon_c.default(x, p1, p2, beta, channel_dim)
 
 
 def input_and_mean(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
@@ -38,15 +41,40 @@ def input_and_mean(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
 
     What uses the first in place of ``x`` lets backward add the mean's gradient in place to the other of ``x``.
     """
-    return torch.ops.acon_mm.input_and_mean(x, channel_dim)
+    return torch.ops.acon_mm.input_and_mean.default(x, channel_dim)
 
 
-def pooled_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A linear layer made for few samples: x ``(N, in)``, weight ``(out, in)`` or ``(out, in, 1, 1)``, bias ``(out,)``.
+def generator_layer(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    batch_statistics: bool = False,
+    eps: float = 0.0,
+    sigmoid_scale: float = 0.0,
+) -> tuple[Tensor, ...]:
+    r"""A layer of Meta-ACON's generator, made for few samples. Differentiable twice; float32 and float64.
 
-    Returns ``(N, out)``.
+    .. math::
+        y = k\,\sigma(BN(x W^T + b))
+
+    Without ``norm_weight`` there is no batch norm, without ``sigmoid_scale`` (:math:`k`) no sigmoid. With
+    ``batch_statistics`` the norm takes those of the samples, of which it needs two, otherwise the running ones, which
+    stay as they are in both cases.
+
+    Shape:
+        x ``(N, in)``, N > 0; weight ``(out, in)`` or ``(out, in, 1, 1)``; all others ``(out,)``
+
+    Returns:
+        y ``(N, out)``; then, for backward, what the norm takes in, its mean and its reciprocal standard deviation; then
+        the unbiased variance of the samples. What there is not is empty.
     """
-    return torch.ops.acon_mm.pooled_linear(x, weight, bias)
+    return torch.ops.acon_mm.generator_layer.default(
+        x, weight, bias, norm_weight, norm_bias, running_mean, running_var, batch_statistics, eps, sigmoid_scale
+    )
 
 
 def instruction_set() -> str:

@@ -107,13 +107,14 @@ struct Inputs {
   }
 };
 
+// Null where there is no tensor, or nothing in it.
 template <typename S>
 S* data(const Tensor& t) {
-  return static_cast<S*>(t.data_ptr());
+  return t.defined() ? static_cast<S*>(t.data_ptr()) : nullptr;
 }
 template <typename S>
 const S* const_data(const Tensor& t) {
-  return static_cast<const S*>(t.const_data_ptr());
+  return t.defined() ? static_cast<const S*>(t.const_data_ptr()) : nullptr;
 }
 
 template <typename F>
@@ -181,17 +182,48 @@ Tensor reduced(const Tensor& sums, int64_t kind, const Tensor& parameter) {
 // A result of so many bytes would not stay in a cache that others use as well, so it need not pass through.
 constexpr int64_t kPastCache = 16 << 20;
 
-// Up to so many samples, and in float32, the kernels multiply; beyond, PyTorch does.
-constexpr int64_t kFewSamples = 16;
-// Weights that are worth a thread of their own.
-constexpr int64_t kLinearGrain = 65536;
+// Weights of a linear layer that are worth a thread of their own.
+constexpr int64_t kLayerGrain = 65536;
 
-int64_t outputs_in_block(int64_t in) {
-  return std::max<int64_t>(1, kLinearGrain / std::max<int64_t>(in, 1));
+template <typename A>
+const LayerKernels<A>& layer_kernels() {
+  if constexpr (std::is_same_v<A, float>) {
+    return table().layer32;
+  } else {
+    return table().layer64;
+  }
 }
 
-bool is_for_kernels(const Tensor& x) {
-  return x.scalar_type() == at::kFloat && x.size(0) > 0 && x.size(0) <= kFewSamples;
+// A layer of the generator, cut into blocks of outputs of a fixed size, as in layout.h.
+template <typename A>
+struct LayerBlocks {
+  Layer<A> layer;
+  int64_t outputs, blocks;
+
+  explicit LayerBlocks(const Layer<A>& layer)
+      : layer(layer),
+        outputs(std::max<int64_t>(1, kLayerGrain / std::max<int64_t>(layer.in, 1))),
+        blocks((layer.out + outputs - 1) / outputs) {}
+
+  // Calls f(block, first output, end).
+  template <typename F>
+  void for_each(F f) const {
+    at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) {
+        f(block, block * outputs, std::min((block + 1) * outputs, layer.out));
+      }
+    });
+  }
+};
+
+// Calls `f` with a value of the type that the layer's tensors have.
+template <typename F>
+void dispatch_layer(const Tensor& x, F f) {
+  if (x.scalar_type() == at::kDouble) {
+    return f(double());
+  }
+  TORCH_CHECK(x.scalar_type() == at::kFloat, "generator_layer takes float32 and float64, got ", x.scalar_type());
+  f(float());
 }
 
 } // namespace
@@ -321,53 +353,73 @@ void add_per_channel_(const Tensor& x, const Tensor& values, int64_t dim) {
   });
 }
 
-// x (N, in) times weight (out, in), (out, in, 1, 1) or such, plus bias (out,).
-Tensor pooled_linear_cpu(const Tensor& input, const Tensor& weight, const Tensor& bias) {
+OutputsOfLayer generator_layer_cpu(
+    const Tensor& input, const Tensor& weight, const Tensor& bias, const MaybeTensor& norm_weight,
+    const MaybeTensor& norm_bias, const MaybeTensor& running_mean, const MaybeTensor& running_var,
+    bool batch_statistics, double eps, double sigmoid_scale) {
   const int64_t samples = input.size(0), in = input.size(1), out = weight.size(0);
+  const bool has_norm = norm_weight.has_value();
   TORCH_CHECK(
-      weight.numel() == out * in && bias.numel() == out && weight.scalar_type() == input.scalar_type() &&
-          bias.scalar_type() == input.scalar_type(),
-      "pooled_linear takes x (N, in), weight (out, in) and bias (out,) of one dtype, got ", input.sizes(), " ",
-      input.scalar_type(), ", ", weight.sizes(), " ", weight.scalar_type(), ", ", bias.sizes(), " ",
-      bias.scalar_type());
-  if (!is_for_kernels(input)) {
-    return at::linear(input, weight.reshape({out, in}), bias);
-  }
-  const Tensor x = input.contiguous(), w = weight.contiguous(), b = bias.contiguous();
-  Tensor y = at::empty({samples, out}, x.options());
-  at::parallel_for(0, out, outputs_in_block(in), [&](int64_t begin, int64_t end) {
-    table().linear.forward(
-        const_data<float>(x), const_data<float>(w), const_data<float>(b), data<float>(y), samples, in, out, begin, end);
+      input.dim() == 2 && samples > 0 && weight.numel() == out * in,
+      "generator_layer takes x (N, in), N > 0, and weight (out, in), got ", input.sizes(), " and ", weight.sizes());
+  TORCH_CHECK(
+      !has_norm || (norm_bias && (batch_statistics ? samples > 1 : running_mean && running_var)),
+      "generator_layer's norm takes weight and bias, and running statistics or those of two samples, got ", samples);
+  const auto contiguous = [&](const Tensor& t, int64_t size) {
+    TORCH_CHECK(
+        t.numel() == size && t.scalar_type() == input.scalar_type(), "generator_layer takes tensors of ",
+        input.scalar_type(), " and ", out, " outputs, got one of ", t.scalar_type(), " and shape ", t.sizes());
+    return t.contiguous();
+  };
+  const auto of_norm = [&](const MaybeTensor& t, bool used) {
+    return used ? contiguous(*t, out) : Tensor();
+  };
+  const bool running = has_norm && !batch_statistics;
+  const Tensor x = input.contiguous(), w = contiguous(weight, out * in), b = contiguous(bias, out);
+  const Tensor g = of_norm(norm_weight, has_norm), c = of_norm(norm_bias, has_norm);
+  const Tensor given_mean = of_norm(running_mean, running), given_var = of_norm(running_var, running);
+  const auto empty = [&](bool exists, at::IntArrayRef sizes) {
+    return at::empty(exists ? sizes : at::IntArrayRef{0}, x.options());
+  };
+  Tensor y = empty(true, {samples, out}), z = empty(has_norm, {samples, out}), mean = empty(has_norm, {out});
+  Tensor rstd = empty(has_norm, {out}), variance = empty(has_norm && batch_statistics, {out});
+  dispatch_layer(x, [&](auto element) {
+    using A = decltype(element);
+    const LayerBlocks<A> work(
+        {samples, in, out, const_data<A>(x), const_data<A>(w), const_data<A>(b), const_data<A>(g), const_data<A>(c),
+         batch_statistics, const_data<A>(given_mean), const_data<A>(given_var), static_cast<A>(eps), data<A>(y),
+         data<A>(z), data<A>(mean), data<A>(rstd), data<A>(variance), static_cast<A>(sigmoid_scale)});
+    work.for_each([&](int64_t, int64_t begin, int64_t end) { layer_kernels<A>().forward(work.layer, begin, end); });
   });
-  return y;
+  return {y, z, mean, rstd, variance};
 }
 
-LinearGradients composed_linear_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight) {
-  return {
-      grad_y.mm(weight.flatten(1)), grad_y.t().mm(x).reshape_symint(weight.sym_sizes()), grad_y.sum(0)};
-}
-
-LinearGradients pooled_linear_backward_cpu(
-    const Tensor& grad_y, const Tensor& input, const Tensor& weight) {
+GradientsOfLayer generator_layer_backward_cpu(
+    const Tensor& grad_y, const Tensor& input, const Tensor& weight, const Tensor& bias,
+    const MaybeTensor& norm_weight, const MaybeTensor&, const Tensor& y, const Tensor& z, const Tensor& mean,
+    const Tensor& rstd, bool batch_statistics, double eps, double sigmoid_scale) {
   const int64_t samples = input.size(0), in = input.size(1), out = weight.size(0);
-  if (!is_for_kernels(input)) {
-    return composed_linear_backward(grad_y, input, weight);
-  }
   const Tensor grad = grad_y.contiguous(), x = input.contiguous(), w = weight.contiguous();
-  Tensor grad_weight = at::empty(weight.sizes(), x.options());
-  // Blocks of a fixed size, as in layout.h, so that the sums are the same for any number of threads.
-  const int64_t outputs = outputs_in_block(in);
-  const int64_t blocks = (out + outputs - 1) / outputs;
-  Tensor grad_x = at::zeros({blocks, samples, in}, x.options());
-  at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) {
-      table().linear.backward(
-          const_data<float>(grad), const_data<float>(x), const_data<float>(w),
-          data<float>(grad_x) + block * samples * in, data<float>(grad_weight), samples, in, out, block * outputs,
-          std::min((block + 1) * outputs, out));
-    }
+  const Tensor g = norm_weight ? norm_weight->contiguous() : Tensor();
+  const Tensor grad_weight = at::empty(weight.sizes(), x.options()), grad_z = at::empty_like(grad);
+  const Tensor grad_bias = at::empty({out}, x.options());
+  const Tensor grad_g = at::empty({g.defined() ? out : 0}, x.options()), grad_c = at::empty_like(grad_g);
+  Tensor grad_x;
+  dispatch_layer(x, [&](auto element) {
+    using A = decltype(element);
+    const LayerBlocks<A> work(
+        {samples, in, out, const_data<A>(x), const_data<A>(w), nullptr, const_data<A>(g), nullptr, batch_statistics,
+         nullptr, nullptr, static_cast<A>(eps), data<A>(y), data<A>(z), data<A>(mean), data<A>(rstd), nullptr,
+         static_cast<A>(sigmoid_scale)});
+    grad_x = at::zeros({work.blocks, samples, in}, x.options());
+    work.for_each([&](int64_t block, int64_t begin, int64_t end) {
+      const LayerGradients<A> to{
+          const_data<A>(grad), data<A>(grad_z), data<A>(grad_x) + block * samples * in, data<A>(grad_weight),
+          data<A>(grad_bias), data<A>(grad_g), data<A>(grad_c)};
+      layer_kernels<A>().backward(work.layer, to, begin, end);
+    });
   });
-  return {blocks == 1 ? grad_x.squeeze(0) : grad_x.sum(0), grad_weight, grad.sum(0)};
+  return {grad_x.size(0) == 1 ? grad_x.squeeze(0) : grad_x.sum(0), grad_weight, grad_bias, grad_g, grad_c};
 }
 
 } // namespace acon

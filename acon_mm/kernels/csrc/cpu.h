@@ -7,9 +7,8 @@
 namespace acon {
 
 using at::Tensor;
-// Of x, p1, p2 and beta; of x, weight and bias.
+// Of x, p1, p2 and beta.
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
-using LinearGradients = std::tuple<Tensor, Tensor, Tensor>;
 
 // The name of the table of kernels in use.
 const char* instruction_set();
@@ -27,10 +26,21 @@ Tensor channel_mean_cpu(const Tensor& x, int64_t channel_dim);
 // Adds `values`, (N, C), to all that they stand for in `x`, which is contiguous or channels_last.
 void add_per_channel_(const Tensor& x, const Tensor& values, int64_t channel_dim);
 
-// x (N, in) times weight (out, in), (out, in, 1, 1) or such, plus bias (out,).
-Tensor pooled_linear_cpu(const Tensor& x, const Tensor& weight, const Tensor& bias);
-LinearGradients pooled_linear_backward_cpu(const Tensor& grad_y, const Tensor& x, const Tensor& weight);
-// The same out of PyTorch's operators: for many samples, and for double backward.
-LinearGradients composed_linear_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight);
+// A layer of Meta-ACON's generator: x (N, in) times weight (out, in), (out, in, 1, 1) or such, plus bias (out,); a batch norm
+// where that has a weight; `sigmoid_scale` times the sigmoid where that is not 0.
+// y; with a norm also z, mean, rstd and, of batch statistics, the unbiased variance. What does not exist is empty.
+using OutputsOfLayer = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+// Of x, weight, bias, and the norm's weight and bias.
+using GradientsOfLayer = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+using MaybeTensor = std::optional<Tensor>;
+
+OutputsOfLayer generator_layer_cpu(
+    const Tensor& x, const Tensor& weight, const Tensor& bias, const MaybeTensor& norm_weight,
+    const MaybeTensor& norm_bias, const MaybeTensor& running_mean, const MaybeTensor& running_var,
+    bool batch_statistics, double eps, double sigmoid_scale);
+GradientsOfLayer generator_layer_backward_cpu(
+    const Tensor& grad_y, const Tensor& x, const Tensor& weight, const Tensor& bias, const MaybeTensor& norm_weight,
+    const MaybeTensor& norm_bias, const Tensor& y, const Tensor& z, const Tensor& mean, const Tensor& rstd,
+    bool batch_statistics, double eps, double sigmoid_scale);
 
 } // namespace acon

@@ -1,6 +1,6 @@
 // The loops over planes and rows. setup.py compiles this file once per instruction set, with ACON_TABLE naming the table.
+#include "generator.h"
 #include "kernels.h"
-#include "linear.h"
 #include "simd.h"
 
 namespace {
@@ -51,19 +51,18 @@ struct AconC {
   AconC(V p1, V p2, V beta) : width(p1 - p2), p2(p2), scale(beta * (p1 - p2)) {}
   AconC(A p1, A p2, A beta) : AconC(broadcast<V>(p1), broadcast<V>(p2), broadcast<V>(beta)) {}
 
-  static constexpr A kLog2E = 1.442695040888963407359924681;
   // Beyond this |z|, s (1-s) counts as 0, so that nothing which is infinite is multiplied with it.
   static constexpr A kMaxZ = std::is_same<A, float>::value ? 87 : 708;
 
   V y(V x) const {
-    const V s = A(1) / (A(1) + exp2(x * (scale * -kLog2E)));
+    const V s = A(1) / (A(1) + exp2(x * (scale * -kLog2E<A>)));
     return x * (p2 + width * s);
   }
 
   // grad_x; adds to the sums.
   V grad_x(V grad_y, V x, Sums<A>& sums) const {
     const V z = x * scale;
-    const V e = exp2(z * -kLog2E);
+    const V e = exp2(z * -kLog2E<A>);
     const V s = A(1) / (A(1) + e);
     const auto saturated = z * z >= kMaxZ * kMaxZ;
     const V slope = saturated ? V{} : s * (e * s); // 1-s = e s, which does not cancel
@@ -398,6 +397,6 @@ struct Loops {
 
 namespace acon {
 const Table ACON_TABLE = {
-    ACON_TEXT(ACON_TABLE),    {linear_forward, linear_backward}, Loops<float>::all(), Loops<double>::all(),
-    Loops<BFloat16>::all(), Loops<Float16>::all()};
+    ACON_TEXT(ACON_TABLE), LayerLoops<float>::all(), LayerLoops<double>::all(), Loops<float>::all(),
+    Loops<double>::all(),  Loops<BFloat16>::all(),   Loops<Float16>::all()};
 } // namespace acon

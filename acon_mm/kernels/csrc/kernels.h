@@ -66,21 +66,49 @@ struct Kernels {
   void (*add_to_rows)(S* x, int64_t count, int64_t channels, const A* values);
 };
 
-// A linear layer for few samples, y = x w^T + b with x (samples, in), w (out, in) and y (samples, out): the outputs from
-// `begin` to `end`.
-struct Linear {
-  void (*forward)(
-      const float* x, const float* weight, const float* bias, float* y, int64_t samples, int64_t in, int64_t out,
-      int64_t begin, int64_t end);
-  // grad_weight of these outputs is set; what they have in grad_x is added.
-  void (*backward)(
-      const float* grad_y, const float* x, const float* weight, float* grad_x, float* grad_weight, int64_t samples,
-      int64_t in, int64_t out, int64_t begin, int64_t end);
+// A layer of Meta-ACON's generator on the pooled maps of a few samples:
+//
+//   z = x w^T + b,  n = (z - mean) rstd g + c,  y = scale sigmoid(n)
+//
+// with x (samples, in), w (out, in), z, n and y (samples, out), all else (out,). Without a norm n = z, and without a
+// sigmoid y = n.
+template <typename A>
+struct Layer {
+  int64_t samples, in, out;
+  const A *x, *weight, *bias;
+  // g and c. Null: no norm.
+  const A *norm_weight, *norm_bias;
+  // Whether mean and variance are those of the samples; otherwise the running ones.
+  bool batch_statistics;
+  const A *running_mean, *running_var;
+  A eps;
+  // What forward sets: y; with a norm z, mean and rstd as well; and of batch statistics the variance, unbiased.
+  A *y, *z, *mean, *rstd, *variance;
+  // 0: no sigmoid.
+  A scale;
+};
+
+template <typename A>
+struct LayerGradients {
+  const A* y;
+  // Scratch, (samples, out).
+  A* z;
+  // x's starts as 0.
+  A *x, *weight, *bias, *norm_weight, *norm_bias;
+};
+
+// Both handle the outputs from `begin` to `end`.
+template <typename A>
+struct LayerKernels {
+  void (*forward)(const Layer<A>& layer, int64_t begin, int64_t end);
+  // Adds to the gradient of x, sets all others.
+  void (*backward)(const Layer<A>& layer, const LayerGradients<A>& grad, int64_t begin, int64_t end);
 };
 
 struct Table {
   const char* name;
-  Linear linear;
+  LayerKernels<float> layer32;
+  LayerKernels<double> layer64;
   Kernels<float> float32;
   Kernels<double> float64;
   Kernels<BFloat16> bfloat16;

@@ -1,4 +1,4 @@
-// The operators acon_mm::acon_c, acon_mm::pooled_linear and acon_mm::input_and_mean, with autograd, for PyTorch.
+// The operators acon_mm::acon_c, acon_mm::generator_layer and acon_mm::input_and_mean, with autograd, for PyTorch.
 // What they compute is in cpu.cpp.
 #include <ATen/ATen.h>
 #include <ATen/TensorSubclassLikeUtils.h>
@@ -26,28 +26,45 @@ Tensor channel_mean_meta(const Tensor& x, int64_t channel_dim) {
       {x.sym_size(0), x.sym_size(channel_dim)}, x.options().dtype(compute_type(x)));
 }
 
-Tensor pooled_linear_meta(const Tensor& x, const Tensor& weight, const Tensor&) {
-  return at::empty_symint({x.sym_size(0), weight.sym_size(0)}, x.options());
-}
-LinearGradients pooled_linear_backward_meta(
-    const Tensor& grad_y, const Tensor& x, const Tensor& weight) {
+OutputsOfLayer generator_layer_meta(
+    const Tensor& x, const Tensor& weight, const Tensor&, const MaybeTensor& norm_weight, const MaybeTensor&,
+    const MaybeTensor&, const MaybeTensor&, bool batch_statistics, double, double) {
+  const auto empty = [&](bool exists, c10::SymDimVector sizes) {
+    return at::empty_symint(exists ? sizes : c10::SymDimVector{0}, x.options());
+  };
+  const bool has_norm = norm_weight.has_value();
+  const auto samples = x.sym_size(0), out = weight.sym_size(0);
   return {
-      at::empty_symint(x.sym_sizes(), x.options()), at::empty_symint(weight.sym_sizes(), weight.options()),
-      at::empty_symint({grad_y.sym_size(1)}, weight.options())};
+      empty(true, {samples, out}), empty(has_norm, {samples, out}), empty(has_norm, {out}), empty(has_norm, {out}),
+      empty(has_norm && batch_statistics, {out})};
+}
+GradientsOfLayer generator_layer_backward_meta(
+    const Tensor&, const Tensor& x, const Tensor& weight, const Tensor&, const MaybeTensor& norm_weight,
+    const MaybeTensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, bool, double, double) {
+  const auto empty = [&](c10::SymIntArrayRef sizes) { return at::empty_symint(sizes, x.options()); };
+  const c10::SymInt out = weight.sym_size(0), normed = norm_weight ? out : c10::SymInt(0);
+  return {empty(x.sym_sizes()), empty(weight.sym_sizes()), empty({out}), empty({normed}), empty({normed})};
 }
 
-Tensor call_pooled_linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+OutputsOfLayer call_generator_layer(
+    const Tensor& x, const Tensor& weight, const Tensor& bias, const MaybeTensor& norm_weight,
+    const MaybeTensor& norm_bias, const MaybeTensor& running_mean, const MaybeTensor& running_var,
+    bool batch_statistics, double eps, double sigmoid_scale) {
   static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("acon_mm::pooled_linear", "")
-                             .typed<decltype(pooled_linear_cpu)>();
-  return op.call(x, weight, bias);
+                             .findSchemaOrThrow("acon_mm::generator_layer", "")
+                             .typed<decltype(generator_layer_cpu)>();
+  return op.call(
+      x, weight, bias, norm_weight, norm_bias, running_mean, running_var, batch_statistics, eps, sigmoid_scale);
 }
-LinearGradients call_pooled_linear_backward(
-    const Tensor& grad_y, const Tensor& x, const Tensor& weight) {
+GradientsOfLayer call_generator_layer_backward(
+    const Tensor& grad_y, const Tensor& x, const Tensor& weight, const Tensor& bias, const MaybeTensor& norm_weight,
+    const MaybeTensor& norm_bias, const Tensor& y, const Tensor& z, const Tensor& mean, const Tensor& rstd,
+    bool batch_statistics, double eps, double sigmoid_scale) {
   static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("acon_mm::pooled_linear_backward", "")
-                             .typed<decltype(pooled_linear_backward_cpu)>();
-  return op.call(grad_y, x, weight);
+                             .findSchemaOrThrow("acon_mm::generator_layer_backward", "")
+                             .typed<decltype(generator_layer_backward_cpu)>();
+  return op.call(
+      grad_y, x, weight, bias, norm_weight, norm_bias, y, z, mean, rstd, batch_statistics, eps, sigmoid_scale);
 }
 Tensor call_acon_c(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
   static const auto op = c10::Dispatcher::singleton()
@@ -146,29 +163,97 @@ Gradients acon_c_backward_autograd(
   return call_acon_c_backward(grad_y, x, p1, p2, beta, channel_dim);
 }
 
-struct PooledLinear : torch::autograd::Function<PooledLinear> {
+// The gradients of a layer of the generator out of PyTorch's operators, for double backward. Running statistics are
+// constants, those of the batch functions of x.
+GradientsOfLayer composed_layer_backward(
+    const Tensor& grad_y, const Tensor& x, const Tensor& weight, const Tensor& bias, const MaybeTensor& norm_weight,
+    const MaybeTensor& norm_bias, const Tensor& running_mean, const Tensor& running_rstd, bool batch_statistics,
+    double eps, double sigmoid_scale) {
+  const Tensor w = weight.flatten(1), z = at::linear(x, w, bias);
+  Tensor mean = running_mean, rstd = running_rstd, normalized = z, y = z, grad = grad_y;
+  Tensor grad_norm_weight = at::empty({0}, x.options()), grad_norm_bias = at::empty({0}, x.options());
+  if (norm_weight) {
+    if (batch_statistics) {
+      mean = z.mean(0);
+      rstd = ((z - mean).square().mean(0) + eps).rsqrt();
+    }
+    normalized = (z - mean) * rstd;
+    y = normalized * *norm_weight + *norm_bias;
+  }
+  if (sigmoid_scale != 0) {
+    const Tensor s = y.sigmoid();
+    grad = grad * sigmoid_scale * s * (1 - s);
+  }
+  if (norm_weight) {
+    grad_norm_weight = (grad * normalized).sum(0);
+    grad_norm_bias = grad.sum(0);
+    if (batch_statistics) {
+      grad = grad - (grad_norm_bias + normalized * grad_norm_weight) / x.sym_size(0);
+    }
+    grad = grad * rstd * *norm_weight;
+  }
+  return {
+      grad.mm(w), grad.t().mm(x).reshape_symint(weight.sym_sizes()), grad.sum(0), grad_norm_weight, grad_norm_bias};
+}
+
+struct GeneratorLayer : torch::autograd::Function<GeneratorLayer> {
   static constexpr bool is_traceable = true;
 
-  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  static variable_list forward(
+      AutogradContext* context, const Tensor& x, const Tensor& weight, const Tensor& bias,
+      const MaybeTensor& norm_weight, const MaybeTensor& norm_bias, const MaybeTensor& running_mean,
+      const MaybeTensor& running_var, bool batch_statistics, double eps, double sigmoid_scale) {
     at::AutoDispatchBelowADInplaceOrView below;
-    context->save_for_backward({x, weight});
-    return call_pooled_linear(x, weight, bias);
+    auto [y, z, mean, rstd, variance] = call_generator_layer(
+        x, weight, bias, norm_weight, norm_bias, running_mean, running_var, batch_statistics, eps, sigmoid_scale);
+    context->set_materialize_grads(false);
+    context->mark_non_differentiable({z, mean, rstd, variance});
+    context->save_for_backward(
+        {x, weight, bias, norm_weight.value_or(Tensor()), norm_bias.value_or(Tensor()), y, z, mean, rstd});
+    context->saved_data["batch_statistics"] = batch_statistics;
+    context->saved_data["eps"] = eps;
+    context->saved_data["sigmoid_scale"] = sigmoid_scale;
+    return {y, z, mean, rstd, variance};
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
+    if (!grads[0].defined()) {
+      return variable_list(10);
+    }
     const auto saved = context->get_saved_variables();
-    auto [x, weight, bias] = call_pooled_linear_backward(grads[0], saved[0], saved[1]);
-    return {std::move(x), std::move(weight), std::move(bias)};
+    const auto maybe = [](const Tensor& t) { return t.defined() ? MaybeTensor(t) : std::nullopt; };
+    auto [x, weight, bias, norm_weight, norm_bias] = call_generator_layer_backward(
+        grads[0], saved[0], saved[1], saved[2], maybe(saved[3]), maybe(saved[4]), saved[5], saved[6], saved[7],
+        saved[8], context->saved_data["batch_statistics"].toBool(), context->saved_data["eps"].toDouble(),
+        context->saved_data["sigmoid_scale"].toDouble());
+    const bool has_norm = saved[3].defined();
+    const Tensor none;
+    return {
+        x,    weight, bias, has_norm ? norm_weight : none, has_norm ? norm_bias : none, none, none, none, none,
+        none};
   }
 };
 
-LinearGradients pooled_linear_backward_autograd(
-    const Tensor& grad_y, const Tensor& x, const Tensor& weight) {
+OutputsOfLayer generator_layer_autograd(
+    const Tensor& x, const Tensor& weight, const Tensor& bias, const MaybeTensor& norm_weight,
+    const MaybeTensor& norm_bias, const MaybeTensor& running_mean, const MaybeTensor& running_var,
+    bool batch_statistics, double eps, double sigmoid_scale) {
+  const auto all = GeneratorLayer::apply(
+      x, weight, bias, norm_weight, norm_bias, running_mean, running_var, batch_statistics, eps, sigmoid_scale);
+  return {all[0], all[1], all[2], all[3], all[4]};
+}
+
+GradientsOfLayer generator_layer_backward_autograd(
+    const Tensor& grad_y, const Tensor& x, const Tensor& weight, const Tensor& bias, const MaybeTensor& norm_weight,
+    const MaybeTensor& norm_bias, const Tensor& y, const Tensor& z, const Tensor& mean, const Tensor& rstd,
+    bool batch_statistics, double eps, double sigmoid_scale) {
   if (at::GradMode::is_enabled()) { // as in acon_c_backward_autograd
-    return composed_linear_backward(grad_y, x, weight);
+    return composed_layer_backward(
+        grad_y, x, weight, bias, norm_weight, norm_bias, mean, rstd, batch_statistics, eps, sigmoid_scale);
   }
   at::AutoDispatchBelowADInplaceOrView below;
-  return call_pooled_linear_backward(grad_y, x, weight);
+  return call_generator_layer_backward(
+      grad_y, x, weight, bias, norm_weight, norm_bias, y, z, mean, rstd, batch_statistics, eps, sigmoid_scale);
 }
 
 // x again, and its mean. As both leave one node of the graph, its backward has both gradients in hand and adds the
@@ -229,10 +314,16 @@ TORCH_LIBRARY(acon_mm, m) {
       "acon_c_backward(Tensor grad_y, Tensor x, Tensor p1, Tensor p2, Tensor beta, int channel_dim=1) "
       "-> (Tensor grad_x, Tensor grad_p1, Tensor grad_p2, Tensor grad_beta)",
       {at::Tag::pt2_compliant_tag});
-  m.def("pooled_linear(Tensor x, Tensor weight, Tensor bias) -> Tensor", {at::Tag::pt2_compliant_tag});
   m.def(
-      "pooled_linear_backward(Tensor grad_y, Tensor x, Tensor weight) "
-      "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
+      "generator_layer(Tensor x, Tensor weight, Tensor bias, Tensor? norm_weight, Tensor? norm_bias, "
+      "Tensor? running_mean, Tensor? running_var, bool batch_statistics, float eps, float sigmoid_scale) "
+      "-> (Tensor y, Tensor z, Tensor mean, Tensor rstd, Tensor variance)",
+      {at::Tag::pt2_compliant_tag});
+  m.def(
+      "generator_layer_backward(Tensor grad_y, Tensor x, Tensor weight, Tensor bias, Tensor? norm_weight, "
+      "Tensor? norm_bias, Tensor y, Tensor z, Tensor mean, Tensor rstd, bool batch_statistics, float eps, "
+      "float sigmoid_scale) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_norm_weight, "
+      "Tensor grad_norm_bias)",
       {at::Tag::pt2_compliant_tag});
   m.def("channel_mean(Tensor x, int channel_dim=1) -> Tensor", {at::Tag::pt2_compliant_tag});
   // Returns an alias of its input, which operators under torch.compile must not; the module takes another way there.
@@ -243,16 +334,16 @@ TORCH_LIBRARY(acon_mm, m) {
 TORCH_LIBRARY_IMPL(acon_mm, CPU, m) {
   m.impl("acon_c", &acon_c_cpu);
   m.impl("acon_c_backward", &acon_c_backward_cpu);
-  m.impl("pooled_linear", &pooled_linear_cpu);
-  m.impl("pooled_linear_backward", &pooled_linear_backward_cpu);
+  m.impl("generator_layer", &generator_layer_cpu);
+  m.impl("generator_layer_backward", &generator_layer_backward_cpu);
   m.impl("channel_mean", &channel_mean_cpu);
 }
 
 TORCH_LIBRARY_IMPL(acon_mm, Meta, m) {
   m.impl("acon_c", &acon_c_meta);
   m.impl("acon_c_backward", &acon_c_backward_meta);
-  m.impl("pooled_linear", &pooled_linear_meta);
-  m.impl("pooled_linear_backward", &pooled_linear_backward_meta);
+  m.impl("generator_layer", &generator_layer_meta);
+  m.impl("generator_layer_backward", &generator_layer_backward_meta);
   m.impl("channel_mean", &channel_mean_meta);
 }
 
@@ -261,10 +352,8 @@ TORCH_LIBRARY_IMPL(acon_mm, Autograd, m) {
     return AconCFunction::apply(x, p1, p2, beta, channel_dim);
   });
   m.impl("acon_c_backward", &acon_c_backward_autograd);
-  m.impl("pooled_linear", [](const Tensor& x, const Tensor& weight, const Tensor& bias) {
-    return PooledLinear::apply(x, weight, bias);
-  });
-  m.impl("pooled_linear_backward", &pooled_linear_backward_autograd);
+  m.impl("generator_layer", &generator_layer_autograd);
+  m.impl("generator_layer_backward", &generator_layer_backward_autograd);
 }
 
 } // namespace acon

@@ -146,6 +146,9 @@ F64 exp2(F64 t) {
   return p * (F64)((I64)shifted << 52);
 }
 
+template <typename A>
+constexpr A kLog2E = 1.442695040888963407359924681;
+
 // Stores past the cache, which spares reading what is overwritten; `to` lies on a boundary of kBytes.
 template <typename V>
 void stream(void* to, V v) {
