@@ -10,7 +10,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from . import functional as F
-from .layers import InnerConv2d, build_norm, generator_layer, normalize
+from .generator import all_at_once
+from .layers import InnerConv2d, build_norm, normalize
 
 #: beta of the 'relu' init: ``|ACON-C - ReLU| <= 0.2785 / beta``, that is 0.007 at most (at ``|x| = 0.032``)
 RELU_BETA = 40.0
@@ -306,6 +307,9 @@ class MetaAconC(Acon):
         if self.generator == "layer":
             beta = self._layer_beta(x)
         else:
+            y = all_at_once(self, x, dim)
+            if y is not None:
+                return y
             x, mean = F.input_and_mean(x, dim)
             beta = self._channel_beta(mean)
         return F.acon_c(x, self.p1, self.p2, beta, dim)
@@ -338,8 +342,9 @@ class MetaAconC(Acon):
         return self.beta_scale * torch.sigmoid(total)
 
     def _channel_beta(self, mean: Tensor) -> Tensor:
-        hidden = generator_layer(self.fc1, self.bn1, mean.to(self.fc1.weight.dtype))
-        return generator_layer(self.fc2, self.bn2, hidden, sigmoid_scale=self.beta_scale)
+        hidden = _normalize_pooled(self.bn1, self.fc1(mean.to(self.fc1.weight.dtype)))
+        beta = torch.sigmoid(_normalize_pooled(self.bn2, self.fc2(hidden)))
+        return beta if self.beta_scale == 1 else self.beta_scale * beta
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, generator={self.generator!r}, beta_scale={self.beta_scale:g}"
@@ -410,6 +415,12 @@ def _as_maps(x: Tensor, channel_dim: int):
         return y.reshape(x.movedim(channel_dim, 1).shape).movedim(1, channel_dim)
 
     return maps, restore
+
+
+def _normalize_pooled(norm: nn.Module, pooled: Tensor) -> Tensor:
+    if isinstance(norm, nn.Identity):
+        return pooled
+    return normalize(norm, pooled[:, :, None, None]).flatten(1)
 
 
 def _reset_slopes(p1: Tensor, p2: Tensor, init: str) -> None:

@@ -1,4 +1,4 @@
-"""Layers inside the ACON modules: a convolution that hosts leave alone, norms for a single value, and both at once."""
+"""Layers inside the ACON modules: a convolution that hosts leave alone, and norms that stand a single value."""
 
 import logging
 import math
@@ -11,12 +11,6 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-
-from .functional import is_exporting
-from .kernels import backend_for, compiled
-
-#: so many pooled maps the compiled layer takes; matrix products of more are left to PyTorch
-FEW_SAMPLES = 16
 
 
 class InnerConv2d(nn.Module):
@@ -69,26 +63,6 @@ def build_norm(norm_cfg: dict | None, num_channels: int, pooled: bool = False) -
     return norm
 
 
-def generator_layer(linear: InnerConv2d, norm: nn.Module, x: Tensor, sigmoid_scale: float = 0.0) -> Tensor:
-    """``norm(linear(x))`` of pooled maps, and with a ``sigmoid_scale`` that times the sigmoid of it.
-
-    A compiled layer does it at once where it can, and leaves the modules uncalled then, unless they have hooks.
-
-    Shape:
-        ``(N, in_channels)`` to ``(N, out_channels)``
-    """
-    tensors = _compiled_tensors(linear, norm, x)
-    if tensors is not None:
-        return _compiled_layer(norm, x, tensors, sigmoid_scale)
-    y = linear(x)
-    if not isinstance(norm, nn.Identity):
-        y = normalize(norm, y[:, :, None, None]).flatten(1)
-    if sigmoid_scale == 0:
-        return y
-    gate = torch.sigmoid(y)
-    return gate if sigmoid_scale == 1 else sigmoid_scale * gate
-
-
 def normalize(norm: nn.Module, x: Tensor) -> Tensor:
     """Apply ``norm`` to maps ``x`` of shape ``(N, C, H, W)``, also where a batch norm could not.
 
@@ -98,7 +72,7 @@ def normalize(norm: nn.Module, x: Tensor) -> Tensor:
     """
     if isinstance(norm, nn.LayerNorm):
         return norm(x.movedim(1, -1)).movedim(-1, 1)
-    if isinstance(norm, _BatchNorm) and norm.training and not _has_batch_statistics(norm, x):
+    if isinstance(norm, _BatchNorm) and norm.training and not has_batch_statistics(norm, x.shape):
         # Without running statistics: mean 0 and variance 1, where they would have started.
         mean = x.new_zeros(x.shape[1]) if norm.running_mean is None else norm.running_mean
         var = x.new_ones(x.shape[1]) if norm.running_var is None else norm.running_var
@@ -106,45 +80,9 @@ def normalize(norm: nn.Module, x: Tensor) -> Tensor:
     return norm(x)
 
 
-def _compiled_tensors(linear: InnerConv2d, norm: nn.Module, x: Tensor) -> tuple[Tensor, ...] | None:
-    """The parameters and buffers that the compiled layer takes; None where it cannot do what the modules do."""
-    # What is exported must not be bound to few samples, so that comes first.
-    if is_exporting() or not 0 < x.shape[0] <= FEW_SAMPLES or backend_for(x) != "compiled":
-        return None
-    if _has_hooks(linear) or _has_hooks(norm):
-        return None
-    tensors = linear.weight, linear.bias
-    if not isinstance(norm, nn.Identity):
-        # Not a SyncBatchNorm, which has a forward of its own.
-        if not isinstance(norm, _BatchNorm) or type(norm).forward is not _BatchNorm.forward or norm.momentum is None:
-            return None
-        tensors += norm.weight, norm.bias, norm.running_mean, norm.running_var
-    fits = x.dtype in compiled.LAYER_DTYPES and all(
-        t is not None and t.dtype == x.dtype and t.device == x.device for t in tensors
-    )
-    return tensors if fits else None
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
-
-
-def _compiled_layer(norm: nn.Module, x: Tensor, tensors: tuple[Tensor, ...], sigmoid_scale: float) -> Tensor:
-    if len(tensors) == 2:
-        return compiled.generator_layer(x, *tensors, sigmoid_scale=sigmoid_scale)[0]
-    from_batch = norm.training and _has_batch_statistics(norm, x)
-    y, _, mean, _, variance = compiled.generator_layer(x, *tensors, from_batch, norm.eps, sigmoid_scale)
-    if from_batch:
-        *_, running_mean, running_var = tensors
-        norm.num_batches_tracked.add_(1)
-        running_mean.lerp_(mean, norm.momentum)
-        running_var.lerp_(variance, norm.momentum)
-    return y
-
-
-def _has_batch_statistics(norm: _BatchNorm, x: Tensor) -> bool:
-    """Whether a norm in training finds two values per channel; once there was a case without, the log tells."""
-    values = x.numel() // x.shape[1]
+def has_batch_statistics(norm: _BatchNorm, shape: torch.Size) -> bool:
+    """Whether a norm in training finds two values per channel in maps of a shape; the log tells once if not."""
+    values = shape.numel() // shape[1]
     if isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized():
         # Every process must take the same way, or the others wait for it forever: an even share is presumed.
         values = max(values, 1) * dist.get_world_size(norm.process_group)

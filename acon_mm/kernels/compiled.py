@@ -5,6 +5,7 @@ the baseline is chosen when it runs, as PyTorch chooses for its own kernels; ``A
 ``avx2``, ``default``) forces one.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,9 +17,6 @@ _DTYPES = {
     torch.bfloat16: torch.float32,
     torch.float16: torch.float32,
 }
-
-#: what :func:`generator_layer` takes
-LAYER_DTYPES = (torch.float32, torch.float64)
 
 
 def problem() -> str | None:
@@ -44,36 +42,34 @@ def input_and_mean(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
     return torch.ops.acon_mm.input_and_mean.default(x, channel_dim)
 
 
-def generator_layer(
+def meta_acon_c(
     x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    norm_weight: Tensor | None = None,
-    norm_bias: Tensor | None = None,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    batch_statistics: bool = False,
-    eps: float = 0.0,
-    sigmoid_scale: float = 0.0,
-) -> tuple[Tensor, ...]:
-    r"""A layer of Meta-ACON's generator, made for few samples. Differentiable twice; float32 and float64.
+    p1: Tensor,
+    p2: Tensor,
+    parameters: Sequence[Tensor],
+    buffers: Sequence[Tensor],
+    batch_statistics: bool,
+    momentum: float,
+    eps: float,
+    beta_scale: float,
+    channel_dim: int,
+) -> Tensor:
+    r"""Meta-ACON-C with the channel-wise generator, all at once. Differentiable twice.
 
     .. math::
-        y = k\,\sigma(BN(x W^T + b))
+        \beta = k\,\sigma(BN_2(fc_2(BN_1(fc_1(\mathrm{mean}(x))))))
 
-    Without ``norm_weight`` there is no batch norm, without ``sigmoid_scale`` (:math:`k`) no sigmoid. With
-    ``batch_statistics`` the norm takes those of the samples, of which it needs two, otherwise the running ones, which
-    stay as they are in both cases.
+    With ``batch_statistics``, which take two samples, the norms move their running statistics as in training; otherwise
+    these normalise.
 
-    Shape:
-        x ``(N, in)``, N > 0; weight ``(out, in)`` or ``(out, in, 1, 1)``; all others ``(out,)``
-
-    Returns:
-        y ``(N, out)``; then, for backward, what the norm takes in, its mean and its reciprocal standard deviation; then
-        the unbiased variance of the samples. What there is not is empty.
+    Args:
+        parameters: weight and bias of fc1, bn1, fc2 and bn2, all float32 (float64 where ``x`` is); of fc1 and fc2
+            where there are no norms.
+        buffers: running mean, running variance and number of batches of bn1 and bn2, or none.
+        beta_scale: :math:`k`.
     """
-    return torch.ops.acon_mm.generator_layer.default(
-        x, weight, bias, norm_weight, norm_bias, running_mean, running_var, batch_statistics, eps, sigmoid_scale
+    return torch.ops.acon_mm.meta_acon_c.default(
+        x, p1, p2, parameters, buffers, batch_statistics, momentum, eps, beta_scale, channel_dim
     )
 
 

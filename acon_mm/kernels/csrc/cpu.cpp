@@ -2,7 +2,9 @@
 #include "cpu.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/Version.h>
+#include <ATen/core/grad_mode.h>
 
 #include "kernels.h"
 #include "layout.h"
@@ -222,8 +224,50 @@ void dispatch_layer(const Tensor& x, F f) {
   if (x.scalar_type() == at::kDouble) {
     return f(double());
   }
-  TORCH_CHECK(x.scalar_type() == at::kFloat, "generator_layer takes float32 and float64, got ", x.scalar_type());
+  TORCH_CHECK(x.scalar_type() == at::kFloat, "the generator takes float32 and float64, got ", x.scalar_type());
   f(float());
+}
+
+template <typename A>
+Layer<A> layer_of(const Tensor& x, const GeneratorLayer& layer, const GeneratorOutputs& outputs) {
+  return {
+      x.size(0),
+      x.size(1),
+      layer.weight.size(0),
+      const_data<A>(x),
+      const_data<A>(layer.weight),
+      const_data<A>(layer.bias),
+      const_data<A>(layer.norm_weight),
+      const_data<A>(layer.norm_bias),
+      layer.batch_statistics,
+      data<A>(layer.running_mean),
+      data<A>(layer.running_var),
+      static_cast<A>(layer.momentum),
+      static_cast<A>(layer.eps),
+      static_cast<A>(layer.sigmoid_scale),
+      data<A>(outputs.y),
+      data<A>(outputs.z),
+      data<A>(outputs.mean),
+      data<A>(outputs.rstd)};
+}
+
+void check(const Tensor& x, const GeneratorLayer& layer) {
+  const int64_t samples = x.size(0), in = x.size(1), out = layer.weight.size(0);
+  TORCH_CHECK(
+      samples > 0 && layer.weight.numel() == out * in, "a layer of the generator takes x (N, in), N > 0, and weight ",
+      "(out, in), got ", x.sizes(), " and ", layer.weight.sizes());
+  TORCH_CHECK(
+      !layer.norm_weight.defined() || !layer.batch_statistics || samples > 1,
+      "batch statistics take two samples, got ", samples);
+  for (const Tensor* t :
+       {&layer.weight, &layer.bias, &layer.norm_weight, &layer.norm_bias, &layer.running_mean, &layer.running_var}) {
+    TORCH_CHECK(
+        !t->defined() ||
+            (t->scalar_type() == x.scalar_type() && t->is_contiguous() && t->size(0) == out &&
+             (t == &layer.weight || t->dim() == 1)),
+        "a layer of the generator with ", out, " outputs takes contiguous tensors of them and of ", x.scalar_type(),
+        ", got one of ", t->scalar_type(), " and shape ", t->sizes());
+  }
 }
 
 } // namespace
@@ -353,73 +397,64 @@ void add_per_channel_(const Tensor& x, const Tensor& values, int64_t dim) {
   });
 }
 
-OutputsOfLayer generator_layer_cpu(
-    const Tensor& input, const Tensor& weight, const Tensor& bias, const MaybeTensor& norm_weight,
-    const MaybeTensor& norm_bias, const MaybeTensor& running_mean, const MaybeTensor& running_var,
-    bool batch_statistics, double eps, double sigmoid_scale) {
-  const int64_t samples = input.size(0), in = input.size(1), out = weight.size(0);
-  const bool has_norm = norm_weight.has_value();
-  TORCH_CHECK(
-      input.dim() == 2 && samples > 0 && weight.numel() == out * in,
-      "generator_layer takes x (N, in), N > 0, and weight (out, in), got ", input.sizes(), " and ", weight.sizes());
-  TORCH_CHECK(
-      !has_norm || (norm_bias && (batch_statistics ? samples > 1 : running_mean && running_var)),
-      "generator_layer's norm takes weight and bias, and running statistics or those of two samples, got ", samples);
-  const auto contiguous = [&](const Tensor& t, int64_t size) {
-    TORCH_CHECK(
-        t.numel() == size && t.scalar_type() == input.scalar_type(), "generator_layer takes tensors of ",
-        input.scalar_type(), " and ", out, " outputs, got one of ", t.scalar_type(), " and shape ", t.sizes());
-    return t.contiguous();
-  };
-  const auto of_norm = [&](const MaybeTensor& t, bool used) {
-    return used ? contiguous(*t, out) : Tensor();
-  };
-  const bool running = has_norm && !batch_statistics;
-  const Tensor x = input.contiguous(), w = contiguous(weight, out * in), b = contiguous(bias, out);
-  const Tensor g = of_norm(norm_weight, has_norm), c = of_norm(norm_bias, has_norm);
-  const Tensor given_mean = of_norm(running_mean, running), given_var = of_norm(running_var, running);
-  const auto empty = [&](bool exists, at::IntArrayRef sizes) {
-    return at::empty(exists ? sizes : at::IntArrayRef{0}, x.options());
-  };
-  Tensor y = empty(true, {samples, out}), z = empty(has_norm, {samples, out}), mean = empty(has_norm, {out});
-  Tensor rstd = empty(has_norm, {out}), variance = empty(has_norm && batch_statistics, {out});
-  dispatch_layer(x, [&](auto element) {
-    using A = decltype(element);
-    const LayerBlocks<A> work(
-        {samples, in, out, const_data<A>(x), const_data<A>(w), const_data<A>(b), const_data<A>(g), const_data<A>(c),
-         batch_statistics, const_data<A>(given_mean), const_data<A>(given_var), static_cast<A>(eps), data<A>(y),
-         data<A>(z), data<A>(mean), data<A>(rstd), data<A>(variance), static_cast<A>(sigmoid_scale)});
-    work.for_each([&](int64_t, int64_t begin, int64_t end) { layer_kernels<A>().forward(work.layer, begin, end); });
-  });
-  return {y, z, mean, rstd, variance};
+Tensor with_gradient_of_mean(Tensor grad_x, const Tensor& grad_mean, int64_t channel_dim) {
+  const int64_t area = grad_x.numel() / std::max<int64_t>(1, grad_mean.numel());
+  const Tensor share = grad_mean / static_cast<double>(area);
+  // Neither through the tensor, nor through a view of it, nor in a graph.
+  const bool ours = !at::GradMode::is_enabled() && grad_x.use_count() == 1 && !at::isTensorSubclassLike(grad_x) &&
+      grad_x.storage().use_count() == 1 && (grad_x.is_contiguous() || is_channels_last(grad_x, channel_dim));
+  if (ours) {
+    add_per_channel_(grad_x, share, channel_dim);
+    return grad_x;
+  }
+  std::vector<int64_t> shape(grad_x.dim(), 1);
+  shape[0] = grad_x.size(0);
+  shape[channel_dim] = grad_x.size(channel_dim);
+  return (grad_x + share.reshape(shape)).to(grad_x.scalar_type());
 }
 
-GradientsOfLayer generator_layer_backward_cpu(
-    const Tensor& grad_y, const Tensor& input, const Tensor& weight, const Tensor& bias,
-    const MaybeTensor& norm_weight, const MaybeTensor&, const Tensor& y, const Tensor& z, const Tensor& mean,
-    const Tensor& rstd, bool batch_statistics, double eps, double sigmoid_scale) {
-  const int64_t samples = input.size(0), in = input.size(1), out = weight.size(0);
-  const Tensor grad = grad_y.contiguous(), x = input.contiguous(), w = weight.contiguous();
-  const Tensor g = norm_weight ? norm_weight->contiguous() : Tensor();
-  const Tensor grad_weight = at::empty(weight.sizes(), x.options()), grad_z = at::empty_like(grad);
-  const Tensor grad_bias = at::empty({out}, x.options());
-  const Tensor grad_g = at::empty({g.defined() ? out : 0}, x.options()), grad_c = at::empty_like(grad_g);
-  Tensor grad_x;
+GeneratorOutputs generator_layer(const Tensor& x, const GeneratorLayer& layer) {
+  check(x, layer);
+  const bool has_norm = layer.norm_weight.defined();
+  const int64_t samples = x.size(0), out = layer.weight.size(0);
+  const auto empty = [&](at::IntArrayRef sizes) { return at::empty(sizes, x.options()); };
+  GeneratorOutputs outputs{empty({samples, out}), {}, {}, {}};
+  if (has_norm) {
+    outputs.z = empty({samples, out}), outputs.mean = empty({out}), outputs.rstd = empty({out});
+  }
   dispatch_layer(x, [&](auto element) {
     using A = decltype(element);
-    const LayerBlocks<A> work(
-        {samples, in, out, const_data<A>(x), const_data<A>(w), nullptr, const_data<A>(g), nullptr, batch_statistics,
-         nullptr, nullptr, static_cast<A>(eps), data<A>(y), data<A>(z), data<A>(mean), data<A>(rstd), nullptr,
-         static_cast<A>(sigmoid_scale)});
-    grad_x = at::zeros({work.blocks, samples, in}, x.options());
+    const LayerBlocks<A> work(layer_of<A>(x, layer, outputs));
+    work.for_each([&](int64_t, int64_t begin, int64_t end) { layer_kernels<A>().forward(work.layer, begin, end); });
+  });
+  if (has_norm && layer.batch_statistics) {
+    *layer.batches.data_ptr<int64_t>() += 1;
+  }
+  return outputs;
+}
+
+GeneratorGradients generator_layer_backward(
+    const Tensor& grad_y, const Tensor& x, const GeneratorLayer& layer, const GeneratorOutputs& outputs) {
+  const int64_t samples = x.size(0), in = x.size(1), out = layer.weight.size(0);
+  const auto empty = [&](at::IntArrayRef sizes) { return at::empty(sizes, x.options()); };
+  GeneratorGradients to{{}, empty(layer.weight.sizes()), empty({out}), {}, {}};
+  if (layer.norm_weight.defined()) {
+    to.norm_weight = empty({out}), to.norm_bias = empty({out});
+  }
+  const Tensor grad_z = empty({samples, out});
+  dispatch_layer(x, [&](auto element) {
+    using A = decltype(element);
+    const LayerBlocks<A> work(layer_of<A>(x, layer, outputs));
+    to.x = at::zeros({work.blocks, samples, in}, x.options());
     work.for_each([&](int64_t block, int64_t begin, int64_t end) {
-      const LayerGradients<A> to{
-          const_data<A>(grad), data<A>(grad_z), data<A>(grad_x) + block * samples * in, data<A>(grad_weight),
-          data<A>(grad_bias), data<A>(grad_g), data<A>(grad_c)};
-      layer_kernels<A>().backward(work.layer, to, begin, end);
+      const LayerGradients<A> grad{
+          const_data<A>(grad_y), data<A>(grad_z), data<A>(to.x) + block * samples * in, data<A>(to.weight),
+          data<A>(to.bias), data<A>(to.norm_weight), data<A>(to.norm_bias)};
+      layer_kernels<A>().backward(work.layer, grad, begin, end);
     });
   });
-  return {grad_x.size(0) == 1 ? grad_x.squeeze(0) : grad_x.sum(0), grad_weight, grad_bias, grad_g, grad_c};
+  to.x = to.x.size(0) == 1 ? to.x.squeeze(0) : to.x.sum(0);
+  return to;
 }
 
 } // namespace acon

@@ -26,21 +26,24 @@ Tensor channel_mean_cpu(const Tensor& x, int64_t channel_dim);
 // Adds `values`, (N, C), to all that they stand for in `x`, which is contiguous or channels_last.
 void add_per_channel_(const Tensor& x, const Tensor& values, int64_t channel_dim);
 
-// A layer of Meta-ACON's generator: x (N, in) times weight (out, in), (out, in, 1, 1) or such, plus bias (out,); a batch norm
-// where that has a weight; `sigmoid_scale` times the sigmoid where that is not 0.
-// y; with a norm also z, mean, rstd and, of batch statistics, the unbiased variance. What does not exist is empty.
-using OutputsOfLayer = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
-// Of x, weight, bias, and the norm's weight and bias.
-using GradientsOfLayer = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
-using MaybeTensor = std::optional<Tensor>;
+// `grad_x` plus what comes back through the mean; in place where nobody else can see it.
+Tensor with_gradient_of_mean(Tensor grad_x, const Tensor& grad_mean, int64_t channel_dim);
 
-OutputsOfLayer generator_layer_cpu(
-    const Tensor& x, const Tensor& weight, const Tensor& bias, const MaybeTensor& norm_weight,
-    const MaybeTensor& norm_bias, const MaybeTensor& running_mean, const MaybeTensor& running_var,
-    bool batch_statistics, double eps, double sigmoid_scale);
-GradientsOfLayer generator_layer_backward_cpu(
-    const Tensor& grad_y, const Tensor& x, const Tensor& weight, const Tensor& bias, const MaybeTensor& norm_weight,
-    const MaybeTensor& norm_bias, const Tensor& y, const Tensor& z, const Tensor& mean, const Tensor& rstd,
-    bool batch_statistics, double eps, double sigmoid_scale);
+// A layer of Meta-ACON's generator (see Layer in kernels.h): a linear layer, and, where there are tensors of them, a batch
+// norm with what it counts.
+struct GeneratorLayer {
+  Tensor weight, bias, norm_weight, norm_bias, running_mean, running_var, batches;
+  bool batch_statistics;
+  double momentum, eps, sigmoid_scale;
+};
+struct GeneratorOutputs {
+  Tensor y, z, mean, rstd;
+};
+struct GeneratorGradients {
+  Tensor x, weight, bias, norm_weight, norm_bias;
+};
+GeneratorOutputs generator_layer(const Tensor& x, const GeneratorLayer& layer);
+GeneratorGradients generator_layer_backward(
+    const Tensor& grad_y, const Tensor& x, const GeneratorLayer& layer, const GeneratorOutputs& outputs);
 
 } // namespace acon

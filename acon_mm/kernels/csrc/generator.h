@@ -140,7 +140,12 @@ struct LayerLoops {
             squares += from_mean * from_mean;
           }
           variance = squares / samples;
-          store(layer.variance + m, squares / (samples - 1));
+          const auto move = [&](A* running, V towards) {
+            const V value = load(running + m);
+            store(running + m, value + layer.momentum * (towards - value));
+          };
+          move(layer.running_mean, mean);
+          move(layer.running_var, squares / (samples - 1));
         }
         const V rstd = reciprocal_root(variance + layer.eps);
         store(layer.mean + m, mean);

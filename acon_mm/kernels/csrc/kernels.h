@@ -78,14 +78,15 @@ struct Layer {
   const A *x, *weight, *bias;
   // g and c. Null: no norm.
   const A *norm_weight, *norm_bias;
-  // Whether mean and variance are those of the samples; otherwise the running ones.
+  // Whether mean and variance are those of the samples, which then move the running ones by `momentum`; otherwise they are
+  // the running ones.
   bool batch_statistics;
-  const A *running_mean, *running_var;
-  A eps;
-  // What forward sets: y; with a norm z, mean and rstd as well; and of batch statistics the variance, unbiased.
-  A *y, *z, *mean, *rstd, *variance;
+  A *running_mean, *running_var;
+  A momentum, eps;
   // 0: no sigmoid.
   A scale;
+  // What forward sets: y, and with a norm the others as well.
+  A *y, *z, *mean, *rstd;
 };
 
 template <typename A>

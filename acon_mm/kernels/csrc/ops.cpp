@@ -1,7 +1,8 @@
-// The operators acon_mm::acon_c, acon_mm::generator_layer and acon_mm::input_and_mean, with autograd, for PyTorch.
+// The operators acon_mm::acon_c, acon_mm::meta_acon_c and acon_mm::input_and_mean, with autograd, for PyTorch.
 // What they compute is in cpu.cpp.
 #include <ATen/ATen.h>
 #include <ATen/TensorSubclassLikeUtils.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -26,46 +27,6 @@ Tensor channel_mean_meta(const Tensor& x, int64_t channel_dim) {
       {x.sym_size(0), x.sym_size(channel_dim)}, x.options().dtype(compute_type(x)));
 }
 
-OutputsOfLayer generator_layer_meta(
-    const Tensor& x, const Tensor& weight, const Tensor&, const MaybeTensor& norm_weight, const MaybeTensor&,
-    const MaybeTensor&, const MaybeTensor&, bool batch_statistics, double, double) {
-  const auto empty = [&](bool exists, c10::SymDimVector sizes) {
-    return at::empty_symint(exists ? sizes : c10::SymDimVector{0}, x.options());
-  };
-  const bool has_norm = norm_weight.has_value();
-  const auto samples = x.sym_size(0), out = weight.sym_size(0);
-  return {
-      empty(true, {samples, out}), empty(has_norm, {samples, out}), empty(has_norm, {out}), empty(has_norm, {out}),
-      empty(has_norm && batch_statistics, {out})};
-}
-GradientsOfLayer generator_layer_backward_meta(
-    const Tensor&, const Tensor& x, const Tensor& weight, const Tensor&, const MaybeTensor& norm_weight,
-    const MaybeTensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, bool, double, double) {
-  const auto empty = [&](c10::SymIntArrayRef sizes) { return at::empty_symint(sizes, x.options()); };
-  const c10::SymInt out = weight.sym_size(0), normed = norm_weight ? out : c10::SymInt(0);
-  return {empty(x.sym_sizes()), empty(weight.sym_sizes()), empty({out}), empty({normed}), empty({normed})};
-}
-
-OutputsOfLayer call_generator_layer(
-    const Tensor& x, const Tensor& weight, const Tensor& bias, const MaybeTensor& norm_weight,
-    const MaybeTensor& norm_bias, const MaybeTensor& running_mean, const MaybeTensor& running_var,
-    bool batch_statistics, double eps, double sigmoid_scale) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("acon_mm::generator_layer", "")
-                             .typed<decltype(generator_layer_cpu)>();
-  return op.call(
-      x, weight, bias, norm_weight, norm_bias, running_mean, running_var, batch_statistics, eps, sigmoid_scale);
-}
-GradientsOfLayer call_generator_layer_backward(
-    const Tensor& grad_y, const Tensor& x, const Tensor& weight, const Tensor& bias, const MaybeTensor& norm_weight,
-    const MaybeTensor& norm_bias, const Tensor& y, const Tensor& z, const Tensor& mean, const Tensor& rstd,
-    bool batch_statistics, double eps, double sigmoid_scale) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("acon_mm::generator_layer_backward", "")
-                             .typed<decltype(generator_layer_backward_cpu)>();
-  return op.call(
-      grad_y, x, weight, bias, norm_weight, norm_bias, y, z, mean, rstd, batch_statistics, eps, sigmoid_scale);
-}
 Tensor call_acon_c(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("acon_mm::acon_c", "")
@@ -163,99 +124,6 @@ Gradients acon_c_backward_autograd(
   return call_acon_c_backward(grad_y, x, p1, p2, beta, channel_dim);
 }
 
-// The gradients of a layer of the generator out of PyTorch's operators, for double backward. Running statistics are
-// constants, those of the batch functions of x.
-GradientsOfLayer composed_layer_backward(
-    const Tensor& grad_y, const Tensor& x, const Tensor& weight, const Tensor& bias, const MaybeTensor& norm_weight,
-    const MaybeTensor& norm_bias, const Tensor& running_mean, const Tensor& running_rstd, bool batch_statistics,
-    double eps, double sigmoid_scale) {
-  const Tensor w = weight.flatten(1), z = at::linear(x, w, bias);
-  Tensor mean = running_mean, rstd = running_rstd, normalized = z, y = z, grad = grad_y;
-  Tensor grad_norm_weight = at::empty({0}, x.options()), grad_norm_bias = at::empty({0}, x.options());
-  if (norm_weight) {
-    if (batch_statistics) {
-      mean = z.mean(0);
-      rstd = ((z - mean).square().mean(0) + eps).rsqrt();
-    }
-    normalized = (z - mean) * rstd;
-    y = normalized * *norm_weight + *norm_bias;
-  }
-  if (sigmoid_scale != 0) {
-    const Tensor s = y.sigmoid();
-    grad = grad * sigmoid_scale * s * (1 - s);
-  }
-  if (norm_weight) {
-    grad_norm_weight = (grad * normalized).sum(0);
-    grad_norm_bias = grad.sum(0);
-    if (batch_statistics) {
-      grad = grad - (grad_norm_bias + normalized * grad_norm_weight) / x.sym_size(0);
-    }
-    grad = grad * rstd * *norm_weight;
-  }
-  return {
-      grad.mm(w), grad.t().mm(x).reshape_symint(weight.sym_sizes()), grad.sum(0), grad_norm_weight, grad_norm_bias};
-}
-
-struct GeneratorLayer : torch::autograd::Function<GeneratorLayer> {
-  static constexpr bool is_traceable = true;
-
-  static variable_list forward(
-      AutogradContext* context, const Tensor& x, const Tensor& weight, const Tensor& bias,
-      const MaybeTensor& norm_weight, const MaybeTensor& norm_bias, const MaybeTensor& running_mean,
-      const MaybeTensor& running_var, bool batch_statistics, double eps, double sigmoid_scale) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    auto [y, z, mean, rstd, variance] = call_generator_layer(
-        x, weight, bias, norm_weight, norm_bias, running_mean, running_var, batch_statistics, eps, sigmoid_scale);
-    context->set_materialize_grads(false);
-    context->mark_non_differentiable({z, mean, rstd, variance});
-    context->save_for_backward(
-        {x, weight, bias, norm_weight.value_or(Tensor()), norm_bias.value_or(Tensor()), y, z, mean, rstd});
-    context->saved_data["batch_statistics"] = batch_statistics;
-    context->saved_data["eps"] = eps;
-    context->saved_data["sigmoid_scale"] = sigmoid_scale;
-    return {y, z, mean, rstd, variance};
-  }
-
-  static variable_list backward(AutogradContext* context, variable_list grads) {
-    if (!grads[0].defined()) {
-      return variable_list(10);
-    }
-    const auto saved = context->get_saved_variables();
-    const auto maybe = [](const Tensor& t) { return t.defined() ? MaybeTensor(t) : std::nullopt; };
-    auto [x, weight, bias, norm_weight, norm_bias] = call_generator_layer_backward(
-        grads[0], saved[0], saved[1], saved[2], maybe(saved[3]), maybe(saved[4]), saved[5], saved[6], saved[7],
-        saved[8], context->saved_data["batch_statistics"].toBool(), context->saved_data["eps"].toDouble(),
-        context->saved_data["sigmoid_scale"].toDouble());
-    const bool has_norm = saved[3].defined();
-    const Tensor none;
-    return {
-        x,    weight, bias, has_norm ? norm_weight : none, has_norm ? norm_bias : none, none, none, none, none,
-        none};
-  }
-};
-
-OutputsOfLayer generator_layer_autograd(
-    const Tensor& x, const Tensor& weight, const Tensor& bias, const MaybeTensor& norm_weight,
-    const MaybeTensor& norm_bias, const MaybeTensor& running_mean, const MaybeTensor& running_var,
-    bool batch_statistics, double eps, double sigmoid_scale) {
-  const auto all = GeneratorLayer::apply(
-      x, weight, bias, norm_weight, norm_bias, running_mean, running_var, batch_statistics, eps, sigmoid_scale);
-  return {all[0], all[1], all[2], all[3], all[4]};
-}
-
-GradientsOfLayer generator_layer_backward_autograd(
-    const Tensor& grad_y, const Tensor& x, const Tensor& weight, const Tensor& bias, const MaybeTensor& norm_weight,
-    const MaybeTensor& norm_bias, const Tensor& y, const Tensor& z, const Tensor& mean, const Tensor& rstd,
-    bool batch_statistics, double eps, double sigmoid_scale) {
-  if (at::GradMode::is_enabled()) { // as in acon_c_backward_autograd
-    return composed_layer_backward(
-        grad_y, x, weight, bias, norm_weight, norm_bias, mean, rstd, batch_statistics, eps, sigmoid_scale);
-  }
-  at::AutoDispatchBelowADInplaceOrView below;
-  return call_generator_layer_backward(
-      grad_y, x, weight, bias, norm_weight, norm_bias, y, z, mean, rstd, batch_statistics, eps, sigmoid_scale);
-}
-
 // x again, and its mean. As both leave one node of the graph, its backward has both gradients in hand and adds the
 // mean's to the other in place; two nodes would make autograd add them in a new tensor of the size of x.
 struct InputAndMean : torch::autograd::Function<InputAndMean> {
@@ -275,29 +143,170 @@ struct InputAndMean : torch::autograd::Function<InputAndMean> {
       return {grad_x, Tensor()};
     }
     const auto sizes = context->saved_data["sizes"].toIntVector();
-    const int64_t rank = static_cast<int64_t>(sizes.size());
-    const int64_t channel_dim = at::maybe_wrap_dim(context->saved_data["channel_dim"].toInt(), rank);
-    const int64_t area = c10::multiply_integers(sizes) / std::max<int64_t>(1, sizes[0] * sizes[channel_dim]);
-    const Tensor share = grad_mean / static_cast<double>(area);
-    // Nobody else may see the tensor change: neither through the tensor, nor through a view of it, nor in a graph.
-    const bool ours = grad_x.defined() && !at::GradMode::is_enabled() && grad_x.use_count() == 1 &&
-        !at::isTensorSubclassLike(grad_x) && grad_x.storage().use_count() == 1 &&
-        (grad_x.is_contiguous() || is_channels_last(grad_x, channel_dim));
-    if (ours) {
-      add_per_channel_(grad_x, share, channel_dim);
-      return {std::move(grad_x), Tensor()};
+    const int64_t channel_dim =
+        at::maybe_wrap_dim(context->saved_data["channel_dim"].toInt(), static_cast<int64_t>(sizes.size()));
+    if (!grad_x.defined()) {
+      grad_x = at::zeros(sizes, grad_mean.options());
     }
-    std::vector<int64_t> shape(rank, 1);
-    shape[0] = sizes[0];
-    shape[channel_dim] = sizes[channel_dim];
-    const Tensor spread = share.reshape(shape);
-    return {grad_x.defined() ? (grad_x + spread).to(grad_x.scalar_type()) : spread.expand(sizes), Tensor()};
+    return {with_gradient_of_mean(std::move(grad_x), grad_mean, channel_dim), Tensor()};
   }
 };
 
 std::tuple<Tensor, Tensor> input_and_mean(const Tensor& x, int64_t channel_dim) {
   auto both = InputAndMean::apply(x, channel_dim);
   return {std::move(both[0]), std::move(both[1])};
+}
+
+// What Meta-ACON-C has beside x, p1 and p2. `parameters` holds weight and bias of the generator's linear layers and norms, in
+// the order fc1, bn1, fc2, bn2; `buffers` their norms' running mean, running variance and count of batches, or nothing.
+struct Generator {
+  std::vector<Tensor> parameters, buffers;
+  bool batch_statistics;
+  double momentum, eps, beta_scale;
+
+  bool has_norm() const {
+    return parameters.size() == 8;
+  }
+
+  GeneratorLayer layer(int index) const {
+    const size_t own = has_norm() ? 4 : 2, from = index * own;
+    const Tensor none;
+    const auto of_norm = [&](size_t i) { return has_norm() ? parameters[from + 2 + i] : none; };
+    const auto buffer = [&](size_t i) { return buffers.empty() ? none : buffers[index * 3 + i]; };
+    return {
+        parameters[from], parameters[from + 1], of_norm(0), of_norm(1),      buffer(0),
+        buffer(1),        buffer(2),            batch_statistics, momentum, eps,
+        index == 1 ? beta_scale : 0.0};
+  }
+};
+
+// Meta-ACON-C out of PyTorch's operators and acon_c, for double backward and tensors that only those understand. Running
+// statistics move where `moves` says so.
+Tensor composed_meta(
+    const Tensor& x, const Tensor& p1, const Tensor& p2, const Generator& generator, int64_t channel_dim, bool moves) {
+  std::vector<int64_t> space;
+  for (int64_t d = 1; d < x.dim(); ++d) {
+    if (d != channel_dim) {
+      space.push_back(d);
+    }
+  }
+  Tensor pooled = x.mean(space, false, compute_type(x));
+  for (int index = 0; index < 2; ++index) {
+    const GeneratorLayer layer = generator.layer(index);
+    pooled = at::linear(pooled, layer.weight.flatten(1), layer.bias);
+    if (generator.has_norm()) {
+      const bool given = moves || !layer.batch_statistics;
+      if (moves && layer.batch_statistics) {
+        layer.batches.add_(1);
+      }
+      pooled = at::batch_norm(
+          pooled, layer.norm_weight, layer.norm_bias, given ? layer.running_mean : Tensor(),
+          given ? layer.running_var : Tensor(), layer.batch_statistics, layer.momentum, layer.eps, false);
+    }
+  }
+  return call_acon_c(x, p1, p2, pooled.sigmoid() * generator.beta_scale, channel_dim);
+}
+
+// Mean, generator and activation at once: what is small costs more to call than to compute.
+struct MetaAconC : torch::autograd::Function<MetaAconC> {
+  static Tensor forward(
+      AutogradContext* context, const Tensor& x, const Tensor& p1, const Tensor& p2, at::TensorList,
+      const Generator& generator, int64_t channel_dim) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    const Tensor mean = channel_mean_cpu(x, channel_dim);
+    const GeneratorOutputs hidden = generator_layer(mean, generator.layer(0));
+    const GeneratorOutputs beta = generator_layer(hidden.y, generator.layer(1));
+    variable_list saved = {x, p1, p2, mean};
+    for (const GeneratorOutputs& outputs : {hidden, beta}) {
+      saved.insert(saved.end(), {outputs.y, outputs.z, outputs.mean, outputs.rstd});
+    }
+    saved.insert(saved.end(), generator.parameters.begin(), generator.parameters.end());
+    context->save_for_backward(std::move(saved));
+    auto& data = context->saved_data;
+    data["batch_statistics"] = generator.batch_statistics;
+    data["momentum"] = generator.momentum;
+    data["eps"] = generator.eps;
+    data["beta_scale"] = generator.beta_scale;
+    data["channel_dim"] = channel_dim;
+    return acon_c_cpu(x, p1, p2, beta.y, channel_dim);
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    constexpr size_t kOwn = 12; // saved before the parameters
+    const variable_list saved = context->get_saved_variables();
+    auto& data = context->saved_data;
+    Generator generator{
+        variable_list(saved.begin() + kOwn, saved.end()),
+        {},
+        data["batch_statistics"].toBool(),
+        data["momentum"].toDouble(),
+        data["eps"].toDouble(),
+        data["beta_scale"].toDouble()};
+    const int64_t channel_dim = data["channel_dim"].toInt();
+    const Tensor &x = saved[0], &p1 = saved[1], &p2 = saved[2], &mean = saved[3];
+    const GeneratorOutputs hidden{saved[4], saved[5], saved[6], saved[7]};
+    const GeneratorOutputs beta{saved[8], saved[9], saved[10], saved[11]};
+
+    const bool differentiable = at::GradMode::is_enabled(); // as in acon_c_backward_autograd
+    if (differentiable || at::isTensorSubclassLike(grads[0])) {
+      if (generator.has_norm() && !generator.batch_statistics) {
+        // The statistics as they were, since the running ones may have moved.
+        const auto variance = [&](const Tensor& rstd) { return rstd.pow(-2) - generator.eps; };
+        generator.buffers = {hidden.mean, variance(hidden.rstd), {}, beta.mean, variance(beta.rstd), {}};
+      }
+      return composed_backward(grads[0], x, p1, p2, generator, channel_dim, differentiable);
+    }
+    auto [grad_x, grad_p1, grad_p2, grad_beta] = acon_c_backward_cpu(grads[0], x, p1, p2, beta.y, channel_dim);
+    const GeneratorGradients second = generator_layer_backward(grad_beta, hidden.y, generator.layer(1), beta);
+    const GeneratorGradients first = generator_layer_backward(second.x, mean, generator.layer(0), hidden);
+    variable_list result = {with_gradient_of_mean(std::move(grad_x), first.x, channel_dim), grad_p1, grad_p2};
+    for (const GeneratorGradients& layer : {first, second}) {
+      result.insert(result.end(), {layer.weight, layer.bias});
+      if (generator.has_norm()) {
+        result.insert(result.end(), {layer.norm_weight, layer.norm_bias});
+      }
+    }
+    result.resize(result.size() + 2); // the generator and the channel dimension have none
+    return result;
+  }
+
+ private:
+  static variable_list composed_backward(
+      const Tensor& grad_y, const Tensor& x, const Tensor& p1, const Tensor& p2, const Generator& generator,
+      int64_t channel_dim, bool differentiable) {
+    at::AutoGradMode recording(true);
+    variable_list inputs = {x, p1, p2};
+    inputs.insert(inputs.end(), generator.parameters.begin(), generator.parameters.end());
+    variable_list wanted;
+    for (const Tensor& input : inputs) {
+      if (input.requires_grad()) {
+        wanted.push_back(input);
+      }
+    }
+    const Tensor y = composed_meta(x, p1, p2, generator, channel_dim, false);
+    const variable_list found = torch::autograd::grad({y}, wanted, {grad_y}, differentiable, differentiable);
+    variable_list result;
+    for (size_t i = 0, next = 0; i < inputs.size(); ++i) {
+      result.push_back(inputs[i].requires_grad() ? found[next++] : Tensor());
+    }
+    result.resize(result.size() + 2);
+    return result;
+  }
+};
+
+Tensor meta_acon_c(
+    const Tensor& x, const Tensor& p1, const Tensor& p2, at::TensorList parameters, at::TensorList buffers,
+    bool batch_statistics, double momentum, double eps, double beta_scale, int64_t dim) {
+  TORCH_CHECK(
+      (parameters.size() == 4 && buffers.empty()) || (parameters.size() == 8 && buffers.size() == 6),
+      "meta_acon_c takes 4 parameters of the generator and no buffers, or 8 and 6, got ", parameters.size(), " and ",
+      buffers.size());
+  const Generator generator{parameters.vec(), buffers.vec(), batch_statistics, momentum, eps, beta_scale};
+  const int64_t channel_dim = at::maybe_wrap_dim(dim, x.dim());
+  if (!x.is_cpu() || at::isTensorSubclassLike(x) || at::areAnyTensorSubclassLike(parameters)) {
+    return composed_meta(x, p1, p2, generator, channel_dim, true);
+  }
+  return MetaAconC::apply(x, p1, p2, parameters, generator, channel_dim);
 }
 
 std::string cpu_kernels() {
@@ -314,36 +323,25 @@ TORCH_LIBRARY(acon_mm, m) {
       "acon_c_backward(Tensor grad_y, Tensor x, Tensor p1, Tensor p2, Tensor beta, int channel_dim=1) "
       "-> (Tensor grad_x, Tensor grad_p1, Tensor grad_p2, Tensor grad_beta)",
       {at::Tag::pt2_compliant_tag});
-  m.def(
-      "generator_layer(Tensor x, Tensor weight, Tensor bias, Tensor? norm_weight, Tensor? norm_bias, "
-      "Tensor? running_mean, Tensor? running_var, bool batch_statistics, float eps, float sigmoid_scale) "
-      "-> (Tensor y, Tensor z, Tensor mean, Tensor rstd, Tensor variance)",
-      {at::Tag::pt2_compliant_tag});
-  m.def(
-      "generator_layer_backward(Tensor grad_y, Tensor x, Tensor weight, Tensor bias, Tensor? norm_weight, "
-      "Tensor? norm_bias, Tensor y, Tensor z, Tensor mean, Tensor rstd, bool batch_statistics, float eps, "
-      "float sigmoid_scale) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_norm_weight, "
-      "Tensor grad_norm_bias)",
-      {at::Tag::pt2_compliant_tag});
   m.def("channel_mean(Tensor x, int channel_dim=1) -> Tensor", {at::Tag::pt2_compliant_tag});
   // Returns an alias of its input, which operators under torch.compile must not; the module takes another way there.
   m.def("input_and_mean(Tensor(a) x, int channel_dim=1) -> (Tensor(a) x, Tensor mean)", &input_and_mean);
+  m.def(
+      "meta_acon_c(Tensor x, Tensor p1, Tensor p2, Tensor[] parameters, Tensor(a!)[] buffers, bool batch_statistics, "
+      "float momentum, float eps, float beta_scale, int channel_dim=1) -> Tensor",
+      &meta_acon_c);
   m.def("cpu_kernels() -> str", &cpu_kernels);
 }
 
 TORCH_LIBRARY_IMPL(acon_mm, CPU, m) {
   m.impl("acon_c", &acon_c_cpu);
   m.impl("acon_c_backward", &acon_c_backward_cpu);
-  m.impl("generator_layer", &generator_layer_cpu);
-  m.impl("generator_layer_backward", &generator_layer_backward_cpu);
   m.impl("channel_mean", &channel_mean_cpu);
 }
 
 TORCH_LIBRARY_IMPL(acon_mm, Meta, m) {
   m.impl("acon_c", &acon_c_meta);
   m.impl("acon_c_backward", &acon_c_backward_meta);
-  m.impl("generator_layer", &generator_layer_meta);
-  m.impl("generator_layer_backward", &generator_layer_backward_meta);
   m.impl("channel_mean", &channel_mean_meta);
 }
 
@@ -352,8 +350,6 @@ TORCH_LIBRARY_IMPL(acon_mm, Autograd, m) {
     return AconCFunction::apply(x, p1, p2, beta, channel_dim);
   });
   m.impl("acon_c_backward", &acon_c_backward_autograd);
-  m.impl("generator_layer", &generator_layer_autograd);
-  m.impl("generator_layer_backward", &generator_layer_backward_autograd);
 }
 
 } // namespace acon
