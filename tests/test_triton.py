@@ -67,6 +67,53 @@ def test_infinite_and_nan():
     assert grad_x[:2].flatten().tolist() == [1.5, -0.5] and grad_x[2].isnan()
 
 
+# Triton compiles without a device too, all the way to machine code. That shows what the interpreter does not see: types
+# that do not fit, and whether memory is read in words of 16 bytes.
+COMPILE = """
+import sys
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from acon_mm.kernels import triton_kernels
+
+capability, element = int(sys.argv[1]), sys.argv[2]
+tiles = {
+    triton_kernels._planes: dict(PLANES=1, INNER=2048),
+    triton_kernels._rows: dict(ROWS=16, CHANNELS=128),
+}
+for kernel, tile in tiles.items():
+    for backward in (False, True):
+        constants = dict(tile, BACKWARD=backward)
+        signature, aligned = {}, {}
+        for index, name in enumerate(kernel.arg_names):
+            pointer = name.endswith("_pointer")
+            wide = name in ("x_pointer", "grad_pointer", "out_pointer")
+            signature[name] = f"*{element if wide else 'fp32'}" if pointer else "i32"
+            if name in constants:
+                signature[name] = "constexpr"
+            elif pointer or name in ("inner", "channels"):
+                aligned[(index,)] = [["tt.divisibility", 16]]
+        source = ASTSource(kernel, signature, constexprs=constants, attrs=aligned)
+        assembly = compile(source, target=GPUTarget("cuda", capability, 32)).asm
+        assert assembly["cubin"]
+        loads, stores = (assembly["ptx"].count(f"{word}.global.v4.b32") for word in ("ld", "st"))
+        elements = 16 if element == "fp32" else 8  # a thread has 16, in words of 4 or 8 each
+        assert (loads, stores) == (elements // 4 * (1 + backward), elements // 4), (kernel, backward, loads, stores)
+"""
+
+
+@pytest.mark.parametrize("element", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("capability", ["80", "90"])
+def test_kernels_compile_for_a_gpu(capability, element, tmp_path):
+    environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", COMPILE, capability, element],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 TRAIN = """
 import torch
 from acon_mm import MetaAconC, kernels

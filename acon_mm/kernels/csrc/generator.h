@@ -45,18 +45,15 @@ void for_vectors(int64_t count, F f) {
   }
 }
 
-// Calls f(first sample, number of samples) for 4, 2 or 1 at a time, the number as a constant.
-template <typename F>
-void for_samples(int64_t samples, F f) {
-  int64_t n = 0;
-  for (; n + 4 <= samples; n += 4) {
-    f(n, std::integral_constant<int, 4>());
+// Calls f(first, number) for as many of `begin` to `end` at a time as fit, the number, a power of 2, as a constant.
+template <int most, typename F>
+void in_groups(int64_t begin, int64_t end, F f) {
+  int64_t i = begin;
+  for (; i + most <= end; i += most) {
+    f(i, std::integral_constant<int, most>());
   }
-  for (; n + 2 <= samples; n += 2) {
-    f(n, std::integral_constant<int, 2>());
-  }
-  if (n < samples) {
-    f(n, std::integral_constant<int, 1>());
+  if constexpr (most > 1) {
+    in_groups<most / 2>(i, end, f);
   }
 }
 
@@ -73,51 +70,72 @@ template <typename A>
 struct LayerLoops {
   using V = typename Vector<A>::type;
 
-  // x w^T + b for `few` samples from `n`, which share the loads of the weights.
-  template <int few>
-  static void linear(const Layer<A>& layer, int64_t n, A* to, int64_t begin, int64_t end) {
-    const A* const x = layer.x + n * layer.in;
-    for (int64_t m = begin; m < end; ++m) {
-      V sums[few] = {};
-      for_vectors<A>(layer.in, [&](int64_t k, auto load, auto) {
-        const V weight = load(layer.weight + m * layer.in + k);
-        for (int i = 0; i < few; ++i) {
-          sums[i] += weight * load(x + i * layer.in + k);
+  // Calls f(first sample, samples, first output, outputs) for a few of both at a time, which share the loads of x and of the
+  // weights and whose sums do not wait for one another.
+  template <typename F>
+  static void for_groups(int64_t samples, int64_t begin, int64_t end, F f) {
+    in_groups<4>(0, samples, [&](int64_t n, auto few) {
+      in_groups<few() == 4 ? 2 : 4>(begin, end, [&](int64_t m, auto rows) { f(n, few, m, rows); });
+    });
+  }
+
+  // x w^T + b.
+  static void linear(const Layer<A>& layer, A* to, int64_t begin, int64_t end) {
+    const int64_t in = layer.in;
+    for_groups(layer.samples, begin, end, [&](int64_t n, auto few, int64_t m, auto rows) {
+      const A *const x = layer.x + n * in, *const weight = layer.weight + m * in;
+      V sums[few()][rows()] = {};
+      for_vectors<A>(in, [&](int64_t k, auto load, auto) {
+        for (int row = 0; row < rows; ++row) {
+          const V w = load(weight + row * in + k);
+          for (int i = 0; i < few; ++i) {
+            sums[i][row] += w * load(x + i * in + k);
+          }
         }
       });
       for (int i = 0; i < few; ++i) {
-        to[(n + i) * layer.out + m] = sum_of_lanes(sums[i]) + layer.bias[m];
+        for (int row = 0; row < rows; ++row) {
+          to[(n + i) * layer.out + m + row] = sum_of_lanes(sums[i][row]) + layer.bias[m + row];
+        }
       }
-    }
+    });
   }
 
-  template <int few>
-  static void linear_backward(
-      const Layer<A>& layer, const LayerGradients<A>& grad, int64_t n, int64_t begin, int64_t end) {
-    const A* const x = layer.x + n * layer.in;
-    A* const grad_x = grad.x + n * layer.in;
-    for (int64_t m = begin; m < end; ++m) {
-      const A* const weight = layer.weight + m * layer.in;
-      A* const grad_weight = grad.weight + m * layer.in;
-      for_vectors<A>(layer.in, [&](int64_t k, auto load, auto store) {
-        const V w = load(weight + k);
-        V of_weight = n > 0 ? load(grad_weight + k) : V{};
+  static void linear_backward(const Layer<A>& layer, const LayerGradients<A>& grad, int64_t begin, int64_t end) {
+    const int64_t in = layer.in;
+    for_groups(layer.samples, begin, end, [&](int64_t n, auto few, int64_t m, auto rows) {
+      const A *const x = layer.x + n * in, *const weight = layer.weight + m * in;
+      A *const grad_x = grad.x + n * in, *const grad_weight = grad.weight + m * in;
+      A grad_z[few()][rows()];
+      for (int i = 0; i < few; ++i) {
+        std::memcpy(grad_z[i], grad.z + (n + i) * layer.out + m, sizeof(grad_z[i]));
+      }
+      for_vectors<A>(in, [&](int64_t k, auto load, auto store) {
+        V of_x[few()];
         for (int i = 0; i < few; ++i) {
-          const A grad_z = grad.z[(n + i) * layer.out + m];
-          A* const of_x = grad_x + i * layer.in + k;
-          store(of_x, load(of_x) + w * grad_z);
-          of_weight += load(x + i * layer.in + k) * grad_z;
+          of_x[i] = load(grad_x + i * in + k);
         }
-        store(grad_weight + k, of_weight);
+        for (int row = 0; row < rows; ++row) {
+          const V w = load(weight + row * in + k);
+          V of_weight = n > 0 ? load(grad_weight + row * in + k) : V{};
+          for (int i = 0; i < few; ++i) {
+            of_x[i] += w * grad_z[i][row];
+            of_weight += load(x + i * in + k) * grad_z[i][row];
+          }
+          store(grad_weight + row * in + k, of_weight);
+        }
+        for (int i = 0; i < few; ++i) {
+          store(grad_x + i * in + k, of_x[i]);
+        }
       });
-    }
+    });
   }
 
   static void forward(const Layer<A>& layer, int64_t begin, int64_t end) {
     const A samples = layer.samples;
     const int64_t out = layer.out;
     A* const z = layer.norm_weight ? layer.z : layer.y;
-    for_samples(layer.samples, [&](int64_t n, auto few) { linear<few>(layer, n, z, begin, end); });
+    linear(layer, z, begin, end);
     if (!layer.norm_weight && layer.scale == 0) {
       return;
     }
@@ -204,8 +222,7 @@ struct LayerLoops {
         store(grad.norm_bias + m, sum);
       }
     });
-    for_samples(
-        layer.samples, [&](int64_t n, auto few) { linear_backward<few>(layer, grad, n, begin, end); });
+    linear_backward(layer, grad, begin, end);
   }
 
   static constexpr acon::LayerKernels<A> all() {

@@ -157,8 +157,8 @@ std::tuple<Tensor, Tensor> input_and_mean(const Tensor& x, int64_t channel_dim) 
   return {std::move(both[0]), std::move(both[1])};
 }
 
-// What Meta-ACON-C has beside x, p1 and p2. `parameters` holds weight and bias of the generator's linear layers and norms, in
-// the order fc1, bn1, fc2, bn2; `buffers` their norms' running mean, running variance and count of batches, or nothing.
+// What Meta-ACON-C has beside x, p1 and p2. `parameters` are weight and bias of fc1, bn1, fc2 and bn2, or of fc1 and fc2;
+// `buffers` running mean, running variance and count of batches of bn1 and bn2, or none.
 struct Generator {
   std::vector<Tensor> parameters, buffers;
   bool batch_statistics;
@@ -169,14 +169,16 @@ struct Generator {
   }
 
   GeneratorLayer layer(int index) const {
-    const size_t own = has_norm() ? 4 : 2, from = index * own;
-    const Tensor none;
-    const auto of_norm = [&](size_t i) { return has_norm() ? parameters[from + 2 + i] : none; };
-    const auto buffer = [&](size_t i) { return buffers.empty() ? none : buffers[index * 3 + i]; };
-    return {
-        parameters[from], parameters[from + 1], of_norm(0), of_norm(1),      buffer(0),
-        buffer(1),        buffer(2),            batch_statistics, momentum, eps,
-        index == 1 ? beta_scale : 0.0};
+    const Tensor* const own = &parameters[index * (has_norm() ? 4 : 2)];
+    GeneratorLayer layer{own[0], own[1], {}, {}, {}, {}, {}, batch_statistics, momentum, eps, index == 1 ? beta_scale : 0};
+    if (has_norm()) {
+      layer.norm_weight = own[2], layer.norm_bias = own[3];
+    }
+    if (!buffers.empty()) {
+      const Tensor* const of_norm = &buffers[index * 3];
+      layer.running_mean = of_norm[0], layer.running_var = of_norm[1], layer.batches = of_norm[2];
+    }
+    return layer;
   }
 };
 
@@ -324,7 +326,8 @@ TORCH_LIBRARY(acon_mm, m) {
       "-> (Tensor grad_x, Tensor grad_p1, Tensor grad_p2, Tensor grad_beta)",
       {at::Tag::pt2_compliant_tag});
   m.def("channel_mean(Tensor x, int channel_dim=1) -> Tensor", {at::Tag::pt2_compliant_tag});
-  // Returns an alias of its input, which operators under torch.compile must not; the module takes another way there.
+  // Neither is for torch.compile, where the module takes another way: operators there must not return their input, nor
+  // choose by what a tensor is.
   m.def("input_and_mean(Tensor(a) x, int channel_dim=1) -> (Tensor(a) x, Tensor mean)", &input_and_mean);
   m.def(
       "meta_acon_c(Tensor x, Tensor p1, Tensor p2, Tensor[] parameters, Tensor(a!)[] buffers, bool batch_statistics, "
