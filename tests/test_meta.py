@@ -143,6 +143,18 @@ def test_at_once_is_what_the_modules_do(norm, batch, training, at_once):
     assert len(at_once) == 2
 
 
+@pytest.mark.skipif(compiled.problem() is not None, reason=str(compiled.problem()))
+def test_at_once_in_mixed_precision(at_once):
+    """Under autocast, x is bfloat16 and the parameters are float32, in which the generator computes."""
+    module = MetaAconC(40, init="paper")
+    one_by_one = in_modules(module)
+    x = torch.randn(2, 40, 5, 5, dtype=torch.bfloat16)
+    y, wanted = module(x), one_by_one(x)
+    assert len(at_once) == 1 and y.dtype == torch.bfloat16
+    assert_close(y, wanted, rtol=0.02, atol=0.02)
+    assert_close(module.state_dict(), one_by_one.state_dict(), rtol=1e-4, atol=1e-5)
+
+
 CASES_FOR_MODULES = (
     "many samples",
     "no space",
