@@ -19,7 +19,7 @@ struct Layout {
 
   static constexpr int64_t kChunkElements = 16384;
   // Rows add up per column: longer chunks, so that the sums stay small beside what they are sums of.
-  static constexpr int64_t kRowChunkElements = 65536;
+  static constexpr int64_t kRowChunkElements = 131072;
 
   Layout(at::IntArrayRef sizes, int64_t channel_dim, bool channels_last) {
     samples = sizes[0];
