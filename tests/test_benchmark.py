@@ -100,17 +100,20 @@ def test_model_variants_train(name):
     counts = []
     for variant in ("ReLU", "authors' Meta-ACON-C, paper's sites", "Meta-ACON-C everywhere"):
         model = models.build(name, variant, CPU)
+        learned, reached = [p for p in model.parameters() if p.requires_grad], []
+        for p in learned:
+            p.register_post_accumulate_grad_hook(reached.append)
         models.training_step(model, 2, 64, CPU)()
-        assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+        assert {id(p) for p in learned} == {id(p) for p in reached}
         models.inference(model, 1, 64, CPU)()
         counts.append(sum(isinstance(module, MetaAconC) for module in model.modules()))
     assert counts[:2] == [0, 16] and counts[2] > 16
 
 
-def test_model_that_one_picture_cannot_train(monkeypatch):
-    monkeypatch.setattr(models, "VARIANTS", {"ReLU": models.VARIANTS["ReLU"]})
-    cases = models.measure(["PSPNet-R18"], 1, 64, [1], CPU, seconds=0, memory=False)
+def test_model_that_one_picture_cannot_train():
+    cases = list(models.measure(["PSPNet-R18"], ["ACON-C everywhere"], 1, 64, [1], CPU, seconds=0, memory=False))
     assert [(case.batch, case.passes) for case in cases] == [(2, "training step"), (2, "inference")]
+    assert all(list(case.ratio) == ["ReLU", "ACON-C everywhere"] and case.ratio["ReLU"] == 1 for case in cases)
 
 
 def test_tool(tmp_path):

@@ -41,6 +41,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     group = parser.add_argument_group("models")
     group.add_argument("--models", nargs="+", default=models.MODELS_TO_MEASURE, choices=models.MODELS_TO_MEASURE)
+    group.add_argument(
+        "--variants",
+        nargs="+",
+        default=models.VARIANTS,
+        choices=models.VARIANTS,
+        help="beside ReLU; all in memory at once",
+    )
     group.add_argument("--batch", type=int, default=1, help="pictures; PSPNet gets at least two")
     group.add_argument("--size", type=int, default=512, help="height and width of the pictures")
     group.add_argument("--no-memory", action="store_true", help="time alone")
@@ -70,7 +77,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         measured = list(
             tqdm(
                 models.measure(
-                    args.models, args.batch, args.size, args.threads, device, 10 * args.seconds, not args.no_memory
+                    args.models,
+                    args.variants,
+                    args.batch,
+                    args.size,
+                    args.threads,
+                    device,
+                    10 * args.seconds,
+                    not args.no_memory,
                 ),
                 total=2 * len(args.models) * len(args.threads),
                 desc="models",

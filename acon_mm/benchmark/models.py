@@ -5,7 +5,7 @@ Time is interleaved in one process. Memory is the peak of a process of its own t
 
 import gc
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,21 +61,30 @@ class ModelCase:
 
 
 def measure(
-    names: list[str], batch: int, size: int, threads: list[int], device: torch.device, seconds: float, memory: bool
+    names: Sequence[str],
+    variants: Sequence[str],
+    batch: int,
+    size: int,
+    threads: Sequence[int],
+    device: torch.device,
+    seconds: float,
+    memory: bool,
 ) -> Iterator[ModelCase]:
     """The cases of all models, one by one.
 
     Args:
         names: of :data:`MODELS_TO_MEASURE`.
+        variants: of :data:`VARIANTS`; they are in memory together. ReLU is always there.
         batch, size: pictures and their height and width; PSPNet gets at least two.
         seconds: to measure each.
         memory: whether to measure that as well, in processes of their own.
     """
+    variants = [PEER, *(variant for variant in variants if variant != PEER)]
     for name, batch in ((name, max(batch, _LEAST_BATCH[name.partition("-")[0]])) for name in names):
-        peaks = _peaks(name, batch, size, device) if memory else {}
+        peaks = _peaks(name, variants, batch, size, device) if memory else {}
         for count in threads:
             torch.set_num_threads(count)
-            models = {variant: build(name, variant, device) for variant in VARIANTS}
+            models = {variant: build(name, variant, device) for variant in variants}
             for passes, run in (("training step", training_step), ("inference", inference)):
                 calls = {variant: run(model, batch, size, device) for variant, model in models.items()}
                 times = interleaved(calls, seconds, device)
@@ -129,10 +138,10 @@ def training_step(model: nn.Module, batch: int, size: int, device: torch.device)
 
     def run() -> None:
         model.train()
-        optimizer.zero_grad()
         losses, _ = model.parse_losses(model.loss(pictures, samples))
         losses.backward()
         optimizer.step()
+        optimizer.zero_grad()
 
     return run
 
@@ -186,10 +195,10 @@ def _without_sync(cfg) -> None:
             _without_sync(value)
 
 
-def _peaks(name: str, batch: int, size: int, device: torch.device) -> dict[str, float]:
+def _peaks(name: str, variants: Sequence[str], batch: int, size: int, device: torch.device) -> dict[str, float]:
     context = multiprocessing.get_context("spawn")
     peaks = {}
-    for variant in VARIANTS:
+    for variant in variants:
         with context.Pool(1) as pool:
             peaks[variant] = pool.apply(_peak, (name, variant, batch, size, str(device)))
     return peaks
@@ -201,6 +210,5 @@ def _peak(name: str, variant: str, batch: int, size: int, device_name: str) -> i
     model = build(name, variant, device)
     training_step(model, batch, 64, device)()  # what libraries need once
     step = training_step(model, batch, size, device)
-    model.zero_grad()
     gc.collect()
     return peak_bytes(step, device)
