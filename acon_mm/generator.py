@@ -38,10 +38,8 @@ def all_at_once(module: nn.Module, x: Tensor, channel_dim: int) -> Tensor | None
         buffers = [t for norm in (bn1, bn2) for t in (norm.running_mean, norm.running_var, norm.num_batches_tracked)]
         from_batch = from_batch and has_batch_statistics(bn1, x.shape[:2])
     p1, p2 = module.p1, module.p2
-    dtype = fc1.weight.dtype
-    if backend_for(x, p1, p2, *parameters) != "compiled" or dtype != torch.promote_types(x.dtype, torch.float32):
-        return None
-    if any(t.dtype != dtype for t in parameters):
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if backend_for(x) != "compiled" or any(t.dtype != dtype for t in (p1, p2, *parameters)):
         return None
     return compiled.meta_acon_c(
         x, p1, p2, parameters, buffers, from_batch, momentum, eps, module.beta_scale, channel_dim

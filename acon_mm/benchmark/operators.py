@@ -65,6 +65,8 @@ def measure(
 
 def _cases(kind, shape, dtype, layout, threads, device, peers, seconds) -> Iterator[Case]:
     torch.manual_seed(0)
+    # Each case is compiled by itself: dynamo stops compiling a function after a few shapes.
+    torch.compiler.reset()
     candidates = _candidates(kind, shape[1], peers, device)
     x = torch.randn(shape, device=device).to(dtype)
     if layout == "channels_last":

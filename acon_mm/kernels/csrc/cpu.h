@@ -29,8 +29,8 @@ void add_per_channel_(const Tensor& x, const Tensor& values, int64_t channel_dim
 // `grad_x` plus what comes back through the mean; in place where nobody else can see it.
 Tensor with_gradient_of_mean(Tensor grad_x, const Tensor& grad_mean, int64_t channel_dim);
 
-// A layer of Meta-ACON's generator (see Layer in kernels.h): a linear layer, and, where there are tensors of them, a batch
-// norm with what it counts.
+// A layer of Meta-ACON's generator (see Layer in kernels.h): a linear layer and, where there are tensors of one, a batch
+// norm. Outputs have z, mean and rstd, and gradients those of a norm, where there is a norm.
 struct GeneratorLayer {
   Tensor weight, bias, norm_weight, norm_bias, running_mean, running_var, batches;
   bool batch_statistics;

@@ -1,5 +1,5 @@
-// The loops of a layer of Meta-ACON's generator (see Layer in kernels.h), in the vectors of simd.h. With a few samples its
-// weights are most of what is read and written, once each; libraries for matrix products are made for many samples.
+// The loops of a layer of Meta-ACON's generator (see Layer in kernels.h), in the vectors of simd.h. With a few samples
+// its weights are most of what is read and written, once each; libraries for matrix products are made for many samples.
 #pragma once
 
 #include <cmath>
@@ -70,8 +70,8 @@ template <typename A>
 struct LayerLoops {
   using V = typename Vector<A>::type;
 
-  // Calls f(first sample, samples, first output, outputs) for a few of both at a time, which share the loads of x and of the
-  // weights and whose sums do not wait for one another.
+  // Calls f(first sample, samples, first output, outputs) for a few of both at a time, which share the loads of x and of
+  // the weights and whose sums do not wait for one another.
   template <typename F>
   static void for_groups(int64_t samples, int64_t begin, int64_t end, F f) {
     in_groups<4>(0, samples, [&](int64_t n, auto few) {

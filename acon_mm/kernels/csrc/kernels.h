@@ -78,8 +78,8 @@ struct Layer {
   const A *x, *weight, *bias;
   // g and c. Null: no norm.
   const A *norm_weight, *norm_bias;
-  // Whether mean and variance are those of the samples, which then move the running ones by `momentum`; otherwise they are
-  // the running ones.
+  // Whether mean and variance are those of the samples, which then move the running ones by `momentum`; otherwise they
+  // are the running ones.
   bool batch_statistics;
   A *running_mean, *running_var;
   A momentum, eps;

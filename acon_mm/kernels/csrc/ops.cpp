@@ -157,8 +157,8 @@ std::tuple<Tensor, Tensor> input_and_mean(const Tensor& x, int64_t channel_dim) 
   return {std::move(both[0]), std::move(both[1])};
 }
 
-// What Meta-ACON-C has beside x, p1 and p2. `parameters` are weight and bias of fc1, bn1, fc2 and bn2, or of fc1 and fc2;
-// `buffers` running mean, running variance and count of batches of bn1 and bn2, or none.
+// What Meta-ACON-C has beside x, p1 and p2. `parameters` are weight and bias of fc1, bn1, fc2 and bn2, or of fc1 and
+// fc2; `buffers` running mean, running variance and count of batches of bn1 and bn2, or none.
 struct Generator {
   std::vector<Tensor> parameters, buffers;
   bool batch_statistics;
@@ -170,7 +170,10 @@ struct Generator {
 
   GeneratorLayer layer(int index) const {
     const Tensor* const own = &parameters[index * (has_norm() ? 4 : 2)];
-    GeneratorLayer layer{own[0], own[1], {}, {}, {}, {}, {}, batch_statistics, momentum, eps, index == 1 ? beta_scale : 0};
+    GeneratorLayer layer;
+    layer.weight = own[0], layer.bias = own[1];
+    layer.batch_statistics = batch_statistics, layer.momentum = momentum, layer.eps = eps;
+    layer.sigmoid_scale = index == 1 ? beta_scale : 0;
     if (has_norm()) {
       layer.norm_weight = own[2], layer.norm_bias = own[3];
     }
@@ -305,7 +308,12 @@ Tensor meta_acon_c(
       buffers.size());
   const Generator generator{parameters.vec(), buffers.vec(), batch_statistics, momentum, eps, beta_scale};
   const int64_t channel_dim = at::maybe_wrap_dim(dim, x.dim());
-  if (!x.is_cpu() || at::isTensorSubclassLike(x) || at::areAnyTensorSubclassLike(parameters)) {
+  // Nothing has chosen by device so far, and a kernel must not read what it cannot.
+  const auto readable = [](at::TensorList tensors) {
+    return std::all_of(tensors.begin(), tensors.end(), [](const Tensor& t) { return t.is_cpu(); }) &&
+        !at::areAnyTensorSubclassLike(tensors);
+  };
+  if (!readable({x, p1, p2}) || !readable(parameters) || !readable(buffers)) {
     return composed_meta(x, p1, p2, generator, channel_dim, true);
   }
   return MetaAconC::apply(x, p1, p2, parameters, generator, channel_dim);
