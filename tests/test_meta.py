@@ -11,8 +11,11 @@ from torch import nn
 from torch.testing import assert_close
 
 from acon_mm import MetaAconC, layers
-from acon_mm.kernels import compiled
+from acon_mm.kernels import backend_for, compiled
 
+NEEDS_COMPILED = pytest.mark.skipif(
+    backend_for(torch.ones(1)) != "compiled", reason="the compiled kernels do not serve"
+)
 NORMS = {
     "BN": dict(type="BN"),
     "SyncBN": dict(type="SyncBN"),
@@ -117,7 +120,7 @@ def at_once(monkeypatch):
     return calls
 
 
-@pytest.mark.skipif(compiled.problem() is not None, reason=str(compiled.problem()))
+@NEEDS_COMPILED
 @pytest.mark.parametrize("norm", ["BN", "reverted SyncBN", "none"])
 @pytest.mark.parametrize("batch", [1, 2, 16])
 @pytest.mark.parametrize("training", [True, False])
@@ -143,7 +146,7 @@ def test_at_once_is_what_the_modules_do(norm, batch, training, at_once):
     assert len(at_once) == 2
 
 
-@pytest.mark.skipif(compiled.problem() is not None, reason=str(compiled.problem()))
+@NEEDS_COMPILED
 def test_at_once_in_mixed_precision(at_once):
     """Under autocast, x is bfloat16 and the parameters are float32, in which the generator computes."""
     module = MetaAconC(40, init="paper")

@@ -147,3 +147,19 @@ def test_vmap_is_right_or_refused(name, parameters):
         assert "functorch transforms" in str(error)
     else:
         torch.testing.assert_close(y, torch.stack([function(sample, *ones) for sample in x]))
+
+
+@pytest.mark.parametrize("norm_cfg", [dict(type="BN"), None])
+@pytest.mark.parametrize("training", [True, False])
+def test_meta_refuses_forward_mode_and_functorch(norm_cfg, training):
+    module = MetaAconC(3, norm_cfg=norm_cfg, init="paper").train(training)
+    x, tangent = torch.randn(4, 3, 2, 2), torch.randn(4, 3, 2, 2)
+    with forward_ad.dual_level(), pytest.raises((NotImplementedError, RuntimeError), match="jvp"):
+        module(forward_ad.make_dual(x, tangent))
+    for transform in (
+        lambda: torch.func.jvp(module, (x,), (tangent,)),
+        lambda: torch.func.grad(lambda x: module(x).sum())(x),
+        lambda: torch.func.vmap(module)(torch.stack([x, x])),
+    ):
+        with pytest.raises(RuntimeError, match=r"functorch|Batch|captured Tensor"):
+            transform()
