@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .functional import is_exporting
 from .kernels import backend_for, compiled
-from .layers import has_batch_statistics
+from .layers import InnerConv2d, has_batch_statistics
 
 #: so many samples the compiled layers are made for; matrix products of more are left to PyTorch
 FEW_SAMPLES = 16
@@ -20,12 +20,16 @@ def all_at_once(module: nn.Module, x: Tensor, channel_dim: int) -> Tensor | None
 
     It must without compiled kernels, with more than 16 samples, without space to take a mean of, with other norms than
     a batch norm that has running statistics, with dtypes other than that which is computed in, under ``torch.compile``
-    and export, and where a module inside has hooks, which want to see it called.
+    and export, and where a module inside has hooks, which want to see it called, or was replaced by another class.
+
+    Shape:
+        x ``(N, ..., C, ...)`` with C at ``channel_dim``; the result has the same
     """
     if is_exporting() or torch.compiler.is_compiling() or x.dim() < 3 or not 0 < x.shape[0] <= FEW_SAMPLES:
         return None
     fc1, bn1, fc2, bn2 = layers = module.fc1, module.bn1, module.fc2, module.bn2
-    if any(_has_hooks(layer) for layer in layers):
+    # An adapter around a layer, or a layer of another class, computes something else from the same weight.
+    if any(_has_hooks(layer) for layer in layers) or not all(_is_inner(layer) for layer in (fc1, fc2)):
         return None
     parameters = [fc1.weight, fc1.bias, fc2.weight, fc2.bias]
     buffers, from_batch, momentum, eps = [], False, 0.0, 0.0
@@ -44,6 +48,10 @@ def all_at_once(module: nn.Module, x: Tensor, channel_dim: int) -> Tensor | None
     return compiled.meta_acon_c(
         x, p1, p2, parameters, buffers, from_batch, momentum, eps, module.beta_scale, channel_dim
     )
+
+
+def _is_inner(linear: nn.Module) -> bool:
+    return type(linear).forward is InnerConv2d.forward
 
 
 def _is_plain(norm: nn.Module) -> bool:

@@ -158,11 +158,23 @@ def test_at_once_in_mixed_precision(at_once):
     assert_close(module.state_dict(), one_by_one.state_dict(), rtol=1e-4, atol=1e-5)
 
 
+class Doubled(nn.Module):
+    """An adapter that has the weight of the layer which it goes around, as low-rank adapters do."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.weight, self.bias = layer, layer.weight, layer.bias
+
+    def forward(self, x):
+        return 2 * self.layer(x)
+
+
 CASES_FOR_MODULES = (
     "many samples",
     "no space",
     "bfloat16",
     "hooks",
+    "another layer",
     "SyncBN",
     "GN",
     "cumulative",
@@ -192,6 +204,8 @@ def test_modules_run_where_the_operator_cannot(case, at_once):
         module.bn1.eval()
     if case == "hooks":
         module.bn2.register_forward_hook(lambda *_: called.append("bn2"))
+    if case == "another layer":
+        module.fc2 = Doubled(module.fc2)
     assert module(x).isfinite().all()
     assert not at_once and called == (["bn2"] if case == "hooks" else [])
 

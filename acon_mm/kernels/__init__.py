@@ -10,7 +10,8 @@
     backward(grad_y, x, p1, p2, beta, channel_dim) -> grad_x, grad_p1, grad_p2, grad_beta
 
 The gradients have the shapes and dtypes of their tensors; ``compiled`` has the same behind one operator. None of them
-has a state: a model that was trained by one goes on with any other.
+has a state: a model that was trained by one goes on with any other. ``compiled`` has Meta-ACON with its generator in
+one operator as well (``acon_mm/generator.py``).
 
 The environment variable ``ACON_MM_BACKEND`` set to one of the names makes it serve all that it can, and the reference
 the rest; naming one that is not there is an error.

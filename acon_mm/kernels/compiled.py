@@ -57,16 +57,25 @@ def meta_acon_c(
     r"""Meta-ACON-C with the channel-wise generator, all at once. Differentiable twice.
 
     .. math::
-        \beta = k\,\sigma(BN_2(fc_2(BN_1(fc_1(\mathrm{mean}(x))))))
+        \beta = k\,\sigma(BN_2(fc_2(BN_1(fc_1(\mathrm{mean}(x)))))), \quad
+        y = (p_1 - p_2)\,x\,\sigma(\beta (p_1 - p_2)\,x) + p_2\,x
 
-    With ``batch_statistics``, which take two samples, the norms move their running statistics as in training; otherwise
-    these normalise.
+    (arXiv 2009.04759, section 3.3 and equation 7.) With ``batch_statistics``, which take two samples, the norms move
+    their running statistics as in training; otherwise these normalise.
 
     Args:
         parameters: weight and bias of fc1, bn1, fc2 and bn2, all float32 (float64 where ``x`` is); of fc1 and fc2
             where there are no norms.
         buffers: running mean, running variance and number of batches of bn1 and bn2, or none.
         beta_scale: :math:`k`.
+
+    Shape:
+        x ``(N, ..., C, ...)``, N > 0; p1 and p2 ``(C,)``; fc1's weight ``(H, C, 1, 1)``, fc2's ``(C, H, 1, 1)``, all
+        else ``(H,)`` and ``(C,)``. The result is as ``x``.
+
+    Raises:
+        RuntimeError: another number of parameters or buffers, another shape or dtype of one, batch statistics of a
+            single sample.
     """
     return torch.ops.acon_mm.meta_acon_c.default(
         x, p1, p2, parameters, buffers, batch_statistics, momentum, eps, beta_scale, channel_dim
