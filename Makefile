@@ -28,7 +28,7 @@ help:
 setup: $(INSTALLED)
 
 # The stamp comes last, so a set-up that was interrupted goes on where it was: pip skips what is there.
-$(INSTALLED): pyproject.toml setup.py $(wildcard acon_mm/kernels/csrc/*)
+$(INSTALLED): pyproject.toml setup.py $(wildcard acon_mm/ops/csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "$(PYTHON) must be Python 3.11 or later: make PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \

@@ -2,7 +2,7 @@
 
 Configs and tools go where OpenMMLab's packages keep theirs, ``acon_mm/.mim/configs`` and ``acon_mm/.mim/tools``.
 
-The kernels (``acon_mm/kernels/csrc``) are compiled where PyTorch and a C++ compiler are there, into a library that is
+The kernels (``acon_mm/ops/csrc``) are compiled where PyTorch and a C++ compiler are there, into a library that is
 named after PyTorch's version, since it fits no other. Without it the package works as well, in plain PyTorch. The
 environment variable ``ACON_MM_KERNELS=0`` leaves them out, ``ACON_MM_KERNELS=1`` makes it an error if they do not
 compile.
@@ -17,7 +17,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-CSRC = Path("acon_mm", "kernels", "csrc")
+CSRC = Path("acon_mm", "ops", "csrc")
 WANTED = os.environ.get("ACON_MM_KERNELS", "auto")
 if WANTED not in ("auto", "0", "1"):
     raise SystemExit(f"ACON_MM_KERNELS must be 0 (none), 1 (required) or unset, got {WANTED!r}")
@@ -73,7 +73,7 @@ def kernels() -> dict:
 
     version = "_".join(torch.__version__.split("+")[0].split(".")[:2])
     extension = CppExtension(
-        f"acon_mm.kernels._cpu_torch{version}",
+        f"acon_mm.ops._cpu_torch{version}",
         [str(CSRC / "ops.cpp"), str(CSRC / "cpu.cpp")],
         define_macros=[("ACON_X86", None)] if len(INSTRUCTION_SETS) > 1 else [],
         extra_compile_args=["-O3", "-fopenmp", "-g0"],

@@ -1,19 +1,20 @@
 """ACON activations for OpenMMLab: ``act_cfg=dict(type='MetaAconC')`` on any backbone, neck or head.
 
-Importing the package registers the activations, and the wrappers for machines without CUDA (:mod:`acon_mm.cpu`), and
-applies the effects that :mod:`acon_mm.effects` lists.
+Importing the package registers the activations, a hook and the wrappers for machines without CUDA
+(:mod:`acon_mm.engine`), and makes the changes that :mod:`acon_mm.patches` lists.
 """
 
-from . import stack
+from . import dependencies
 
-stack.check()
+dependencies.check()
 
-from . import cpu, effects, functional  # noqa: E402
-from .activations import AconA, AconB, AconC, AconFReLU, MetaAconC  # noqa: E402
-from .switch import Report, convert_activations  # noqa: E402
+from . import engine, patches  # noqa: E402
+from .convert import Report, convert_activations  # noqa: E402
+from .layers import AconA, AconB, AconC, AconFReLU, MetaAconC  # noqa: E402
+from .ops import functional  # noqa: E402
 from .version import __version__  # noqa: E402
 
-effects.install()
+patches.install()
 
 __all__ = [
     "AconA",
@@ -24,7 +25,7 @@ __all__ = [
     "Report",
     "__version__",
     "convert_activations",
-    "cpu",
-    "effects",
+    "engine",
     "functional",
+    "patches",
 ]

@@ -6,4 +6,4 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-from tiny_runs import configs, trained  # noqa: F401  fixtures of a whole session
+from helpers.tiny_runs import configs, trained  # noqa: F401  fixtures of a whole session

@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from acon_mm.datasets.pictures import PINNED
-from acon_mm.kernels import compiled
+from acon_mm.ops import cpu as compiled
 from acon_mm.version import __version__
 
 ROOT = Path(__file__).parents[1]

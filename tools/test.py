@@ -8,11 +8,11 @@ from pathlib import Path
 from mmengine.config import Config
 
 import acon_mm  # noqa: F401  registers activations and datasets
-from acon_mm import runtime
+from acon_mm.engine import command_line
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = runtime.argument_parser(__doc__)
+    parser = command_line.argument_parser(__doc__)
     parser.add_argument("checkpoint", help="checkpoint file or URL")
     parser.add_argument("--out", help="save predictions: detection to a .pkl file, segmentation to a directory")
     parser.add_argument("--show", action="store_true", help="show painted predictions in a window")
@@ -27,7 +27,7 @@ def paint(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> No
     hook = cfg.get("default_hooks", {}).get("visualization")
     if hook is None:
         kind = "DetVisualizationHook" if cfg.default_scope == "mmdet" else "SegVisualizationHook"
-        raise runtime.UserError(
+        raise command_line.UserError(
             f"--show and --show-dir need default_hooks.visualization in the config: dict(type='{kind}')"
         )
     hook.update(draw=True, show=show, wait_time=wait_time)
@@ -53,7 +53,7 @@ def augment(cfg: Config) -> None:
             cfg.tta_pipeline = [*deepcopy(dataset.pipeline[:-1]), flips()]
     missing = [key for key in ("tta_model", "tta_pipeline") if key not in cfg]
     if missing:
-        raise runtime.UserError(f"--tta needs {' and '.join(missing)} in the config of a segmentor")
+        raise command_line.UserError(f"--tta needs {' and '.join(missing)} in the config of a segmentor")
     cfg.model = {**cfg.tta_model, "module": cfg.model}
     dataset.pipeline = cfg.tta_pipeline
 
@@ -72,7 +72,7 @@ def save_predictions(cfg: Config, out: str) -> None:
     metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else cfg.test_evaluator.metrics
     if cfg.default_scope == "mmdet":
         if not out.endswith((".pkl", ".pickle")):
-            raise runtime.UserError(f"--out of a detector must end in .pkl or .pickle, not {out}")
+            raise command_line.UserError(f"--out of a detector must end in .pkl or .pickle, not {out}")
         metrics.append({"type": "DumpDetResults", "out_file_path": out})
     else:
         # mmseg makes it in the first process alone, which another may be ahead of.
@@ -83,18 +83,18 @@ def save_predictions(cfg: Config, out: str) -> None:
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Run the test; the metrics are logged and returned."""
     args = parse_args(argv)
-    with runtime.session(args.launcher):
-        cfg = runtime.load_config(args, needs=("model", "test_cfg", "test_dataloader", "test_evaluator"))
-        runtime.check_checkpoint(args.checkpoint)
+    with command_line.session(args.launcher):
+        cfg = command_line.load_config(args, needs=("model", "test_cfg", "test_dataloader", "test_evaluator"))
+        command_line.check_checkpoint(args.checkpoint)
         cfg.load_from, cfg.resume = args.checkpoint, False
-        runtime.check_data(cfg, "test_dataloader")
+        command_line.check_data(cfg, "test_dataloader")
         if args.show or args.show_dir:
             paint(cfg, args.show, args.show_dir, args.wait_time)
         if args.tta:
             augment(cfg)
         if args.out:
             save_predictions(cfg, args.out)
-        return runtime.build_runner(cfg).test()
+        return command_line.build_runner(cfg).test()
 
 
 if __name__ == "__main__":

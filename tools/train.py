@@ -7,11 +7,11 @@ from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
 import acon_mm  # noqa: F401  registers activations and datasets
-from acon_mm import runtime
+from acon_mm.engine import command_line
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = runtime.argument_parser(__doc__)
+    parser = command_line.argument_parser(__doc__)
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -37,12 +37,12 @@ def set_start(cfg: Config, resume: str | None) -> None:
     if start is None and cfg.get("resume"):
         start = find_latest_checkpoint(cfg.work_dir)
     if start is not None:
-        runtime.check_checkpoint(start, to_resume=cfg.get("resume", False))
+        command_line.check_checkpoint(start, to_resume=cfg.get("resume", False))
 
 
 def scale_lr(cfg: Config) -> None:
     if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
-        raise runtime.UserError(
+        raise command_line.UserError(
             "--auto-scale-lr needs the batch size that the learning rate was chosen for: "
             "put auto_scale_lr = dict(base_batch_size=16), or whatever it is, in the config"
         )
@@ -51,16 +51,16 @@ def scale_lr(cfg: Config) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    with runtime.session(args.launcher):
-        cfg = runtime.load_config(args, needs=("model", "train_cfg", "train_dataloader", "optim_wrapper"))
+    with command_line.session(args.launcher):
+        cfg = command_line.load_config(args, needs=("model", "train_cfg", "train_dataloader", "optim_wrapper"))
         set_start(cfg, args.resume)
-        runtime.check_pretrained(cfg.model)
-        runtime.check_data(cfg, "train_dataloader", *(["val_dataloader"] if cfg.get("val_cfg") else []))
+        command_line.check_pretrained(cfg.model)
+        command_line.check_data(cfg, "train_dataloader", *(["val_dataloader"] if cfg.get("val_cfg") else []))
         if args.amp:
-            runtime.use_amp(cfg)
+            command_line.use_amp(cfg)
         if args.auto_scale_lr:
             scale_lr(cfg)
-        runtime.build_runner(cfg).train()
+        command_line.build_runner(cfg).train()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,177 @@
+"""The ResNets of the authors' release (github.com/nmaac/acon): what is in their files, and what these compute.
+
+A 7x7 stem, four stages, a classifier ``fc``; the stride of a bottleneck on its first convolution; a bias in every
+convolution; ReLU everywhere but after the 3x3 convolution of a bottleneck (``acon``), or at both activations of a basic
+block (``acon1`` after bn1, ``acon2`` after the sum). The input is BGR, 0..255, not normalised.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .reading import CheckpointError
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+_BASIC = (18, 34)
+_BN = ("weight", "bias", "running_mean", "running_var")
+_EPS = 1e-5
+
+
+class Layout(NamedTuple):
+    """What distinguishes one of their networks from another.
+
+    Attributes:
+        depth: 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
+        kind: ``"AconC"`` or ``"MetaAconC"``.
+        stem, base: channels of the stem and of the first stage (64 and 64 in the release).
+    """
+
+    depth: int
+    kind: str
+    stem: int
+    base: int
+
+    @property
+    def basic(self) -> bool:
+        return self.depth in _BASIC
+
+    def blocks(self) -> list[tuple[str, int, int]]:
+        """Name, channels and stride of every block."""
+        return [
+            (f"layer{stage + 1}.{index}", self.base * 2**stage, 2 if stage and not index else 1)
+            for stage, count in enumerate(BLOCKS[self.depth])
+            for index in range(count)
+        ]
+
+
+def state_of(checkpoint: Mapping) -> dict[str, Tensor]:
+    """The tensors of one of their files, which may be wrapped in ``state_dict`` and named ``module.``."""
+    state = checkpoint.get("state_dict", checkpoint)
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def layout_of(state: Mapping[str, Tensor]) -> Layout:
+    """Which of their networks a state dict is of.
+
+    Raises:
+        CheckpointError: none; or a tensor is missing, too many, or of another shape.
+    """
+    first = "layer1.0.conv1.weight"
+    if "conv1.weight" not in state or first not in state:
+        raise CheckpointError(
+            "it is no ResNet of the authors' release, which has conv1.weight, layer1.0.conv1.weight, ...; it has "
+            + (", ".join(list(state)[:3]) or "nothing")
+        )
+    basic = "layer1.0.conv3.weight" not in state
+    acon = "acon1" if basic else "acon"
+    if f"layer1.0.{acon}.p1" not in state:
+        there = "a ReLU network? Then: convert_checkpoint.py relu" if "layer1.0.conv1.bias" not in state else "no ACON"
+        raise CheckpointError(f"it is no network of the authors' with ACON: layer1.0.{acon}.p1 is missing ({there})")
+    kind = "MetaAconC" if f"layer1.0.{acon}.fc1.weight" in state else "AconC"
+    counts = tuple(
+        len({found[1] for key in state if (found := re.match(rf"layer{stage}\.(\d+)\.", key))})
+        for stage in (1, 2, 3, 4)
+    )
+    depth = next((d for d, blocks in BLOCKS.items() if blocks == counts and (d in _BASIC) == basic), None)
+    if depth is None:
+        lacking = [f"layer{stage}" for stage, count in enumerate(counts, 1) if not count]
+        raise CheckpointError(
+            f"{' and '.join(lacking)} is missing"
+            if lacking
+            else f"stages of {counts} {'basic blocks' if basic else 'bottlenecks'} are none of theirs: {BLOCKS}"
+        )
+    layout = Layout(depth, kind, len(state["conv1.weight"]), len(state[first]))
+    _check_shapes(state, shapes(layout))
+    return layout
+
+
+def _check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+    wrong = [
+        f"{key} is {tuple(state[key].shape)}, not {shape}"
+        for key, shape in expected.items()
+        if key in state and tuple(state[key].shape) != shape
+    ]
+    missing = [f"{key} is missing" for key in expected if key not in state]
+    ignored = ("num_batches_tracked", "fc.weight", "fc.bias")
+    extra = [f"{key} is not theirs" for key in state if key not in expected and not key.endswith(ignored)]
+    found = [*wrong, *missing, *extra]
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise CheckpointError("; ".join(found[:3]) + more)
+
+
+def shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all that such a file holds, besides the classifier and BN's counters."""
+    expected: dict[str, tuple[int, ...]] = {}
+
+    def conv(name: str, norm: str, out: int, into: int, kernel: int) -> None:
+        expected[f"{name}.weight"], expected[f"{name}.bias"] = (out, into, kernel, kernel), (out,)
+        expected.update({f"{norm}.{leaf}": (out,) for leaf in _BN})
+
+    def acon(name: str, channels: int) -> None:
+        names = ("p1", "p2", "beta") if layout.kind == "AconC" else ("p1", "p2")
+        expected.update({f"{name}.{leaf}": (1, channels, 1, 1) for leaf in names})
+        if layout.kind == "MetaAconC":
+            hidden = max(16, channels // 16)
+            conv(f"{name}.fc1", f"{name}.bn1", hidden, channels, 1)
+            conv(f"{name}.fc2", f"{name}.bn2", channels, hidden, 1)
+
+    conv("conv1", "bn1", layout.stem, 3, 7)
+    into = layout.stem
+    for name, channels, stride in layout.blocks():
+        out = channels if layout.basic else 4 * channels
+        kernels = (3, 3) if layout.basic else (1, 3, 1)
+        for number, (kernel, outs) in enumerate(zip(kernels, (channels, channels, out), strict=False), 1):
+            conv(f"{name}.conv{number}", f"{name}.bn{number}", outs, into if number == 1 else channels, kernel)
+        if stride != 1 or into != out:
+            conv(f"{name}.downsample.0", f"{name}.downsample.1", out, into, 1)
+        for leaf in ("acon1", "acon2") if layout.basic else ("acon",):
+            acon(f"{name}.{leaf}", channels)
+        into = out
+    return expected
+
+
+def forward(state: Mapping[str, Tensor], layout: Layout, x: Tensor) -> list[Tensor]:
+    """The outputs of the four stages in evaluation mode, and the classifier's if there is one.
+
+    Written with PyTorch's functions alone, so that it can judge this package's modules.
+    """
+
+    def conv(x: Tensor, name: str, norm: str, stride: int = 1) -> Tensor:
+        weight = state[f"{name}.weight"]
+        x = F.conv2d(x, weight, state[f"{name}.bias"], stride, padding=weight.shape[-1] // 2)
+        scale, shift, mean, var = (state[f"{norm}.{leaf}"] for leaf in _BN)
+        return F.batch_norm(x, mean, var, scale, shift, training=False, eps=_EPS)
+
+    def acon(x: Tensor, name: str) -> Tensor:
+        p1, p2 = state[f"{name}.p1"], state[f"{name}.p2"]
+        if layout.kind == "AconC":
+            beta = state[f"{name}.beta"]
+        else:
+            hidden = conv(x.mean((2, 3), keepdim=True), f"{name}.fc1", f"{name}.bn1")
+            beta = torch.sigmoid(conv(hidden, f"{name}.fc2", f"{name}.bn2"))
+        d = (p1 - p2) * x
+        return d * torch.sigmoid(beta * d) + p2 * x
+
+    x = F.max_pool2d(conv(x, "conv1", "bn1", 2).relu(), 3, 2, 1)
+    outputs = []
+    for name, _, stride in layout.blocks():
+        if name.endswith(".0") and name != "layer1.0":
+            outputs.append(x)
+        down = f"{name}.downsample."
+        identity = conv(x, f"{down}0", f"{down}1", stride) if f"{down}0.weight" in state else x
+        first = conv(x, f"{name}.conv1", f"{name}.bn1", stride)
+        if layout.basic:
+            second = conv(acon(first, f"{name}.acon1"), f"{name}.conv2", f"{name}.bn2")
+            x = acon(second + identity, f"{name}.acon2")
+        else:
+            second = acon(conv(first.relu(), f"{name}.conv2", f"{name}.bn2"), f"{name}.acon")
+            x = (conv(second, f"{name}.conv3", f"{name}.bn3") + identity).relu()
+    outputs.append(x)
+    if "fc.weight" in state:
+        outputs.append(F.linear(x.mean((2, 3)), state["fc.weight"], state["fc.bias"]))
+    return outputs

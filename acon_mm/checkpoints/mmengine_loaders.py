@@ -1,0 +1,66 @@
+"""mmengine's loaders, held to the rules of this package; :mod:`acon_mm.patches` puts them in their places.
+
+Every way of mmengine's leads through these three (in the maintained fork, a fourth, which reads files): `load_from`,
+resume, test, ``init_cfg=dict(type='Pretrained')`` and ``init_detector``. A model without ACON, given a checkpoint
+without requirements, is loaded by the original functions.
+"""
+
+import pickle
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import nn
+
+from . import loading, reading, requirements
+from .acon_types import has_acons
+
+
+def checked(original: Callable, is_active: Callable[[], bool]) -> Callable:
+    """mmengine's ``load_state_dict``, but what goes into a model with ACONs is checked and reported.
+
+    Args:
+        original: the function that serves all other models.
+        is_active: whether to check at all. Who imported the new function by name still has it after
+            :func:`acon_mm.patches.uninstall`.
+    """
+
+    @wraps(original)
+    def load_state_dict(module: nn.Module, state_dict: dict, strict: bool = False, logger=None) -> None:
+        if not is_active() or not (has_acons(module) or requirements.requirements_in(state_dict)):
+            return original(module, state_dict, strict, logger)
+        report = loading.load_state_dict(module, state_dict, strict=strict)
+        print_log(str(report), logger="current", level=report.level)
+
+    return load_state_dict
+
+
+def load_checkpoint_with_prefix(prefix: str, filename: str, map_location=None) -> dict:
+    """As mmengine's, but what is below the prefix keeps its metadata."""
+    checkpoint = CheckpointLoader.load_checkpoint(filename, map_location)
+    return requirements.below(checkpoint.get("state_dict", checkpoint), prefix.rstrip("."))
+
+
+def without_code(original: Callable) -> classmethod:
+    """mmengine's ``CheckpointLoader.load_checkpoint``, for all sources, but code in a checkpoint is never run."""
+
+    @wraps(original)
+    def load_checkpoint(cls, filename: str, map_location=None, logger="current") -> dict:
+        with reading.weights_only():
+            try:
+                return original.__func__(cls, filename, map_location, logger)
+            except pickle.UnpicklingError as error:
+                raise reading.explained(filename, error) from error
+
+    return classmethod(load_checkpoint)
+
+
+def load_file(file: Any, map_location=None, weights_only=None) -> Any:
+    """``torch.load`` with the types that :mod:`acon_mm.checkpoints.reading` allows.
+
+    The fork's own allows ``getattr`` and NumPy's types as they are meanwhile, and then takes them off the list for all.
+    """
+    return torch.load(file, map_location=map_location, weights_only=True)

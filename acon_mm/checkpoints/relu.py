@@ -1,0 +1,128 @@
+"""From a ReLU network to its ACON twin, which computes nearly the same and learns on from there."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from mmengine.model import BaseModel, revert_sync_batchnorm
+from mmengine.runner.checkpoint import get_state_dict
+from torch import Tensor, nn
+
+from ..version import __version__
+from .acon_types import acon_type_of, acons_of, names_below
+from .loading import load_state_dict
+from .reading import CheckpointError
+from .report import LoadReport
+
+
+class Converted(NamedTuple):
+    """What :func:`convert_relu` made.
+
+    Attributes:
+        checkpoint: names as in the source, and ACON's parameters.
+        report: what came from the source.
+        difference: of the features on a random picture, relative to the ReLU network's.
+    """
+
+    checkpoint: dict
+    report: LoadReport
+    difference: float
+
+
+def start_as_relu(model: nn.Module) -> None:
+    """Give every ACON of a model the initial values of ``init='relu'``, whatever it was built with.
+
+    Raises:
+        ValueError: one cannot start as ReLU (ACON-FReLU; Meta-ACON by pixel or layer).
+    """
+    for acon in acons_of(model).values():
+        acon.reinitialize("relu")
+
+
+def convert_relu(model: nn.Module, checkpoint: Mapping, allow: Iterable[str] = ()) -> Converted:
+    """Put a ReLU network's weights into an ACON model, whose ACONs then start close to ReLU.
+
+    Args:
+        model: built from the config that shall use the result; it is changed.
+        checkpoint: of the whole model, or of its backbone (a classifier is dropped).
+        allow: names that need not fit (:func:`acon_mm.checkpoints.load_state_dict`).
+
+    Raises:
+        CheckpointError: the checkpoint has ACONs already, or does not fit.
+        ValueError: the model has no ACON where the weights go, or one that cannot start as ReLU.
+    """
+    state = _without_module(checkpoint.get("state_dict", checkpoint))
+    part = _part_for(model, state)
+    acons = acons_of(part)
+    if not acons:
+        raise ValueError(f"{type(part).__name__} has no ACON: give it act_cfg in the config")
+    if found := [place for place in acons if acon_type_of(names_below(state, place))]:
+        raise CheckpointError(
+            f"it has ACONs already ({found[0]}, ...), so it is not of a ReLU network; use it as it is"
+        )
+    start_as_relu(part)
+    report = load_state_dict(part, state, allow=allow)
+    difference = relu_difference(part)
+    if not difference < 1:  # a NaN is no less
+        raise CheckpointError(
+            f"its features and the ReLU network's differ by {difference:.1e} relative: is it damaged?"
+        )
+    meta = {"acon_mm_version": __version__}
+    if isinstance(checkpoint.get("meta"), Mapping) and "dataset_meta" in checkpoint["meta"]:
+        meta["dataset_meta"] = checkpoint["meta"]["dataset_meta"]
+    return Converted({"meta": meta, "state_dict": get_state_dict(part)}, report, difference)
+
+
+def _without_module(state: Mapping[str, Tensor]) -> OrderedDict:
+    renamed = OrderedDict((key.removeprefix("module."), value) for key, value in state.items())
+    renamed._metadata = getattr(state, "_metadata", {})
+    return renamed
+
+
+def _part_for(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """The model, or the one of its parts whose names the state dict has."""
+    candidates = [model, *model.children()]
+    return max(candidates, key=lambda part: len(state.keys() & part.state_dict().keys()))
+
+
+def relu_twin(model: nn.Module) -> nn.Module:
+    """A copy of a model with ReLU in the place of every ACON."""
+    twin = copy.deepcopy(model)
+    for place in acons_of(twin):
+        parent, _, leaf = place.rpartition(".")
+        setattr(twin.get_submodule(parent), leaf, nn.ReLU())
+    return twin
+
+
+def relu_difference(model: nn.Module) -> float:
+    """How far the features of a model are from those with ReLU, on one random picture: norm over norm, the worst map.
+
+    Of a detector or segmentor, the features are those of backbone and neck; where the heads take them without RoIs,
+    what these compute.
+    """
+    picture = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    outputs = []
+    for network in (copy.deepcopy(model), relu_twin(model)):
+        network = revert_sync_batchnorm(network)
+        network.eval()
+        with torch.no_grad():
+            outputs.append(list(_tensors(_features(network, picture))))
+    return max(((ours - relu).norm() / relu.norm()).item() for ours, relu in zip(*outputs, strict=True))
+
+
+def _features(network: nn.Module, picture: Tensor):
+    if not isinstance(network, BaseModel):
+        return network(picture)
+    if hasattr(network, "roi_head"):
+        return network.extract_feat(picture)
+    return network(picture, mode="tensor")
+
+
+def _tensors(outputs) -> Iterable[Tensor]:
+    if isinstance(outputs, Tensor):
+        yield outputs
+    else:
+        for output in outputs.values() if isinstance(outputs, Mapping) else outputs:
+            yield from _tensors(output)

@@ -1,0 +1,100 @@
+"""How an ACON without ``num_channels`` gets it: from the layer before it, when it is attached to its parent.
+
+OpenMMLab's code builds activations by ``build_activation_layer(act_cfg)``, without the number of channels, and assigns
+the result to an attribute of a module. PyTorch tells a hook of every such assignment; ours completes the ACONs that
+do not know their channels yet and touches nothing else. Rules, by the kind of parent:
+
+- ``ConvModule``: the channels at its activation, by its ``order``;
+- ``nn.Sequential``: the layer before, looking through layers that keep the channels (dropout, pooling, activations);
+- any other module: its convolutions, linear layers and norms so far, if all have the same number of channels;
+- otherwise nothing is guessed: the ACON raises an error when it is called.
+"""
+
+from collections.abc import Iterable
+from itertools import takewhile
+from typing import NamedTuple
+
+from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from ..layers import Acon
+
+# Layers whose output has the channels of their input, at the same dimension.
+_KEEPS_CHANNELS = (
+    Acon,
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Mish),
+    *(nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.Identity),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool2d, nn.AvgPool3d),
+    *(nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample, nn.ZeroPad2d, nn.ReflectionPad2d),
+)
+
+
+class Channels(NamedTuple):
+    """The channels of a feature: how many, and at which dimension."""
+
+    num_channels: int
+    channel_dim: int
+
+
+def complete(parent: nn.Module, name: str, module: nn.Module) -> None:
+    """Tell an ACON that is being attached how many channels it has, where ``parent`` shows it."""
+    if not isinstance(module, Acon) or (module.num_channels is not None and module.channel_dim is not None):
+        return
+    module.location = f"{type(parent).__name__}.{name}"
+    channels = channels_before(parent, name)
+    if channels is None:
+        return
+    # Where the layer before is not known for sure, ``num_channels`` of the config is not contradicted.
+    certain = isinstance(parent, (ConvModule, nn.Sequential))
+    if certain or module.num_channels in (None, channels.num_channels):
+        module.set_channels(*channels)
+
+
+def channels_before(parent: nn.Module, name: str) -> Channels | None:
+    """The channels of what ``parent`` feeds to its activation ``name``, present or about to be attached."""
+    if isinstance(parent, ConvModule):
+        conv_first = parent.order.index("conv") < parent.order.index("act")
+        return Channels(parent.out_channels if conv_first else parent.in_channels, 1)
+    if isinstance(parent, (nn.ModuleList, nn.ModuleDict)):
+        return None
+    before = [child for _, child in takewhile(lambda item: item[0] != name, parent._modules.items())]
+    if isinstance(parent, nn.Sequential):
+        return _channels_after(before)
+    found = {channels for child in before if (channels := output_channels(child)) is not None}
+    return found.pop() if len(found) == 1 else None
+
+
+def _channels_after(layers: Iterable[nn.Module]) -> Channels | None:
+    """The channels after a chain of layers; None where a layer's output is not known."""
+    for layer in reversed(list(layers)):
+        if isinstance(layer, nn.Sequential):
+            return _channels_after(layer)
+        channels = output_channels(layer)
+        if channels is not None or not isinstance(layer, _KEEPS_CHANNELS):
+            return channels
+    return None
+
+
+def output_channels(layer: nn.Module) -> Channels | None:
+    """The output channels that a layer's class and attributes tell; None where they do not."""
+    if isinstance(layer, (_ConvNd, ConvModule)):
+        return Channels(layer.out_channels, 1)
+    if isinstance(layer, DepthwiseSeparableConvModule):
+        return Channels(layer.pointwise_conv.out_channels, 1)
+    if isinstance(layer, nn.Linear):
+        return Channels(layer.out_features, -1)
+    if isinstance(layer, _NormBase):  # batch and instance norms
+        return Channels(layer.num_features, 1)
+    if isinstance(layer, nn.GroupNorm):
+        return Channels(layer.num_channels, 1)
+    if isinstance(layer, nn.LayerNorm):
+        # Over (C, H, W), channels come first; over (C,) alone they are the last dimension.
+        return Channels(layer.normalized_shape[0], 1 if len(layer.normalized_shape) > 1 else -1)
+    if isinstance(layer, Acon) and layer.num_channels is not None and layer.channel_dim is not None:
+        return Channels(layer.num_channels, layer.channel_dim)
+    if hasattr(layer, "kernel_size") and isinstance(getattr(layer, "out_channels", None), int):
+        return Channels(layer.out_channels, 1)  # mmcv's deformable convolutions are no _ConvNd
+    return None

@@ -1,0 +1,189 @@
+"""Dense heads of mmdet: what they call outside of ConvModules."""
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from ...hosts import Host, HostSite
+
+_DISTANCE = "keeps the distance from a point to an edge of its box from being negative"
+
+
+class RPNHeadSites(Host):
+    """``rpn_act`` after the one convolution.
+
+    With ``num_convs > 1`` the convolutions are ConvModules with activations of their own, and upstream activates once
+    more after the last, which ReLU stands (it is idempotent) and ACON does not: the second is dropped.
+    """
+
+    upstream = ("mmdet.models.dense_heads.rpn_head.RPNHead.forward_single",)
+    shared = None
+    calls = {"forward_single": ("self.act_after_convs()",)}
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        if module.num_convs > 1:
+            last = module.num_convs - 1
+            return [HostSite(f"rpn_conv.{last}.activate", module.rpn_conv[last])]
+        return [HostSite("rpn_act", module.rpn_conv)]
+
+    def act_after_convs(self) -> nn.Module:
+        return nn.Identity() if self.num_convs > 1 else self.rpn_act
+
+
+class GARPNHeadSites(Host):
+    """``rpn_act`` after the convolution; ``relu`` is never called."""
+
+    upstream = ("mmdet.models.dense_heads.ga_rpn_head.GARPNHead.forward_single",)
+    calls = {"forward_single": ("self.rpn_act",)}
+    before = {"rpn_act": "rpn_conv"}
+
+
+class CascadeRPNStageSites(Host):
+    """``relu`` after the adaptive convolution."""
+
+    upstream = ("mmdet.models.dense_heads.cascade_rpn_head.StageCascadeRPNHead.forward_single",)
+    before = {"relu": "rpn_conv.conv"}
+
+
+class FeatureAlignmentSites(Host):
+    """``relu`` after the deformable convolution (guided anchoring, FoveaBox)."""
+
+    upstream = (
+        "mmdet.models.dense_heads.guided_anchor_head.FeatureAdaption.forward",
+        "mmdet.models.dense_heads.fovea_head.FeatureAlign.forward",
+    )
+    before = {"relu": "conv_adaption"}
+
+
+class BiCornerPoolSites(Host):
+    """``relu`` after the sum of the pooled branch and the projection (CornerNet, CentripetalNet)."""
+
+    upstream = ("mmdet.models.dense_heads.corner_head.BiCornerPool.forward",)
+    before = {"relu": "conv1"}
+
+
+class RepPointsHeadSites(Host):
+    """After the convolution that predicts the points, and the two that classify and refine them."""
+
+    upstream = ("mmdet.models.dense_heads.reppoints_head.RepPointsHead.forward_single",)
+    calls = {"forward_single": ("self.pts_init_act", "self.cls_act", "self.pts_refine_act")}
+    before = {
+        "pts_init_act": "reppoints_pts_init_conv",
+        "cls_act": "reppoints_cls_conv",
+        "pts_refine_act": "reppoints_pts_refine_conv",
+    }
+
+
+class VFNetHeadSites(Host):
+    """After the two deformable convolutions."""
+
+    upstream = ("mmdet.models.dense_heads.vfnet_head.VFNetHead.forward_single",)
+    calls = {"forward_single": ("self.reg_refine_act", "self.cls_act")}
+    before = {"reg_refine_act": "vfnet_reg_refine_dconv", "cls_act": "vfnet_cls_dconv"}
+
+
+class YOLACTProtonetSites(Host):
+    """Every other layer of ``protonet``, one of which follows an interpolation, which does not tell its channels."""
+
+    upstream = ("mmdet.models.dense_heads.yolact_head.YOLACTProtonet.forward",)
+    shared = None
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        found, conv = [], None
+        for i, layer in enumerate(module.protonet):
+            if i % 2:
+                found.append(HostSite(f"protonet.{i}", conv))
+            elif isinstance(layer, _ConvNd):
+                conv = layer
+        return found
+
+
+class DyConvSites(Host):
+    """``relu`` after the fusion over levels (GLIP), unless it is a dynamic ReLU, which has an activation inside."""
+
+    upstream = ("mmdet.models.dense_heads.atss_vlfusion_head.DyConv.forward",)
+    shared = None
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        return [] if hasattr(module.relu, "fc") else [HostSite("relu", module.dyconvs[0].conv)]
+
+
+class DeadReLUSites(Host):
+    """``relu`` is never called: all activations are those of the ConvModules, or of parts with entries of their own."""
+
+    upstream = tuple(
+        f"mmdet.models.dense_heads.{method}"
+        for method in (
+            "atss_head.ATSSHead.forward_single",
+            "ddod_head.DDODHead.forward_single",
+            "ga_retina_head.GARetinaHead.forward_single",
+            "gfl_head.GFLHead.forward_single",
+            "guided_anchor_head.GuidedAnchorHead.forward_single",
+            "retina_head.RetinaHead.forward_single",
+            "retina_sepbn_head.RetinaSepBNHead.forward",
+            "sabl_retina_head.SABLRetinaHead.forward_single",
+            "tood_head.TOODHead.forward",
+            "yolact_head.YOLACTHead.forward_single",
+        )
+    )
+
+
+class FSAFHeadSites(Host):
+    """RetinaNet's, whose ``relu`` is called here, on the boxes."""
+
+    upstream = ("mmdet.models.dense_heads.fsaf_head.FSAFHead.forward_single",)
+
+    @classmethod
+    def kept(cls, module: nn.Module) -> dict[str, str]:
+        return {"relu": _DISTANCE}
+
+
+class PointDistanceSites(Host):
+    """FCOS and its like bound the distances that they predict."""
+
+    upstream = tuple(
+        f"mmdet.models.dense_heads.{method}.forward_single"
+        for method in (
+            "fcos_head.FCOSHead",
+            "condinst_head.CondInstBboxHead",
+            "centernet_update_head.CenterNetUpdateHead",
+            "autoassign_head.AutoAssignHead",
+        )
+    )
+    shared = None
+
+    @classmethod
+    def kept(cls, module: nn.Module) -> dict[str, str]:
+        return {"bbox_pred.clamp(min=0)": _DISTANCE}
+
+
+_DYNAMIC = "inside a dynamic convolution: its weights, and so its channels, belong to one instance"
+
+
+class CondInstMaskHeadSites(Host):
+    """The masks come from convolutions whose weights the box head predicts."""
+
+    upstream = ("mmdet.models.dense_heads.condinst_head.CondInstMaskHead.forward_single",)
+    shared = None
+
+    @classmethod
+    def kept(cls, module: nn.Module) -> dict[str, str]:
+        return {"F.relu(x)": _DYNAMIC}
+
+
+class RTMDetInsHeadSites(CondInstMaskHeadSites):
+    """As CondInst."""
+
+    upstream = ("mmdet.models.dense_heads.rtmdet_ins_head.RTMDetInsHead.forward",)
+
+
+class RTMDetInsSepBNHeadSites(CondInstMaskHeadSites):
+    """As CondInst, and distances of points."""
+
+    upstream = ("mmdet.models.dense_heads.rtmdet_ins_head.RTMDetInsSepBNHead.forward",)
+
+    @classmethod
+    def kept(cls, module: nn.Module) -> dict[str, str]:
+        return {**super().kept(module), "F.relu(self.rtm_reg[idx](reg_feat))": _DISTANCE}

@@ -1,0 +1,18 @@
+"""SSH, the neck of a face detector."""
+
+from torch import nn
+
+from ...channels import Channels
+from ...hosts import Host, HostSite
+
+
+class SSHDetModuleSites(Host):
+    """``act`` over the three branches together."""
+
+    upstream = ("mmdet.models.necks.ssh.SSHDetModule.forward",)
+    shared = None
+    calls = {"forward": ("self.act",)}
+
+    @classmethod
+    def sites(cls, module: nn.Module) -> list[HostSite]:
+        return [HostSite("act", module.context_module.conv7x7_3, channels=Channels(module.out_channels, 1))]

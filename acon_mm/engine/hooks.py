@@ -1,0 +1,32 @@
+"""The way out where a checkpoint is meant to differ from the model."""
+
+from collections.abc import Sequence
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ..checkpoints.loading import ALLOWED
+
+
+@HOOKS.register_module()
+class LoadCheckHook(Hook):
+    """Names what need not fit when a checkpoint is loaded: ``load_check=dict(type='LoadCheckHook', allow=[...])``.
+
+    Args:
+        allow: names of tensors or modules, or patterns: ``'bbox_head.retina_cls'``, ``'*.conv_offset.*'``. For what
+            ``init_cfg`` loads into a part of the model, both the part's own names and the model's do.
+    """
+
+    priority = "VERY_HIGH"  # before the copy for a moving average is made
+
+    def __init__(self, allow: Sequence[str]):
+        if isinstance(allow, str) or not all(isinstance(entry, str) for entry in allow):
+            raise TypeError(f"allow must be a list of names, got {allow!r}")
+        self.allow = tuple(allow)
+
+    def before_run(self, runner: Runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        for name, part in model.named_modules():
+            part.__dict__[ALLOWED] = tuple(entry.removeprefix(f"{name}.") for entry in self.allow)

@@ -1,0 +1,77 @@
+"""ACON-A, ACON-B and ACON-C (arXiv 2009.04759)."""
+
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..ops import functional as F
+from .base import Acon, reset_beta, reset_slopes
+
+
+@MODELS.register_module()
+class AconA(Acon):
+    r"""ACON-A, which is Swish with a learned beta.
+
+    .. math::
+        f(x) = x\,\sigma(\beta x)
+
+    where :math:`\beta` is learned per channel and starts at 1, or at :data:`RELU_BETA` with ``init='relu'``.
+    (Section 3.2; arguments: :class:`Acon`. Any shape whose ``channel_dim`` holds C; the result has the same.)
+    """
+
+    def _create(self, num_channels: int) -> None:
+        self._create_per_channel("beta")
+
+    def reset_parameters(self) -> None:
+        reset_beta(self.beta, self.init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dim = self._channel_dim_of(x)
+        return F.acon_a(x, self.beta, dim)
+
+
+@MODELS.register_module()
+class AconB(Acon):
+    r"""ACON-B.
+
+    .. math::
+        f(x) = (1 - p)\,x\,\sigma(\beta (1 - p)\,x) + p\,x
+
+    where :math:`p` (initially 0.25; 0 with ``init='swish'`` and ``'relu'``) and :math:`\beta` (as in :class:`AconA`)
+    are learned per channel. (Section 3.2; arguments: :class:`Acon`. Shapes as in :class:`AconA`.)
+    """
+
+    def _create(self, num_channels: int) -> None:
+        self._create_per_channel("p", "beta")
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.p, 0.25 if self.init == "paper" else 0.0)
+        reset_beta(self.beta, self.init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dim = self._channel_dim_of(x)
+        return F.acon_b(x, self.p, self.beta, dim)
+
+
+@MODELS.register_module()
+class AconC(Acon):
+    r"""ACON-C: learns, per channel, the two slopes and whether to activate.
+
+    .. math::
+        f(x) = (p_1 - p_2)\,x\,\sigma(\beta (p_1 - p_2)\,x) + p_2\,x
+
+    where :math:`p_1, p_2, \beta` are learned per channel. :math:`\beta \to 0` makes it linear,
+    :math:`\beta \to \infty` makes it :math:`\max(p_1 x, p_2 x)`. Initially :math:`p_1 = 1, p_2 = 0, \beta = 1`
+    (``'swish'``), :math:`\beta` = :data:`RELU_BETA` instead (``'relu'``), or :math:`p_1, p_2 \sim N(0, 1), \beta = 1`
+    (``'paper'``). (Equation 7; arguments: :class:`Acon`. Shapes as in :class:`AconA`.)
+    """
+
+    def _create(self, num_channels: int) -> None:
+        self._create_per_channel("p1", "p2", "beta")
+
+    def reset_parameters(self) -> None:
+        reset_slopes(self.p1, self.p2, self.init)
+        reset_beta(self.beta, self.init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dim = self._channel_dim_of(x)
+        return F.acon_c(x, self.p1, self.p2, self.beta, dim)

@@ -1,0 +1,75 @@
+"""ACON-FReLU (arXiv 2009.04759, table 1)."""
+
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..ops import functional as F
+from .base import Acon
+from .inner import InnerConv2d, build_norm, normalize
+
+
+@MODELS.register_module()
+class AconFReLU(Acon):
+    r"""ACON-FReLU: ACON between a value and its spatial condition.
+
+    .. math::
+        f(x) = BN_2((x - \eta(x))\,\sigma(x - \eta(x)) + \eta(x)), \quad \eta(x) = BN_1(\mathrm{depthwise}_{3x3}(x))
+
+    (Table 1 and the authors' TFNet, which has :math:`BN_2`.) The 3x3 window lies over the last two dimensions of space;
+    a missing one counts as size 1, a further one (depth) is part of the batch. Shapes as in :class:`AconA`.
+
+    Args:
+        num_channels, channel_dim, inplace: as in :class:`Acon`.
+        norm_cfg: both norms; ``None``: none.
+        out_norm: whether :math:`BN_2` follows.
+        init: ``'paper'``: the window's weights are drawn from N(0, 0.01), its bias is 0.
+    """
+
+    inits = ("paper",)
+
+    def __init__(
+        self,
+        num_channels: int | None = None,
+        *,
+        norm_cfg: dict | None = dict(type="BN"),  # noqa: B006 - never changed
+        out_norm: bool = True,
+        init: str = "paper",
+        **kwargs,
+    ):
+        self.norm_cfg, self.out_norm = norm_cfg, out_norm
+        super().__init__(num_channels, init=init, **kwargs)
+
+    def _create(self, num_channels: int) -> None:
+        # Names are the authors'.
+        self.conv_frelu = InnerConv2d(num_channels, num_channels, kernel_size=3, groups=num_channels)
+        self.bn1 = build_norm(self.norm_cfg, num_channels)
+        self.bn2 = build_norm(self.norm_cfg if self.out_norm else None, num_channels)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.conv_frelu.weight, std=0.01)
+        nn.init.zeros_(self.conv_frelu.bias)
+        for norm in (self.bn1, self.bn2):
+            if not isinstance(norm, nn.Identity):
+                norm.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        dim = self._channel_dim_of(x)
+        maps, restore = _as_maps(x.to(self.conv_frelu.weight.dtype), dim)
+        eta = normalize(self.bn1, self.conv_frelu(maps))
+        return restore(normalize(self.bn2, F.acon_frelu(maps, eta)).to(x.dtype))
+
+
+def _as_maps(x: Tensor, channel_dim: int):
+    """``x`` as ``(N', C, H, W)``, and the function that brings a result back to the shape of ``x``."""
+    channels_first = x.movedim(channel_dim, 1)
+    while channels_first.dim() < 4:
+        channels_first = channels_first.unsqueeze(2)
+    depth = tuple(range(2, channels_first.dim() - 2))
+    batched = channels_first.movedim(depth, tuple(range(1, 1 + len(depth))))
+    maps = batched.flatten(0, len(depth))
+
+    def restore(y: Tensor) -> Tensor:
+        y = y.reshape(batched.shape).movedim(tuple(range(1, 1 + len(depth))), depth)
+        return y.reshape(x.movedim(channel_dim, 1).shape).movedim(1, channel_dim)
+
+    return maps, restore

@@ -1,0 +1,222 @@
+"""Meta-ACON-C (arXiv 2009.04759, section 3.3): the activation, its generator, and both in one compiled operator."""
+
+import math
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..ops import backend_for, cpu
+from ..ops import functional as F
+from .base import RELU_BETA, Acon, check_option, reset_slopes
+from .inner import InnerConv2d, build_norm, has_batch_statistics, normalize
+
+GENERATORS = ("channel", "layer", "pixel")
+
+#: so many samples the compiled layers are made for; matrix products of more are left to PyTorch
+FEW_SAMPLES = 16
+
+
+@MODELS.register_module()
+class MetaAconC(Acon):
+    r"""Meta-ACON-C: ACON-C whose beta is computed from the input, sample by sample.
+
+    .. math::
+        f(x) = (p_1 - p_2)\,x\,\sigma(G(x) (p_1 - p_2)\,x) + p_2\,x
+
+    where :math:`p_1, p_2` are learned per channel and the generator :math:`G` is, with the scale :math:`k` (1 in the
+    paper),
+
+    - ``'channel'``: :math:`k\,\sigma(BN_2(fc_2(BN_1(fc_1(\mathrm{mean}_{hw}(x))))))`, one beta per sample and channel;
+    - ``'layer'``: :math:`k\,\sigma(\sum_{chw} x)`, one beta per sample;
+    - ``'pixel'``: :math:`k\,\sigma(x)`, one beta per element.
+
+    The initial values make f what ``init`` says: with ``'swish'`` and ``'relu'`` the channel-wise generator starts at
+    :math:`\sigma(0) = 1/2`, so :math:`k` = 2 or 2 :data:`RELU_BETA` gives ACON-C's initial beta. A batch norm that gets
+    a single value per channel in training (batch size 1) normalises by its running statistics
+    (:func:`acon_mm.layers.inner.normalize`). (Section 3.3; shapes as in :class:`AconA`.)
+
+    Args:
+        num_channels, channel_dim, init, inplace: as in :class:`Acon`.
+        generator: ``'channel'``, ``'layer'`` or ``'pixel'``.
+        r: reduction: fc1 has ``max(r, C // r)`` outputs.
+        norm_cfg: norm of the channel-wise generator; ``None``: none.
+        beta_scale: the scale :math:`k`. ``None``: 1, 2 or 2 :data:`RELU_BETA`, for ``init`` ``'paper'``, ``'swish'``,
+            ``'relu'``. It is saved with the parameters, and a checkpoint's replaces what ``init`` means.
+
+    Raises:
+        ValueError: as :class:`Acon`; ``init='relu'`` with another generator than ``'channel'``.
+    """
+
+    def __init__(
+        self,
+        num_channels: int | None = None,
+        *,
+        generator: str = "channel",
+        r: int = 16,
+        norm_cfg: dict | None = dict(type="BN"),  # noqa: B006 - never changed
+        init: str = "swish",
+        beta_scale: float | None = None,
+        **kwargs,
+    ):
+        check_option("generator", generator, GENERATORS)
+        if not isinstance(r, int) or r < 1:
+            raise ValueError(f"r must be a positive int, got {r!r}")
+        if beta_scale is not None and not beta_scale > 0:
+            raise ValueError(f"beta_scale must be positive or None, got {beta_scale!r}")
+        # Before the base's __init__, which creates the parameters where the number of channels is known.
+        self.generator, self.r, self.norm_cfg = generator, r, norm_cfg
+        self._given_scale = None if beta_scale is None else float(beta_scale)
+        self._set_default_scale(init)
+        super().__init__(num_channels, init=init, **kwargs)
+
+    def reinitialize(self, init: str) -> None:
+        self._set_default_scale(init)
+        super().reinitialize(init)
+
+    def _set_default_scale(self, init: str) -> None:
+        if init == "relu" and self.generator != "channel":
+            raise ValueError(
+                f"generator={self.generator!r} cannot start as ReLU, since its beta falls to 0 where x is negative: "
+                "use generator='channel' or another init"
+            )
+        default = {"paper": 1.0, "swish": 2.0, "relu": 2 * RELU_BETA}.get(init)
+        self.beta_scale = default if self._given_scale is None else self._given_scale
+
+    def _create(self, num_channels: int) -> None:
+        self._create_per_channel("p1", "p2")
+        if self.generator == "channel":
+            hidden = max(self.r, num_channels // self.r)
+            # Names and order are the authors'.
+            self.fc1 = InnerConv2d(num_channels, hidden)
+            self.bn1 = build_norm(self.norm_cfg, hidden, pooled=True)
+            self.fc2 = InnerConv2d(hidden, num_channels)
+            self.bn2 = build_norm(self.norm_cfg, num_channels, pooled=True)
+
+    def reset_parameters(self) -> None:
+        reset_slopes(self.p1, self.p2, self.init)
+        if self.generator != "channel":
+            return
+        for layer in (self.fc1, self.bn1, self.fc2, self.bn2):
+            if not isinstance(layer, nn.Identity):
+                layer.reset_parameters()
+        if self.init != "paper":
+            # G starts as the constant 1/2; its last layer learns first, as with zero-init residuals.
+            affine = getattr(self.bn2, "weight", None)
+            last = self.fc2 if affine is None or not affine.requires_grad else self.bn2
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dim = self._channel_dim_of(x)
+        if self.generator == "pixel":
+            return F.acon_c_pixel(x, self.p1, self.p2, dim, self.beta_scale)
+        if self.generator == "layer":
+            beta = self._layer_beta(x)
+        else:
+            y = fused_meta_acon(self, x, dim)
+            if y is not None:
+                return y
+            x, mean = F.input_and_mean(x, dim)
+            beta = self._channel_beta(mean)
+        return F.acon_c(x, self.p1, self.p2, beta, dim)
+
+    def get_extra_state(self) -> Tensor:
+        """``beta_scale``: another scale makes another function of the same parameters, so it is saved with them."""
+        return torch.tensor(self.beta_scale, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.beta_scale = float(state)
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+        key, p1 = prefix + "_extra_state", state_dict.get(prefix + "p1")
+        if prefix + "beta_scale" in state_dict:  # as it was called before there were extra states
+            state_dict.setdefault(key, state_dict.pop(prefix + "beta_scale"))
+        elif key not in state_dict:
+            # The authors' form, (1, C, 1, 1), has no scale. Files of 0.1.0 have none either; they mean the config's.
+            theirs = p1 is not None and p1.dim() == 4
+            state_dict[key] = torch.tensor(1.0) if theirs else self.get_extra_state()
+        if problem := self._problem_of_scale(float(state_dict[key])):
+            errors.append(f"{prefix}beta_scale {problem}")
+            state_dict[key] = self.get_extra_state()
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+
+    def _problem_of_scale(self, saved: float) -> str | None:
+        if not 0 < saved < math.inf:
+            return f"must be positive and finite, got {saved}"
+        if self._given_scale is not None and not math.isclose(self._given_scale, saved, rel_tol=1e-6):
+            return (
+                f"is {saved:g} in the checkpoint and {self._given_scale:g} in the config: "
+                "leave it out of act_cfg, then it is taken from the checkpoint"
+            )
+        return None
+
+    def _layer_beta(self, x: Tensor) -> Tensor:
+        total = x.flatten(1).sum(1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+        return self.beta_scale * torch.sigmoid(total)
+
+    def _channel_beta(self, mean: Tensor) -> Tensor:
+        hidden = _normalize_pooled(self.bn1, self.fc1(mean.to(self.fc1.weight.dtype)))
+        beta = torch.sigmoid(_normalize_pooled(self.bn2, self.fc2(hidden)))
+        return beta if self.beta_scale == 1 else self.beta_scale * beta
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, generator={self.generator!r}, beta_scale={self.beta_scale:g}"
+
+
+def fused_meta_acon(module: nn.Module, x: Tensor, channel_dim: int) -> Tensor | None:
+    """What a channel-wise :class:`acon_mm.MetaAconC` makes of ``x``; None where it must do that itself.
+
+    It must without compiled kernels, with more than 16 samples, without space to take a mean of, with other norms than
+    a batch norm that has running statistics, with dtypes other than that which is computed in, under ``torch.compile``
+    and export, and where a module inside has hooks, which want to see it called, or was replaced by another class.
+
+    Shape:
+        x ``(N, ..., C, ...)`` with C at ``channel_dim``; the result has the same
+    """
+    if F.is_exporting() or torch.compiler.is_compiling() or x.dim() < 3 or not 0 < x.shape[0] <= FEW_SAMPLES:
+        return None
+    fc1, bn1, fc2, bn2 = layers = module.fc1, module.bn1, module.fc2, module.bn2
+    # An adapter around a layer, or a layer of another class, computes something else from the same weight.
+    if any(_has_hooks(layer) for layer in layers) or not all(_is_inner(layer) for layer in (fc1, fc2)):
+        return None
+    parameters = [fc1.weight, fc1.bias, fc2.weight, fc2.bias]
+    buffers, from_batch, momentum, eps = [], False, 0.0, 0.0
+    if not (isinstance(bn1, nn.Identity) and isinstance(bn2, nn.Identity)):
+        if not _is_plain(bn1) or not _is_plain(bn2) or _options(bn1) != _options(bn2):
+            return None
+        parameters[2:2] = bn1.weight, bn1.bias
+        parameters += bn2.weight, bn2.bias
+        from_batch, momentum, eps = _options(bn1)
+        buffers = [t for norm in (bn1, bn2) for t in (norm.running_mean, norm.running_var, norm.num_batches_tracked)]
+        from_batch = from_batch and has_batch_statistics(bn1, x.shape[:2])
+    p1, p2 = module.p1, module.p2
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if backend_for(x) != "compiled" or any(t.dtype != dtype for t in (p1, p2, *parameters)):
+        return None
+    return cpu.meta_acon_c(x, p1, p2, parameters, buffers, from_batch, momentum, eps, module.beta_scale, channel_dim)
+
+
+def _is_inner(linear: nn.Module) -> bool:
+    return type(linear).forward is InnerConv2d.forward
+
+
+def _is_plain(norm: nn.Module) -> bool:
+    # A SyncBatchNorm has a forward of its own.
+    plain = isinstance(norm, _BatchNorm) and type(norm).forward is _BatchNorm.forward
+    return plain and norm.affine and norm.running_mean is not None and norm.momentum is not None
+
+
+def _options(norm: _BatchNorm) -> tuple[bool, float, float]:
+    return norm.training, norm.momentum, norm.eps
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
+def _normalize_pooled(norm: nn.Module, pooled: Tensor) -> Tensor:
+    if isinstance(norm, nn.Identity):
+        return pooled
+    return normalize(norm, pooled[:, :, None, None]).flatten(1)

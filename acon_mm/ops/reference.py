@@ -1,0 +1,100 @@
+r"""ACON-C in plain PyTorch: the definition that every other implementation is tested against.
+
+With :math:`d = (p_1 - p_2)\,x`, :math:`z = \beta d`, :math:`s = \sigma(z)` and :math:`h = s + z\,s(1-s)`:
+
+.. math::
+    y = d\,s + p_2\,x = x\,(p_2 + (p_1 - p_2)\,s)
+
+.. math::
+    \frac{\partial y}{\partial x} = (p_1 - p_2)\,h + p_2, \quad
+    \frac{\partial y}{\partial p_1} = x\,h, \quad
+    \frac{\partial y}{\partial p_2} = x\,(1 - h), \quad
+    \frac{\partial y}{\partial \beta} = d^2\,s(1-s)
+
+(arXiv 2009.04759, equations 7 and 8.) ``p1``, ``p2`` and ``beta`` are ``(C,)``, ``(N, C)`` or ``(N, 1)``, or have the
+rank of ``x`` and broadcast against it. All is computed in float32 or wider; ``y`` and ``grad_x`` have the dtype of
+``x``.
+"""
+
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+# Beyond this |z|, z * s * (1 - s) is 0 in float32 and float64 alike; clamping keeps inf * 0 out of the gradients.
+_MAX_Z = 1e3
+
+
+def problem() -> str | None:
+    """Why this cannot run here: never."""
+    return None
+
+
+def serves(x: Tensor, compute_dtype: torch.dtype) -> bool:
+    """Whether ``x`` can be handled: always."""
+    return True
+
+
+def align(parameter: Tensor, x: Tensor, channel_dim: int) -> Tensor:
+    """View a ``(C,)``, ``(N, C)`` or ``(N, 1)`` tensor so that it broadcasts against ``x``."""
+    if parameter.dim() > 2:
+        return parameter
+    shape = [1] * x.dim()
+    shape[channel_dim] = parameter.shape[-1]
+    if parameter.dim() == 2:
+        shape[0] = parameter.shape[0]
+    return parameter.reshape(shape)
+
+
+def forward(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> Tensor:
+    """``y`` of ACON-C; allocates the result and nothing else of its size where ``beta`` is small."""
+    p1, p2, beta = _prepared(x, p1, p2, beta, channel_dim)
+    p_diff = p1 - p2
+    y = (x.to(p1.dtype) * (beta * p_diff)).sigmoid_()
+    return y.mul_(p_diff).add_(p2).mul_(x).to(x.dtype)
+
+
+def forward_composed(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> Tensor:
+    """The same ``y`` out of operators that tracing, export and autograd see one by one."""
+    p1, p2, beta = _prepared(x, p1, p2, beta, channel_dim)
+    p_diff = p1 - p2
+    return (x * (p2 + p_diff * torch.sigmoid(x * (beta * p_diff)))).to(x.dtype)
+
+
+def backward(
+    grad_y: Tensor, x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of ``x``, ``p1``, ``p2`` and ``beta``; differentiable once more (double backward)."""
+    aligned = _prepared(x, p1, p2, beta, channel_dim)
+    p1_wide, p2_wide, beta_wide = aligned
+    grad, x_wide = grad_y.to(p1_wide.dtype), x.to(p1_wide.dtype)
+    p_diff = p1_wide - p2_wide
+    z = (beta_wide * p_diff * x_wide).clamp(-_MAX_Z, _MAX_Z)
+    s = torch.sigmoid(z)
+    slope = s * torch.sigmoid(-z)  # s (1-s), without the cancellation
+    h = s + z * slope
+    grad_x = grad * (p_diff * h + p2_wide)
+    weighted = grad * x_wide
+    weighted_h = weighted * h
+    summands = (weighted_h, weighted - weighted_h, finite(weighted * slope * x_wide) * p_diff.square())
+    of_p1, of_p2, of_beta = (t.sum_to_size(p.shape) for t, p in zip(summands, aligned, strict=True))
+    return (
+        grad_x.to(x.dtype),
+        of_p1.reshape(p1.shape).to(p1.dtype),
+        of_p2.reshape(p2.shape).to(p2.dtype),
+        finite(of_beta).reshape(beta.shape).to(beta.dtype),
+    )
+
+
+def finite(grad_beta: Tensor) -> Tensor:
+    """Without infinities, which x * x may overflow to where beta is near 0; NaN stays.
+
+    A slope of 0, of a saturated generator or ``p1 - p2`` of 0, makes a finite number 0 and an infinity NaN.
+    """
+    limit = torch.finfo(grad_beta.dtype).max
+    return grad_beta.clamp(-limit, limit)
+
+
+def _prepared(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> tuple[Tensor, ...]:
+    dtype = reduce(torch.promote_types, (t.dtype for t in (x, p1, p2, beta)), torch.float32)
+    return tuple(align(p, x, channel_dim).to(dtype) for p in (p1, p2, beta))

@@ -1,0 +1,132 @@
+"""The benchmark's parts: what it counts and compares, not how fast anything is."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from acon_mm import MetaAconC
+from acon_mm.analysis.benchmark import measure, models, operators
+from acon_mm.analysis.benchmark.peers import FORMS
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_all_forms_compute_the_same(kind):
+    torch.manual_seed(0)
+    forms = {name: form(8, init="paper") for name, form in FORMS[kind].items()}
+    x = torch.randn(4, 8, 6, 5)
+    for module in forms.values():
+        module.load_state_dict(forms["ours"].state_dict())
+        torch.testing.assert_close(module(x), forms["ours"](x), rtol=1e-4, atol=1e-5)
+
+
+def test_interleaved_calls_everybody_as_often():
+    calls = []
+    times = measure.interleaved({name: lambda name=name: calls.append(name) for name in "abc"}, 0, CPU, min_rounds=20)
+    assert {name: len(taken) for name, taken in times.items()} == {"a": 20, "b": 20, "c": 20}
+    rounds = [calls[i : i + 3] for i in range(0, len(calls), 3)]
+    assert all(sorted(names) == ["a", "b", "c"] for names in rounds) and len(rounds) == 21  # one to warm up
+    after = {pair for names in rounds for pair in pairwise(names)}
+    assert len(after) == 6  # everybody comes after everybody else
+
+
+def test_inputs_are_read_before_each_call():
+    class Input:
+        def sum(self):
+            calls.append("read")
+
+    calls = []
+    measure.interleaved({"a": lambda: calls.append("call")}, 0, CPU, min_rounds=2, inputs=[Input()])
+    assert calls == ["read", "call"] * 3
+
+
+def test_ratios_are_within_the_round():
+    # A slow second round does not matter, since both were slow in it.
+    assert measure.ratios({"a": [1.0, 10.0, 1.0], "b": [2.0, 20.0, 2.0]}, "a") == {"a": 1.0, "b": 2.0}
+
+
+def test_kept_bytes():
+    x = torch.randn(2, 8, 16, 16, requires_grad=True)
+    size = x.numel() * 4
+    ours, authors = FORMS["AconC"]["ours"](8), FORMS["AconC"]["authors"](8)
+    assert measure.kept_bytes(nn.SiLU(), x, []) == size
+    assert measure.kept_bytes(ours, x, list(ours.parameters())) == size
+    assert measure.kept_bytes(authors, x, list(authors.parameters())) >= 4 * size
+
+
+PEAK = """
+import torch
+from acon_mm.analysis.benchmark.measure import peak_bytes
+
+kept, size = [], 1 << 20
+
+def call():
+    kept.append(torch.ones(8 * size))
+    torch.ones(16 * size)  # not there any more when the next one is
+    kept.append(torch.ones(8 * size))
+
+torch.ones(8 * size)
+print(peak_bytes(call, torch.device("cpu")) / (4 * size))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
+def test_peak_bytes():
+    big = torch.ones(1 << 27)  # of this process, not of the one that is measured
+    done = subprocess.run([sys.executable, "-c", PEAK], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(24, abs=1) and big.numel()
+
+
+def test_operator_cases():
+    sort = [(2, 8, 4, 4)], [torch.float32], ["channels_last"], [1]
+    cases = list(operators.measure(["MetaAconC"], *sort, CPU, ["ReLU"], seconds=0))
+    assert [case.passes for case in cases] == ["forward", "forward + backward"]
+    assert all(set(case.ratio) == {"SiLU", "ours", "ReLU", "copy"} and case.ratio["SiLU"] == 1 for case in cases)
+
+
+@pytest.mark.parametrize("name", ["RetinaNet-R18", "PSPNet-R18"])
+def test_model_variants_train(name):
+    # PSPNet's batch norm after pooling needs two pictures.
+    counts = []
+    for variant in ("ReLU", "authors' Meta-ACON-C, paper's sites", "Meta-ACON-C everywhere"):
+        model = models.build(name, variant, CPU)
+        learned, reached = [p for p in model.parameters() if p.requires_grad], []
+        for p in learned:
+            p.register_post_accumulate_grad_hook(reached.append)
+        models.training_step(model, 2, 64, CPU)()
+        assert {id(p) for p in learned} == {id(p) for p in reached}
+        models.inference(model, 1, 64, CPU)()
+        counts.append(sum(isinstance(module, MetaAconC) for module in model.modules()))
+    assert counts[:2] == [0, 16] and counts[2] > 16
+
+
+def test_model_that_one_picture_cannot_train():
+    cases = list(models.measure(["PSPNet-R18"], ["ACON-C everywhere"], 1, 64, [1], CPU, seconds=0, memory=False))
+    assert [(case.batch, case.passes) for case in cases] == [(2, "training step"), (2, "inference")]
+    assert all(list(case.ratio) == ["ReLU", "ACON-C everywhere"] and case.ratio["ReLU"] == 1 for case in cases)
+
+
+def test_tool(tmp_path):
+    command = "operators --kinds AconC --shapes 1x4x8x8 --threads 1 --seconds 0 --peers ReLU authors --device cpu"
+    done = subprocess.run(
+        [sys.executable, "tools/benchmark.py", *command.split(), "--out", tmp_path / "out"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "out/benchmark.json").read_text())
+    assert [case["passes"] for case in written["operators"]] == ["forward", "forward + backward"]
+    table = (tmp_path / "out/benchmark.md").read_text()
+    assert "| AconC | 1x4x8x8 | float32, contiguous | 1 | forward |" in table and table in done.stdout + "\n"

@@ -1,0 +1,277 @@
+"""``act_cfg`` on the five models: the right sites, the right widths, and nothing else changed."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from torch import nn
+
+import acon_mm
+from acon_mm.layers import Acon
+from helpers.five_models import BASES, DETECTORS, PARTS, batch, build, every_part, model_cfg, total_loss
+
+MODELS_AND_DEPTHS = [*((name, 18) for name in BASES), ("retinanet", 50), ("mask-rcnn", 50), ("pspnet", 50)]
+
+
+def acons(model):
+    return {name: module for name, module in model.named_modules() if isinstance(module, Acon)}
+
+
+def relus(model):
+    return [name for name, module in model.named_modules() if isinstance(module, nn.ReLU)]
+
+
+@pytest.mark.parametrize(("name", "depth"), MODELS_AND_DEPTHS)
+@pytest.mark.parametrize("kind", ["AconC", "MetaAconC"])
+def test_every_acon_runs_and_learns(name, depth, kind):
+    """All sites of all parts: each is called, at its width (checked in its forward), and gets a finite gradient."""
+    model = build(name, depth, **every_part(name, act_cfg=dict(type=kind, init="paper"), act_sites="all"))
+    assert relus(model) == (["bbox_head.relu"] if name == "retinanet" else [])  # that one is never called
+    called = set()
+    for module_name, module in acons(model).items():
+        module.register_forward_hook(lambda *_, module_name=module_name: called.add(module_name))
+    loss = total_loss(model.train(), *batch(name))
+    assert called == set(acons(model))
+    loss.backward()
+    for module_name, module in acons(model).items():
+        assert type(module).__name__ == kind
+        for parameter_name, parameter in module.named_parameters():
+            assert parameter.grad is not None, f"{module_name}.{parameter_name}"
+            assert parameter.grad.isfinite().all(), f"{module_name}.{parameter_name}"
+
+
+@pytest.mark.parametrize(("name", "depth"), MODELS_AND_DEPTHS)
+def test_relu_at_every_site_is_the_original(name, depth):
+    """Pins the forwards that are written again: outputs and gradients are those of the original classes."""
+    original = build(name, depth)
+    model = copy.deepcopy(original)
+    acon_mm.convert_activations(model, dict(type="ReLU"), "all")
+    assert model.state_dict().keys() == original.state_dict().keys()
+    inputs, samples = batch(name)
+    outputs = []
+    for each in (model, original):
+        outputs.append(each.eval()(inputs, samples, mode="tensor"))
+    torch.testing.assert_close(*outputs, rtol=0, atol=0)
+    losses = []
+    for each in (model, original):
+        torch.manual_seed(0)  # dropout and the samplers draw
+        losses.append(total_loss(each.train(), inputs, samples))
+        losses[-1].backward()
+    assert losses[0] == losses[1]
+    for (key, new), old in zip(model.named_parameters(), original.parameters(), strict=True):
+        torch.testing.assert_close(new.grad, old.grad, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("sites", [None, "all"])
+def test_relu_checkpoint_loads(name, sites):
+    checkpoint = build(name).state_dict()
+    options = dict(act_cfg=dict(type="MetaAconC"))
+    if sites:
+        options["act_sites"] = sites
+    model = build(name, **every_part(name, **options))
+    result = model.load_state_dict(checkpoint, strict=False)
+    own = {f"{path}.{key}" for path, module in acons(model).items() for key in module.state_dict()}
+    assert result.unexpected_keys == []
+    # What an older checkpoint may lack is not missing.
+    optional = {key for key in own if key.endswith(("num_batches_tracked", "_extra_state"))}
+    assert set(result.missing_keys) == own - optional
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_class_names_and_isinstance_survive(name):
+    original = build(name, 50)
+    model = build(name, 50, **every_part(name, act_cfg=dict(type="AconC"), act_sites="all"))
+    inner = {path: module for path, module in original.named_modules() if not isinstance(module, nn.ReLU)}
+    for path, module in inner.items():
+        twin = model.get_submodule(path)
+        assert isinstance(twin, type(module))
+        assert type(twin).__name__ == type(module).__name__
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_copies_and_pickles_compute_the_same(name):
+    model = build(name, **every_part(name, act_cfg=dict(type="AconC"), act_sites="all")).eval()
+    inputs, samples = batch(name, count=1)
+    expected = model(inputs, samples, mode="tensor")
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert type(twin.backbone.layer1[0]) is type(model.backbone.layer1[0])
+        torch.testing.assert_close(twin(inputs, samples, mode="tensor"), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["retinanet", "pspnet"])
+def test_the_papers_sites_are_the_backbones_default(name):
+    bottleneck = build(name, 50, backbone=dict(act_cfg=dict(type="AconC")))
+    assert all(path.endswith(".act2") for path in acons(bottleneck)) and len(acons(bottleneck)) == 16
+    basic = build(name, 18, backbone=dict(act_cfg=dict(type="AconC")))
+    assert len(acons(basic)) == 16 and {path.rpartition(".")[2] for path in acons(basic)} == {"act1", "act2"}
+    for model in (bottleneck, basic):  # the stem and all the heads keep theirs
+        assert all(path.startswith("backbone.layer") for path in acons(model))
+
+
+@pytest.mark.parametrize("depth", [34, 101])
+@pytest.mark.parametrize("name", ["retinanet", "pspnet"])
+def test_other_depths(name, depth):
+    model = build(name, depth, backbone=dict(act_cfg=dict(type="AconC")))
+    blocks = {34: 3 + 4 + 6 + 3, 101: 3 + 4 + 23 + 3}[depth]
+    assert len(acons(model)) == blocks * (2 if depth == 34 else 1)
+
+
+def test_resnet_v1d_stem():
+    backbone = dict(type="ResNetV1d", act_cfg=dict(type="AconC"), act_sites=["stem"])
+    model = build("pspnet", 18, backbone=backbone)
+    assert [(path, module.num_channels) for path, module in acons(model).items()] == [
+        ("backbone.stem.2", 32),
+        ("backbone.stem.5", 32),
+        ("backbone.stem.8", 64),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sites", "expected"),
+    [
+        (["stem"], {"backbone.relu"}),
+        (["act2", "stem"], {"backbone.relu", *(f"backbone.layer{s}.{b}.act2" for s in (1, 2, 3, 4) for b in (0, 1))}),
+        (["layer4.1"], {"backbone.layer4.1.act1", "backbone.layer4.1.act2"}),
+        (["layer[12].*.act1"], {f"backbone.layer{s}.{b}.act1" for s in (1, 2) for b in (0, 1)}),
+    ],
+)
+def test_named_sites(sites, expected):
+    model = build("retinanet", backbone=dict(act_cfg=dict(type="AconC"), act_sites=sites))
+    assert set(acons(model)) == expected
+    model(batch("retinanet")[0], mode="tensor")
+
+
+def test_sites_of_a_class_that_takes_act_cfg_itself():
+    head = dict(act_cfg=dict(type="AconC"), act_sites=["bottleneck"])
+    assert set(acons(build("pspnet", decode_head=head))) == {"decode_head.bottleneck.activate"}
+
+
+@pytest.mark.parametrize(
+    "act_cfg",
+    [
+        dict(type="SiLU"),
+        dict(type="GELU"),
+        dict(type="LeakyReLU", negative_slope=0.1),
+        dict(type="Mish"),
+        dict(type="HSwish"),
+        dict(type="PReLU"),
+        dict(type="ELU"),
+        dict(type="AconA"),
+        dict(type="AconB"),
+        dict(type="AconFReLU"),
+    ],
+    ids=lambda cfg: cfg["type"],
+)
+@pytest.mark.parametrize("name", ["mask-rcnn", "deeplabv3plus"])
+def test_any_registered_activation(name, act_cfg):
+    model = build(name, **every_part(name, act_cfg=act_cfg, act_sites="all"))
+    assert relus(model) == []
+    total_loss(model.train(), *batch(name)).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), key
+
+
+def test_whole_model_from_its_config_and_from_python():
+    model = build("mask-rcnn")
+    report = acon_mm.convert_activations(model, dict(type="AconC"))
+    heads = {path for path in acons(model) if not path.startswith("backbone")}
+    assert len(heads) == 1 + 2 + 5  # RPN, box head, mask head
+    assert {path for path in acons(model)} == set(report.converted)
+    assert report.kept == {"backbone.stem": "not among act_sites"}
+    cfg = model_cfg("mask-rcnn")
+    cfg.update(_scope_="mmdet", act_cfg=dict(type="AconC"))
+    twin = MODELS.build(cfg)
+    assert acons(twin).keys() == acons(model).keys()
+
+
+def test_converting_twice_switches_each_site_again():
+    model = build("retinanet")
+    acon_mm.convert_activations(model, dict(type="SiLU"), "all")
+    acon_mm.convert_activations(model, dict(type="AconC"), ["act1"])
+    assert {path.rpartition(".")[2] for path in acons(model)} == {"act1"}
+    assert sum(isinstance(module, nn.SiLU) for module in model.modules()) == 8 + 1 + 8  # act2, stem, head
+    model(batch("retinanet")[0], mode="tensor")
+
+
+def test_a_site_list_keeps_the_other_sites_working():
+    """Unchosen sites of a block go on sharing its ReLU, and the ReLU goes when nobody uses it."""
+    partly = build("retinanet", 50, backbone=dict(act_cfg=dict(type="AconC"))).backbone.layer1[0]
+    assert partly.act1 is partly.act3 is partly.relu
+    wholly = build("retinanet", 50, backbone=dict(act_cfg=dict(type="AconC"), act_sites="all")).backbone.layer1[0]
+    assert not hasattr(wholly, "relu")
+
+
+@pytest.mark.parametrize("name", ["retinanet", "pspnet"])
+def test_frozen_stages_freeze_their_acons(name):
+    options = dict(act_cfg=dict(type="MetaAconC"), act_sites="all", frozen_stages=1)
+    model = build(name, 50, backbone=options)
+    frozen = ("backbone.relu", "backbone.stem", "backbone.layer1")
+    for when in ("built", "training"):
+        if when == "training":
+            model.train()
+        for path, module in acons(model).items():
+            inside = path.startswith(frozen)
+            assert all(p.requires_grad != inside for p in module.parameters()), (when, path)
+            assert when == "built" or module.training != inside, path
+
+
+def test_zero_init_residual_survives():
+    model = build("retinanet", 50, backbone=dict(act_cfg=dict(type="AconC")))
+    assert all(block.norm3.weight.eq(0).all() for block in model.backbone.layer1)
+    meta = build("retinanet", 50, backbone=dict(act_cfg=dict(type="MetaAconC", init="paper")))
+    norms = [module.bn2 for module in acons(meta).values()]
+    assert all(norm.weight.eq(1).all() and norm.bias.eq(0).all() for norm in norms)
+
+
+def test_with_cp_gives_the_same_gradients():
+    gradients = []
+    for with_cp in (False, True):
+        options = dict(act_cfg=dict(type="AconC"), act_sites="all", with_cp=with_cp)
+        model = build("retinanet", 50, backbone=options).eval()  # eval: recomputing would update BN's statistics twice
+        sum(out.sum() for out in model.backbone(batch("retinanet")[0].requires_grad_())).backward()
+        gradients.append({key: p.grad for key, p in model.backbone.named_parameters()})
+    for key, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], gradient, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_rpn_with_several_convolutions_activates_once_after_each():
+    cfg = dict(type="RPNHead", in_channels=8, feat_channels=8, num_convs=2, _scope_="mmdet")
+    head = MODELS.build({**cfg, "act_cfg": dict(type="AconC")})
+    assert set(acons(head)) == {"rpn_conv.0.activate", "rpn_conv.1.activate"}
+    x = torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    score, _ = head.forward_single(x)
+    torch.testing.assert_close(score, head.rpn_cls(head.rpn_conv(x)))
+    assert head.rpn_conv(x).min() < 0  # which a ReLU behind it would have cut
+    original = MODELS.build(dict(cfg))
+    twin = copy.deepcopy(original)
+    acon_mm.convert_activations(twin, dict(type="ReLU"))
+    torch.testing.assert_close(twin.forward_single(x), original.forward_single(x), rtol=0, atol=0)
+
+
+def test_a_norm_that_norm_cfg_freezes_stays_frozen():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+    acon_mm.convert_activations(model, dict(type="MetaAconC", norm_cfg=dict(type="BN", requires_grad=False)))
+    frozen = {name for name, parameter in model[1].named_parameters() if not parameter.requires_grad}
+    assert frozen == {"bn1.weight", "bn1.bias", "bn2.weight", "bn2.bias"}
+
+
+def test_empty_batch_of_rois():
+    model = build("mask-rcnn", **every_part("mask-rcnn", act_cfg=dict(type="MetaAconC")))
+    bbox_head, mask_head = model.roi_head.bbox_head, model.roi_head.mask_head
+    scores, boxes = bbox_head(torch.zeros(0, 256, 7, 7))
+    assert scores.shape == (0, 81) and boxes.shape == (0, 320)
+    assert mask_head(torch.zeros(0, 256, 14, 14)).shape == (0, 80, 28, 28)
+    assert all(module.bn1.running_mean.isfinite().all() for module in acons(model).values())
+
+
+def test_parts_cover_what_the_models_have():
+    """Nothing of the five models is left without a test: their activations are all in PARTS."""
+    for name in BASES:
+        model = build(name)
+        report = acon_mm.convert_activations(model, dict(type="AconC"), "all")
+        assert len(report.converted) == len(acons(model))
+        assert all(site.startswith(PARTS[name]) for site in report.converted)
+        assert (name in DETECTORS) == hasattr(model, "neck")

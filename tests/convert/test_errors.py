@@ -1,0 +1,110 @@
+"""Bad ``act_cfg`` and ``act_sites`` say at build what is wrong and what to do."""
+
+import pytest
+import torch
+from mmcv.cnn import ConvModule
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import nn
+
+import acon_mm
+from acon_mm import patches
+from acon_mm.layers import Acon
+from helpers.five_models import build
+
+
+@pytest.fixture(scope="module")
+def registry():
+    """A class whose activation nobody knows how to switch, and one whose width nothing tells."""
+
+    class Odd(BaseModule):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+            self.relu = nn.ReLU()
+
+    class ChannelsUnknown(BaseModule):
+        def __init__(self, act_cfg):
+            super().__init__()
+            self.layers = nn.Sequential(nn.PixelShuffle(2), MODELS.build(act_cfg))
+
+    for cls in (Odd, ChannelsUnknown):
+        MODELS.register_module(module=cls)
+    yield
+    for cls in (Odd, ChannelsUnknown):
+        MODELS.module_dict.pop(cls.__name__)
+
+
+@pytest.mark.parametrize(
+    ("part", "options", "message"),
+    [
+        (
+            "backbone",
+            dict(act_cfg=dict(type="MetaAcon")),
+            r"act_cfg of ResNet: .*'MetaAcon'; did you mean 'MetaAconC'\?",
+        ),
+        ("decode_head", dict(act_cfg=dict(type="Foo1")), r"act_cfg of PSPHead: .*registered activations are .*AconC"),
+        ("backbone", dict(act_cfg="AconC"), r"act_cfg of ResNetV1c must be a dict with a 'type', got 'AconC'"),
+        ("backbone", dict(act_sites="all"), r"act_sites='all' of ResNetV1c says where, .* no act_cfg"),
+        (
+            "backbone",
+            dict(act_cfg=dict(type="AconC"), act_sites=["act4"]),
+            r"act_sites of ResNetV1c: 'act4' is none of its sites, which are stem.2, .*layer4.1.act2",
+        ),
+        (
+            "backbone",
+            dict(act_cfg=dict(type="AconC"), act_sites="some"),
+            r"act_sites of ResNetV1c must be 'paper', 'all' or a list of site names, got 'some'",
+        ),
+        ("decode_head", dict(act_cfg=dict(type="AconC"), act_sites="paper"), r"chooses none of the sites of PSPHead"),
+        (
+            "backbone",
+            dict(act_cfg=dict(type="AconC", num_channels=7)),
+            r"AconC at ResNetV1c.layer1.0.act1 was given num_channels=7, but .* has 64 channels: leave",
+        ),
+        ("backbone", dict(act_cfg=dict(type="AconC", init="zeros")), r"init must be one of 'paper', 'swish', 'relu'"),
+    ],
+)
+def test_errors_at_build(part, options, message):
+    kind = "ResNet" if "of ResNet:" in message else "ResNetV1c"
+    extra = dict(backbone=dict(type=kind))
+    extra[part] = {**extra.get(part, {}), **options}
+    with pytest.raises(ValueError, match=message):
+        build("pspnet", **extra)
+
+
+def test_act_cfg_where_nothing_activates():
+    with pytest.raises(ValueError, match="act_cfg on ImgDataPreprocessor, which has no activations: leave it"):
+        MODELS.build(dict(type="ImgDataPreprocessor", act_cfg=dict(type="AconC")))
+
+
+def test_a_site_nobody_handles_is_an_error_and_changes_nothing(registry):
+    with pytest.raises(ValueError, match=r"the activation relu of Odd cannot be switched: .*Odd calls it in a way"):
+        MODELS.build(dict(type="Odd", act_cfg=dict(type="SiLU")))
+    model = nn.Sequential(ConvModule(3, 4, 1), MODELS.build(dict(type="Odd")))
+    with pytest.raises(ValueError, match=r"1\.relu of Sequential cannot be switched"):
+        acon_mm.convert_activations(model, dict(type="SiLU"))
+    assert type(model[0].activate) is nn.ReLU
+    acon_mm.convert_activations(model, dict(type="SiLU"), ["0.activate"])
+    assert type(model[0].activate) is nn.SiLU
+
+
+def test_unresolved_width_is_an_error_at_build(registry):
+    with pytest.raises(
+        ValueError,
+        match=r"ChannelsUnknown has activations that do not know their number.* layers\.1\. Add num_channels",
+    ):
+        MODELS.build(dict(type="ChannelsUnknown", act_cfg=dict(type="AconC")))
+    model = MODELS.build(dict(type="ChannelsUnknown", act_cfg=dict(type="AconC", num_channels=2)))
+    with pytest.raises(ValueError, match=r"AconC at Sequential.1 has 2 channels, at dimension 1, .*\(1, 1, 4, 4\)"):
+        model.layers(torch.zeros(1, 4, 2, 2))
+
+
+def test_uninstalled_registries_refuse_act_cfg_again():
+    patches.uninstall()
+    try:
+        with pytest.raises(TypeError, match="unexpected keyword argument 'act_cfg'"):
+            build("retinanet", backbone=dict(act_cfg=dict(type="AconC")))
+    finally:
+        patches.install()
+    assert any(isinstance(m, Acon) for m in build("retinanet", backbone=dict(act_cfg=dict(type="AconC"))).modules())

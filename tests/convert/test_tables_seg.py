@@ -1,0 +1,91 @@
+"""``act_cfg`` on mmseg's components: every activation, at its width; the original's forward where it is rewritten."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+import acon_mm
+from helpers.act_trace import ActivationTrace, acons, total
+from helpers.seg_parts import PARTS, build, inputs
+
+#: what runs in a component besides ACONs, and stays
+STAYS = {
+    "ham": {"relu in hamburger"},
+    "mobilenetv3": set(),
+}
+#: components whose own activation is not ReLU
+OWN = {"mscan": dict(type="GELU"), "feature2pyramid": dict(type="GELU")}
+#: components that cannot be converted into themselves: of several kinds of activation, or with learned ones
+MIXED = ("cgnet", "mobilenetv3", "dpt")
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_activation_becomes_an_acon(name):
+    """By the config: whether the class takes ``act_cfg`` or not, nothing else activates, and all ACONs learn."""
+    model = build(name, act_cfg=dict(type="AconC"))
+    if name in ("resnest", "resnext", "hrnet", "bisenetv1", "icnet"):  # the paper's sites are the default
+        acon_mm.convert_activations(model, dict(type="AconC"), "all")
+    model.train()
+    with ActivationTrace(model) as trace:
+        total(model(inputs(name))).backward()
+    assert trace.calls == STAYS.get(name, set())
+    assert trace.acons == set(acons(model)) != set()
+    for path, module in acons(model).items():
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters()), path
+    model.eval()
+    model(inputs(name)[1] if name in ("pid", "ddr") else inputs(name))  # which have one branch less then
+
+
+@pytest.mark.parametrize("name", [name for name in PARTS if name not in (*MIXED, "mit")])
+def test_the_original_activation_at_every_site_is_the_original(name):
+    original = build(name)
+    model = copy.deepcopy(original)
+    acon_mm.convert_activations(model, OWN.get(name, dict(type="ReLU6" if name == "mobilenetv2" else "ReLU")), "all")
+    assert model.state_dict().keys() == original.state_dict().keys()
+    losses = []
+    for each in (model, original):
+        torch.manual_seed(0)
+        losses.append(total(each(inputs(name))))
+        losses[-1].backward()
+    assert losses[0] == losses[1]
+    for (key, new), old in zip(model.named_parameters(), original.parameters(), strict=True):
+        torch.testing.assert_close(new.grad, old.grad, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_attention_keeps_its_gelus_where_no_act_cfg_of_its_own_reaches_them():
+    model = build("mit")
+    with pytest.raises(acon_mm.convert.NoActivationsError, match="a GELU in a transformer's feed-forward network"):
+        acon_mm.convert_activations(model, dict(type="AconC"))
+
+
+@pytest.mark.parametrize(
+    ("cfg", "reason"),
+    [
+        (dict(type="FFN", embed_dims=8, act_cfg=dict(type="QuickGELU")), "a GELU in a transformer's feed-forward"),
+        (
+            dict(type="CLIPTextEncoder", vocabulary=["a"], embed_dims=8, num_layers=1, total_vocab_size=9),
+            "a language model, whose weights are fetched as they are",
+        ),
+    ],
+)
+def test_what_stays_of_clip(cfg, reason):
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        model = MODELS.build(cfg)
+    with pytest.raises(acon_mm.convert.NoActivationsError, match=reason):
+        acon_mm.convert_activations(model, dict(type="AconC"))
+
+
+@pytest.mark.parametrize("name", [name for name in PARTS if name != "mit"])
+def test_relu_checkpoint_loads(name):
+    """A ReLU network's weights fit; PReLU's learned slopes have no place any more."""
+    model = build(name)
+    original = model.state_dict()
+    acon_mm.convert_activations(model, dict(type="MetaAconC"), "all")
+    result = model.load_state_dict(original, strict=False)
+    own = {f"{path}.{key}" for path, module in acons(model).items() for key in module.state_dict()}
+    assert set(result.missing_keys) <= own
+    slopes = {f"{path}.weight" for path, module in build(name).named_modules() if isinstance(module, nn.PReLU)}
+    assert set(result.unexpected_keys) == slopes

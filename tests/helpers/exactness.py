@@ -1,0 +1,69 @@
+"""ACON-C against float64, on tensors that lie in memory in every way."""
+
+import torch
+from torch import Tensor
+
+from acon_mm.ops import reference
+
+# y and grad_x: in units of the last place of |x| (1 + |z|) and |grad_y| (1 + |z|), as the rounding of z passes on;
+# half a unit more for rounding to a narrow type.
+ULPS = 4
+
+
+def exact(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """ACON-C and its z out of float64 operators."""
+    p1, p2, beta = (reference.align(t, x, dim) for t in (p1, p2, beta))
+    d = (p1 - p2) * x
+    return d * torch.sigmoid(beta * d) + p2 * x, beta * d
+
+
+def layouts(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, tuple[Tensor, int]]:
+    """The same values lying differently in memory, with the dimension of the channels."""
+    x = torch.randn(shape, dtype=torch.float64).mul_(3).to(dtype)
+    last = x.movedim(1, -1).contiguous()
+    wide = torch.zeros(*shape[:-1], 2 * shape[-1], dtype=dtype)
+    wide[..., ::2] = x
+    return {
+        "contiguous": (x, 1),
+        "channels_last": (last.movedim(-1, 1), 1),
+        "last dimension": (last, -1),
+        "strided": (wide[..., ::2], 1),
+        "flipped strides": (x.transpose(0, -1).contiguous().transpose(0, -1), 1),
+    }
+
+
+def run(function, x: Tensor, parameters: list[Tensor], dim: int, grad: Tensor) -> list[Tensor]:
+    """y, and the gradients of all inputs."""
+    inputs = [t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in (x, *parameters)]
+    y = function(*inputs, dim)
+    return [y.detach(), *torch.autograd.grad(y, inputs, grad)]
+
+
+def assert_exact(function, x: Tensor, parameters: list[Tensor], dim: int, roundings: float = 0.5) -> None:
+    """``roundings``: units in the last place that rounding to the dtype of ``x`` may take."""
+    grad = torch.randn(x.shape, dtype=torch.float64).to(x.dtype)
+    y, grad_x, *grads = run(function, x, parameters, dim, grad)
+    wide = [t.double() for t in (x, *parameters)]
+    wanted = run(lambda *inputs: exact(*inputs)[0], wide[0], wide[1:], dim, grad.double())
+    z = exact(*wide, dim)[1].abs()
+    # What is computed in, and what results are rounded to. Where parameters are float32, float64 starts from these.
+    eps, rounding = torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps, torch.finfo(x.dtype).eps * roundings
+    eps = max(eps, torch.finfo(torch.float64).eps)
+    slopes = (parameters[0].abs() + parameters[1].abs() + 1).max().item()
+    tiny = torch.finfo(x.dtype).tiny
+    for got, want, size in ((y, wanted[0], wide[0].abs()), (grad_x, wanted[1], grad.double().abs())):
+        assert got.dtype == x.dtype
+        bound = slopes * size * (1 + z) * ULPS * eps + rounding * want.abs() + tiny
+        assert ((got.double() - want).abs() <= bound).all(), ((got.double() - want).abs() / bound).max()
+    for got, want, parameter in zip(grads, wanted[2:], parameters, strict=True):
+        assert got.dtype == parameter.dtype and got.shape == parameter.shape
+        if got.numel():
+            # Summands of both signs may cancel; what they sum up to, were they random, is the measure then.
+            size = max(want.abs().max().item(), (x.numel() / got.numel()) ** 0.5)
+            assert (got.double() - want).abs().max().item() <= 1e-5 * size
+
+
+def parameters_for(x: Tensor, dim: int, kind: str) -> list[Tensor]:
+    channels, samples = x.shape[dim], x.shape[0]
+    shape = {"C": (channels,), "NC": (samples, channels), "N1": (samples, 1)}[kind]
+    return [torch.randn(channels), torch.randn(channels), torch.randn(shape)]

@@ -1,0 +1,232 @@
+"""The modules: shapes, errors, initial values, hosts that initialise, state dicts."""
+
+import pytest
+import torch
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import nn
+from torch.nn.functional import relu, silu
+from torch.testing import assert_close
+
+from acon_mm import AconA, AconB, AconC, AconFReLU, MetaAconC
+from acon_mm.layers import RELU_BETA, Acon
+
+NORMS = {
+    "BN": dict(type="BN"),
+    "SyncBN": dict(type="SyncBN"),
+    "GN": dict(type="GN", num_groups=2),
+    "LN": dict(type="LN"),
+    "none": None,
+}
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def state(module):
+    return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("out_norm", [True, False])
+def test_frelu_equals_the_authors_form(out_norm):
+    module = AconFReLU(4, out_norm=out_norm).double()
+    nn.init.normal_(module.conv_frelu.weight)
+    conv = nn.Conv2d(4, 4, 3, padding=1, groups=4).double()
+    conv.load_state_dict(module.conv_frelu.state_dict())
+    x = torch.randn(2, 4, 5, 6, dtype=torch.float64)
+    eta = nn.BatchNorm2d(4).double()(conv(x))
+    expected = (x - eta) * torch.sigmoid(x - eta) + eta
+    assert_close(module(x), nn.BatchNorm2d(4).double()(expected) if out_norm else expected)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_frelu_takes_every_norm(norm):
+    assert AconFReLU(4, norm_cfg=NORMS[norm])(torch.randn(2, 4, 5, 6)).isfinite().all()
+
+
+# Shapes and options
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (2, 6, 5), (2, 6, 4, 5), (2, 6, 2, 4, 5)])
+@pytest.mark.parametrize("kind", ["A", "B", "C", "channel", "layer", "pixel", "FReLU"])
+def test_ranks_and_channels_last(shape, kind):
+    if kind in ("channel", "layer", "pixel"):
+        first, last = (MetaAconC(6, generator=kind, r=2, init="paper", channel_dim=d) for d in (None, -1))
+    else:
+        cls = {"A": AconA, "B": AconB, "C": AconC, "FReLU": AconFReLU}[kind]
+        first, last = cls(6), cls(6, channel_dim=-1)
+    last.load_state_dict(first.state_dict())
+    x = torch.randn(shape)
+    y = first.eval()(x)
+    assert y.shape == x.shape
+    assert_close(last.eval()(x.movedim(1, -1)), y.movedim(1, -1))
+
+
+def test_after_linear_and_layer_norm():
+    x = torch.randn(2, 5, 4)
+    block = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), AconC(init="paper"), nn.Dropout(0.0), MetaAconC(r=2))
+    expected = AconC(6)
+    expected.load_state_dict(block[2].state_dict())
+    assert_close(block[:3](x), expected(block[:2](x).movedim(-1, 1)).movedim(1, -1))
+    assert block(x).shape == (2, 5, 6)
+
+
+@pytest.mark.parametrize(
+    ("build", "text"),
+    [
+        (lambda: AconC(4, init="silu"), "init must be one of 'paper', 'swish', 'relu', got 'silu'"),
+        (lambda: MetaAconC(4, init="silu"), "init must be one of 'paper', 'swish', 'relu', got 'silu'"),
+        (lambda: AconFReLU(4, init="swish"), "init must be one of 'paper', got 'swish'"),
+        (lambda: MetaAconC(4, generator="batch"), "generator must be one of 'channel', 'layer', 'pixel', got 'batch'"),
+        (lambda: MetaAconC(4, r=0), "r must be a positive int, got 0"),
+        (lambda: MetaAconC(4, beta_scale=-1.0), "beta_scale must be positive or None, got -1.0"),
+        (lambda: AconC(0), "num_channels must be a positive int or None, got 0"),
+        (lambda: AconC(4.0), "num_channels must be a positive int or None, got 4.0"),
+        (lambda: MetaAconC(4, norm_cfg=dict(type="IN")), "'IN'.* normalises over space, .* use 'BN', 'SyncBN'"),
+        (
+            lambda: AconC(4)(torch.randn(2, 5)),
+            r"AconC has 4 channels, at dimension 1, .* shape \(2, 5\): set num_channels",
+        ),
+        (lambda: AconC(4)(torch.randn(4)), r"AconC has 4 channels, at dimension 1, .* shape \(4,\)"),
+        (lambda: AconC(4, channel_dim=-1)(torch.randn(2, 4, 3)), r"at dimension -1, .* channel_dim=-1 where channels"),
+        (lambda: AconC(4, channel_dim=3)(torch.randn(2, 4)), r"at dimension 3, .* shape \(2, 4\)"),
+    ],
+)
+def test_bad_values_are_named(build, text):
+    with pytest.raises(ValueError, match=text):
+        build()
+
+
+def test_base_class_is_no_activation():
+    with pytest.raises(TypeError, match="Acon is a base class: build AconA, AconB, AconC, MetaAconC or AconFReLU"):
+        Acon(4)
+
+
+def test_inplace_changes_nothing():
+    x = torch.randn(2, 4)
+    before, y = x.clone(), AconC(4, inplace=True)(x)
+    assert_close(x, before, rtol=0, atol=0)
+    assert y.data_ptr() != x.data_ptr()
+
+
+# Initial values
+
+
+def test_initial_values():
+    assert_close(AconC(3).state_dict(), dict(p1=torch.ones(3), p2=torch.zeros(3), beta=torch.ones(3)))
+    assert_close(AconC(3, init="relu").beta.data, torch.full((3,), RELU_BETA))
+    assert_close(AconB(3, init="paper").state_dict(), dict(p=torch.full((3,), 0.25), beta=torch.ones(3)))
+    assert_close(AconA(3).beta.data, torch.ones(3))
+    paper = AconC(4096, init="paper")
+    for p in (paper.p1, paper.p2):
+        assert abs(p.mean()) < 0.08 and abs(p.std() - 1) < 0.06  # 5 standard errors
+    assert_close(paper.beta.data, torch.ones(4096))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "build",
+    [AconA, AconB, AconC, *(lambda c, norm=norm, **kw: MetaAconC(c, norm_cfg=NORMS[norm], **kw) for norm in NORMS)],
+    ids=["A", "B", "C", *(f"Meta-{norm}" for norm in NORMS)],
+)
+def test_swish_and_relu_inits(build, training):
+    x = torch.linspace(-4, 4, 8 * 1000).view(1000, 8)[..., None, None]
+    assert_close(build(8, init="swish").train(training)(x), silu(x))
+    worst = (build(8, init="relu").train(training)(x) - relu(x)).abs().max().item()
+    assert worst == pytest.approx(0.2785 / RELU_BETA, rel=1e-2)
+
+
+@pytest.mark.parametrize("init", ["paper", "swish", "relu"])
+@pytest.mark.parametrize("cls", [AconA, AconB, AconC, MetaAconC])
+def test_reset_parameters_undoes_training(cls, init):
+    fresh, used = cls(4, init=init), cls(4, init=init)
+    built = state(used)
+    used(torch.randn(8, 4, 3, 3) + 5)  # moves running statistics
+    for p in used.parameters():
+        nn.init.normal_(p)
+    for module in (fresh, used):
+        torch.manual_seed(3)
+        module.reset_parameters()
+    assert_close(used.state_dict(), fresh.state_dict(), rtol=0, atol=0)
+    fixed = [name for name in built if (init != "paper" and "fc" not in name) or name in ("beta", "p")]
+    assert all(torch.equal(used.state_dict()[name], built[name]) for name in fixed)
+
+
+class InitHost(BaseModule):
+    def __init__(self, init_cfg):
+        super().__init__(init_cfg)
+        self.conv = nn.Conv2d(3, 6, 1)
+        self.act = MetaAconC(init="paper")
+        self.block = nn.Sequential(nn.Linear(6, 6), MetaAconC(), nn.BatchNorm2d(6), AconFReLU())
+
+
+LAYERS = ["Conv2d", "Linear", "BatchNorm2d", "_BatchNorm"]
+
+
+@pytest.mark.parametrize(
+    "init_cfg",
+    [
+        dict(type="Normal", layer=LAYERS, std=7.0, bias=5.0),
+        dict(type="Constant", layer=LAYERS, val=7.0, bias=5.0),
+        dict(type="Kaiming", layer=["Conv2d", "Linear"], bias=5.0),
+        [dict(type="TruncNormal", layer="Conv2d", std=7.0), dict(type="Xavier", layer="Linear", bias=5.0)],
+    ],
+)
+def test_init_cfg_of_a_host_stops_at_an_acon(init_cfg):
+    host = InitHost(init_cfg)
+    acons = [host.act, host.block[1], host.block[3]]
+    before, conv = [state(m) for m in acons], host.conv.weight.clone()
+    host.init_weights()
+    assert not torch.equal(host.conv.weight, conv)
+    for module, values in zip(acons, before, strict=True):
+        assert_close(module.state_dict(), values, rtol=0, atol=0)
+
+
+def test_host_that_initialises_by_class_stops_at_an_acon():
+    """Loops over convolutions and linear layers, as in the init_weights of some heads, find none in there."""
+    host = InitHost(None)
+    acons = [host.act, host.block[1], host.block[3]]
+    before = [state(m) for m in acons]
+    for m in host.modules():
+        if isinstance(m, (nn.Conv2d, nn.Linear)):
+            nn.init.constant_(m.weight, 7.0)
+    for module, values in zip(acons, before, strict=True):
+        assert_close(module.state_dict(), values, rtol=0, atol=0)
+
+
+# State dicts
+
+
+@pytest.mark.parametrize("cls", [AconA, AconB, AconC, MetaAconC, AconFReLU])
+def test_state_dict_round_trip(cls):
+    source, target = cls(6), cls(6)
+    for p in source.parameters():
+        nn.init.normal_(p)
+    source(torch.randn(4, 6, 3, 3))  # moves running statistics
+    target.load_state_dict(source.state_dict())
+    x = torch.randn(2, 6, 3, 3)
+    assert_close(target.eval()(x), source.eval()(x), rtol=0, atol=0)
+
+
+def test_authors_shapes_load_and_the_given_dict_stays():
+    given = {k: torch.randn(1, 6, 1, 1) for k in ("p1", "p2", "beta")}
+    module = nn.Sequential(nn.Conv2d(3, 6, 1), AconC())
+    module.load_state_dict({**module.state_dict(), **{f"1.{k}": v for k, v in given.items()}})
+    for name, value in given.items():
+        assert_close(getattr(module[1], name).data, value.flatten())
+        assert value.shape == (1, 6, 1, 1)
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 5, 1, 1), (1, 1, 6, 1)])
+def test_state_dict_of_another_width(shape):
+    given = {k: torch.ones(shape) for k in ("p1", "p2", "beta")}
+    with pytest.raises(RuntimeError, match=r"size mismatch for p1.*the shape in current model is torch.Size\(\[6\]\)"):
+        AconC(6).load_state_dict(given)
+
+
+def test_registered_and_refused_by_name():
+    for name in ("AconA", "AconB", "AconC", "MetaAconC", "AconFReLU"):
+        assert isinstance(MODELS.build(dict(type=name, num_channels=4)), Acon)
+    assert "Acon" not in MODELS.module_dict

@@ -1,0 +1,260 @@
+"""Meta-ACON-C: the generators against the authors' form, their options, and norms that get one value or none."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
+from torch import nn
+from torch.testing import assert_close
+
+from acon_mm import MetaAconC, layers
+from acon_mm.ops import backend_for
+from acon_mm.ops import cpu as compiled
+
+NEEDS_COMPILED = pytest.mark.skipif(
+    backend_for(torch.ones(1)) != "compiled", reason="the compiled kernels do not serve"
+)
+NORMS = {
+    "BN": dict(type="BN"),
+    "SyncBN": dict(type="SyncBN"),
+    "GN": dict(type="GN", num_groups=2),
+    "LN": dict(type="LN"),
+    "none": None,
+}
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+class Authors(nn.Module):
+    """Meta-ACON-C as the authors' release computes it."""
+
+    def __init__(self, channels, r):
+        super().__init__()
+        hidden = max(r, channels // r)
+        self.p1 = nn.Parameter(torch.randn(1, channels, 1, 1))
+        self.p2 = nn.Parameter(torch.randn(1, channels, 1, 1))
+        self.fc1, self.bn1 = nn.Conv2d(channels, hidden, 1), nn.BatchNorm2d(hidden)
+        self.fc2, self.bn2 = nn.Conv2d(hidden, channels, 1), nn.BatchNorm2d(channels)
+
+    def beta(self, x):
+        pooled = x.mean(dim=2, keepdims=True).mean(dim=3, keepdims=True)
+        return torch.sigmoid(self.bn2(self.fc2(self.bn1(self.fc1(pooled)))))
+
+    def forward(self, x):
+        d = self.p1 * x - self.p2 * x
+        return d * torch.sigmoid(self.beta(x) * d) + self.p2 * x
+
+
+class AuthorsLayer(Authors):
+    def beta(self, x):
+        return torch.sigmoid(x.sum(dim=(1, 2, 3), keepdims=True))
+
+
+class AuthorsPixel(Authors):
+    def beta(self, x):
+        return torch.sigmoid(x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("generator", "form"), [("channel", Authors), ("layer", AuthorsLayer), ("pixel", AuthorsPixel)]
+)
+def test_meta_equals_the_authors_form(generator, form, training):
+    theirs = form(6, r=2).double().train(training)
+    theirs.bn1.running_mean.normal_(), theirs.bn2.running_var.uniform_(0.5, 2)
+    ours = MetaAconC(6, generator=generator, r=2, init="paper").double().train(training)
+    ours.load_state_dict(theirs.state_dict(), strict=generator == "channel")
+    x = torch.randn(4, 6, 3, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn_like(x)
+    named = dict(theirs.named_parameters())
+    names = [name for name, _ in ours.named_parameters()]
+    got = torch.autograd.grad((ours(x) * weight).sum(), [x, *ours.parameters()])
+    want = torch.autograd.grad((theirs(x) * weight).sum(), [x, *(named[name] for name in names)])
+    for g, w in zip(got, want, strict=True):
+        assert_close(g, w.view_as(g))
+    assert_close(ours(x), theirs(x))
+    if generator == "channel":
+        for name in ("bn1", "bn2"):
+            assert_close(getattr(ours, name).state_dict(), getattr(theirs, name).state_dict())
+
+
+@pytest.mark.parametrize(("channels", "r", "hidden"), [(64, 16, 16), (512, 16, 32), (8, 16, 16), (8, 2, 4)])
+def test_hidden_width(channels, r, hidden):
+    module = MetaAconC(channels, r=r)
+    assert module.fc1.weight.shape == (hidden, channels, 1, 1)
+    assert module.fc2.weight.shape == (channels, hidden, 1, 1)
+
+
+@pytest.mark.parametrize("generator", ["channel", "layer", "pixel"])
+def test_beta_scale_multiplies_beta(generator):
+    one = MetaAconC(4, generator=generator, init="paper", norm_cfg=None, beta_scale=1.0).double()
+    nn.init.ones_(one.p1), nn.init.zeros_(one.p2)
+    three = MetaAconC(4, generator=generator, norm_cfg=None, beta_scale=3.0).double()
+    three.load_state_dict({name: value for name, value in one.state_dict().items() if name != "_extra_state"})
+    x = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    # f(x) = x sigmoid(beta x)
+    assert_close((three(x) / x).logit(), 3 * (one(x) / x).logit())
+
+
+# The generator and the activation at once, where the kernels can
+
+
+def in_modules(module: MetaAconC) -> MetaAconC:
+    """A copy whose layers are called one by one, because of hooks."""
+    copied = copy.deepcopy(module)
+    for layer in (copied.fc1, copied.fc2):
+        layer.register_forward_hook(lambda *_: None)
+    return copied
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """How often the compiled operator ran."""
+    calls, run = [], compiled.meta_acon_c
+    monkeypatch.setattr(compiled, "meta_acon_c", lambda *args: calls.append(1) or run(*args))
+    return calls
+
+
+@NEEDS_COMPILED
+@pytest.mark.parametrize("norm", ["BN", "reverted SyncBN", "none"])
+@pytest.mark.parametrize("batch", [1, 2, 16])
+@pytest.mark.parametrize("training", [True, False])
+def test_at_once_is_what_the_modules_do(norm, batch, training, at_once):
+    module = MetaAconC(40, norm_cfg=None if norm == "none" else NORMS[norm.split()[-1]], init="paper")
+    if norm == "reverted SyncBN":
+        module = revert_sync_batchnorm(module)
+    if norm != "none":
+        module.bn1.running_mean.normal_(), module.bn2.running_var.uniform_(0.5, 2), module.bn2.weight.data.normal_()
+    module.double().train(training)
+    one_by_one = in_modules(module)
+    for _ in range(2):  # the second with other running statistics
+        x = torch.randn(batch, 40, 3, 3, dtype=torch.float64)
+        y, wanted = module(x), one_by_one(x)
+        assert_close(y, wanted)
+        grads, grads_wanted = (
+            torch.autograd.grad(result.square().sum(), list(m.parameters()))
+            for result, m in ((y, module), (wanted, one_by_one))
+        )
+        for got, want in zip(grads, grads_wanted, strict=True):
+            assert_close(got, want, rtol=1e-9, atol=1e-9)
+    assert_close(module.state_dict(), one_by_one.state_dict())
+    assert len(at_once) == 2
+
+
+@NEEDS_COMPILED
+def test_at_once_in_mixed_precision(at_once):
+    """Under autocast, x is bfloat16 and the parameters are float32, in which the generator computes."""
+    module = MetaAconC(40, init="paper")
+    one_by_one = in_modules(module)
+    x = torch.randn(2, 40, 5, 5, dtype=torch.bfloat16)
+    y, wanted = module(x), one_by_one(x)
+    assert len(at_once) == 1 and y.dtype == torch.bfloat16
+    assert_close(y, wanted, rtol=0.02, atol=0.02)
+    assert_close(module.state_dict(), one_by_one.state_dict(), rtol=1e-4, atol=1e-5)
+
+
+class Doubled(nn.Module):
+    """An adapter that has the weight of the layer which it goes around, as low-rank adapters do."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.weight, self.bias = layer, layer.weight, layer.bias
+
+    def forward(self, x):
+        return 2 * self.layer(x)
+
+
+CASES_FOR_MODULES = (
+    "many samples",
+    "no space",
+    "bfloat16",
+    "hooks",
+    "another layer",
+    "SyncBN",
+    "GN",
+    "cumulative",
+    "no running statistics",
+    "no affine",
+    "one norm in training",
+)
+
+
+@pytest.mark.parametrize("case", CASES_FOR_MODULES)
+def test_modules_run_where_the_operator_cannot(case, at_once):
+    norm_cfg = {
+        "cumulative": dict(type="BN", momentum=None),
+        "no running statistics": dict(type="BN", track_running_stats=False),
+        "no affine": dict(type="BN", affine=False),
+    }.get(case, NORMS.get(case, NORMS["BN"]))
+    module = MetaAconC(4, norm_cfg=norm_cfg, init="paper")
+    x = torch.randn(17 if case == "many samples" else 2, 4, 3, 3)
+    called = []
+    if case == "no space":
+        x = x.mean((2, 3))
+    if case == "bfloat16":
+        module, x = module.bfloat16(), x.bfloat16()
+    if case == "SyncBN":
+        module.eval()  # on a CPU it does not train
+    if case == "one norm in training":
+        module.bn1.eval()
+    if case == "hooks":
+        module.bn2.register_forward_hook(lambda *_: called.append("bn2"))
+    if case == "another layer":
+        module.fc2 = Doubled(module.fc2)
+    assert module(x).isfinite().all()
+    assert not at_once and called == (["bn2"] if case == "hooks" else [])
+
+
+# Batch norms of the generator that get one value, or none
+
+
+@pytest.fixture
+def logged():
+    """The messages of mmengine's current logger."""
+    layers._log_single_value.cache_clear()
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append((record.levelname, record.getMessage()))
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield messages
+    logger.removeHandler(handler)
+    layers._log_single_value.cache_clear()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("batch", [0, 1, 2])
+@pytest.mark.parametrize("training", [True, False])
+def test_any_batch_size(norm, batch, training, logged):
+    module = MetaAconC(4, norm_cfg=NORMS[norm], init="paper").train(training)
+    single = "BN" in norm and batch < 2
+    if "BN" in norm:
+        module.bn1.running_mean.normal_(), module.bn2.running_var.uniform_(0.5, 2)
+    buffers = {k: v.clone() for k, v in module.named_buffers()}
+    x = torch.randn(batch, 4, 3, 3, requires_grad=True)
+    y = module(x)
+    y.sum().backward()
+    assert y.shape == x.shape
+    assert all(t.isfinite().all() for t in (y, x.grad, *(p.grad for p in module.parameters())))
+    changed = [k for k, v in module.named_buffers() if not torch.equal(v, buffers[k])]
+    assert bool(changed) == ("BN" in norm and training and not single)
+    if single:
+        assert_close(y, module.eval()(x))  # running statistics normalise, as at test time
+    warnings = [text for level, text in logged if level == "WARNING"]
+    assert len(warnings) == (single and training)  # once, though there are two norms
+    assert all("fewer than 2 values per channel in training" in text for text in warnings)
+
+
+def test_single_value_without_running_statistics():
+    """Mean 0 and variance 1 normalise, so that the norms do nothing yet."""
+    module = MetaAconC(4, norm_cfg=dict(type="BN", track_running_stats=False), init="paper")
+    bare = MetaAconC(4, norm_cfg=None, init="paper")
+    bare.load_state_dict(module.state_dict(), strict=False)
+    x = torch.randn(1, 4, 3, 3)
+    assert_close(module(x), bare(x), rtol=1e-4, atol=1e-4)

@@ -1,0 +1,147 @@
+"""The GPU kernels, run by Triton's interpreter on the CPU; on a CUDA machine by the device as well."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from acon_mm.ops import gpu_kernels
+from helpers.exactness import assert_exact, layouts, parameters_for, run
+
+# conftest.py turns the interpreter on where there is no device.
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Kernels(torch.autograd.Function):
+    """ACON-C by the kernels, for tensors that come from the CPU."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        *tensors, dim = inputs
+        x, p1, p2, beta = (t.to(DEVICE) for t in tensors)
+        ctx.save_for_backward(x, p1, p2, beta)
+        ctx.dim = dim % x.dim()
+        return gpu_kernels.launch_forward(x, p1, p2, beta, ctx.dim).cpu()
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        grads = gpu_kernels.launch_backward(grad_y.to(DEVICE), *ctx.saved_tensors, ctx.dim)
+        return *(g.cpu() for g in grads), None
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(2, 5, 7, 9), (3, 17, 5, 5), (2, 3, 1, 65), (1, 1, 4, 4), (2, 3, 2100), (2, 4, 3, 2, 3)], ids=str
+)
+def test_values_and_gradients(dtype, shape):
+    # The interpreter cuts bfloat16 off instead of rounding it.
+    roundings = 1 if dtype == torch.bfloat16 and DEVICE == "cpu" else 0.5
+    for x, dim in layouts(shape, dtype).values():
+        for kind in ("C", "NC", "N1"):
+            assert_exact(Kernels.apply, x, parameters_for(x, dim, kind), dim, roundings)
+
+
+@pytest.mark.parametrize("plane", [1, 7, 25, 63, 65])
+def test_odd_planes_and_rows(plane):
+    for x in (torch.randn(2, 3, plane), torch.randn(2, plane, 140).transpose(1, 2)):
+        assert_exact(Kernels.apply, x, parameters_for(x, 1, "NC"), 1)
+
+
+def test_empty():
+    x = torch.randn(0, 3, 4, 4)
+    y, grad_x, *grads = run(Kernels.apply, x, parameters_for(x, 1, "C"), 1, x)
+    assert y.shape == grad_x.shape == x.shape and all((g == 0).all() for g in grads)
+
+
+def test_infinite_and_nan():
+    x = torch.tensor([[float("inf")], [-float("inf")], [float("nan")], [1.0]])
+    y, grad_x, *_ = run(Kernels.apply, x, [torch.tensor([v]) for v in (1.5, -0.5, 1.0)], 1, torch.ones(4, 1))
+    assert y[:2].flatten().tolist() == [float("inf")] * 2 and y[2].isnan()
+    assert grad_x[:2].flatten().tolist() == [1.5, -0.5] and grad_x[2].isnan()
+
+
+# Triton compiles without a device too, all the way to machine code. That shows what the interpreter does not see: types
+# that do not fit, and whether memory is read in words of 16 bytes.
+COMPILE = """
+import sys
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from acon_mm.ops import gpu_kernels
+
+capability, element = int(sys.argv[1]), sys.argv[2]
+tiles = {
+    gpu_kernels._planes: dict(PLANES=1, INNER=2048),
+    gpu_kernels._rows: dict(ROWS=16, CHANNELS=128),
+}
+for kernel, tile in tiles.items():
+    for backward in (False, True):
+        constants = dict(tile, BACKWARD=backward)
+        signature, aligned = {}, {}
+        for index, name in enumerate(kernel.arg_names):
+            pointer = name.endswith("_pointer")
+            wide = name in ("x_pointer", "grad_pointer", "out_pointer")
+            signature[name] = f"*{element if wide else 'fp32'}" if pointer else "i32"
+            if name in constants:
+                signature[name] = "constexpr"
+            elif pointer or name in ("inner", "channels"):
+                aligned[(index,)] = [["tt.divisibility", 16]]
+        source = ASTSource(kernel, signature, constexprs=constants, attrs=aligned)
+        assembly = compile(source, target=GPUTarget("cuda", capability, 32)).asm
+        assert assembly["cubin"]
+        loads, stores = (assembly["ptx"].count(f"{word}.global.v4.b32") for word in ("ld", "st"))
+        elements = 16 if element == "fp32" else 8  # a thread has 16, in words of 4 or 8 each
+        assert (loads, stores) == (elements // 4 * (1 + backward), elements // 4), (kernel, backward, loads, stores)
+"""
+
+
+@pytest.mark.parametrize("element", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("capability", ["80", "90"])
+def test_kernels_compile_for_a_gpu(capability, element, tmp_path):
+    environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", COMPILE, capability, element],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+TRAIN = """
+import torch
+from acon_mm import MetaAconC, ops
+torch.manual_seed(0)
+module, x = MetaAconC(8), torch.randn(2, 8, 6, 5, requires_grad=True)
+module(x).square().sum().backward()
+print(ops.backend_for(x))
+print([f"{t.grad.double().abs().sum():.6f}" for t in (x, *module.parameters())])
+"""
+
+
+def train(**environment: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", TRAIN], env=os.environ | environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_environment_chooses_and_every_choice_trains_alike():
+    by_triton, by_reference = train(ACON_MM_BACKEND="triton", TRITON_INTERPRET="1"), train(ACON_MM_BACKEND="reference")
+    assert by_triton[0] == "triton" and by_reference[0] == "reference"
+    for ours, theirs in zip(eval(by_triton[1]), eval(by_reference[1]), strict=True):
+        assert float(ours) == pytest.approx(float(theirs), rel=1e-4)
+
+
+def test_a_choice_that_cannot_be():
+    for name, text in (("cuda", "must be one of compiled, triton, reference"), ("triton", "there is no CUDA device")):
+        environment = os.environ | {"ACON_MM_BACKEND": name, "TRITON_INTERPRET": "0", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run([sys.executable, "-c", "import acon_mm"], env=environment, capture_output=True, text=True)
+        assert done.returncode and text in done.stderr

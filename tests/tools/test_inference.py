@@ -1,0 +1,69 @@
+"""The inference APIs of mmdet and mmseg, given a config of ours and a checkpoint, draw a picture."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from mmdet.apis import DetInferencer
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from mmseg.apis import MMSegInferencer
+from PIL import Image
+
+from acon_mm import MetaAconC
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+DETECTION = CONFIGS / "detection/retinanet_r18-metaaconc_fpn_6e_digits.py"
+SEGMENTATION = CONFIGS / "segmentation/deeplabv3plus_r18-d16-metaaconc_1xb8-300_digits-160x160.py"
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    Image.fromarray(skimage.data.astronaut()[:160, 130:290]).save(tmp_path / "astronaut.png")
+    return tmp_path / "astronaut.png"
+
+
+def checkpoint(config: Path, path: Path, **dataset_meta) -> dict[str, torch.Tensor]:
+    """Save what a training would: other weights than those that a model starts with."""
+    cfg = Config.fromfile(config)
+    torch.manual_seed(1)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(deepcopy(cfg.model))
+    state = {key: torch.full_like(v, 0.3) if key.endswith(".p2") else v for key, v in model.state_dict().items()}
+    torch.save({"state_dict": state, "meta": {"dataset_meta": dataset_meta}}, path)
+    return state
+
+
+def assert_loaded(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+    torch.testing.assert_close(dict(model.state_dict()), state, rtol=0, atol=0)
+    assert any(isinstance(module, MetaAconC) for module in model.modules())
+
+
+def test_detection(picture, tmp_path):
+    state = checkpoint(DETECTION, tmp_path / "weights.pth", classes=tuple("0123456789"))
+    inferencer = DetInferencer(str(DETECTION), str(tmp_path / "weights.pth"), device="cpu", show_progress=False)
+    assert_loaded(inferencer.model, state)
+    found = inferencer(str(picture), out_dir=str(tmp_path / "out"), pred_score_thr=0.0)["predictions"][0]
+    assert len(found["bboxes"]) > 0
+    painted = np.asarray(Image.open(tmp_path / "out/vis/astronaut.png"))
+    assert painted.shape == (160, 160, 3)
+    assert (painted != np.asarray(Image.open(picture))).any()
+
+
+def test_segmentation(picture, tmp_path):
+    palette = [[25 * i, 0, 255 - 25 * i] for i in range(11)]
+    classes = ("background", *"0123456789")
+    state = checkpoint(SEGMENTATION, tmp_path / "weights.pth", classes=classes, palette=palette)
+    inferencer = MMSegInferencer(
+        str(SEGMENTATION), str(tmp_path / "weights.pth"), classes=list(classes), palette=palette, device="cpu"
+    )
+    assert_loaded(inferencer.model, state)
+    found = inferencer(str(picture), out_dir=str(tmp_path / "out"))["predictions"]
+    assert found.shape == (160, 160)
+    assert found.min() >= 0 and found.max() <= 10
+    painted = np.asarray(Image.open(tmp_path / "out/vis/astronaut.png"))
+    assert painted.shape == (160, 160, 3)
+    assert (painted != np.asarray(Image.open(picture))).any()

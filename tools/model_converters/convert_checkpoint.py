@@ -1,0 +1,94 @@
+"""Convert weights for models with ACON: the authors' ResNets, or ReLU networks."""
+
+import argparse
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from acon_mm.checkpoints import acon_types, convert_official, convert_relu, load_checkpoint, requirements
+from acon_mm.engine import command_line
+from acon_mm.errors import UserError
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    official = commands.add_parser("official", help="the authors' ResNets with ACON-C or Meta-ACON (any depth)")
+    official.add_argument("src", help="the authors' file")
+    official.add_argument("dst", help="file to write: a backbone's weights")
+    official.add_argument("--keep-classifier", action="store_true", help="keep fc.weight and fc.bias")
+
+    relu = commands.add_parser("relu", help="a ReLU network's weights for the ACON model of a config")
+    relu.add_argument("src", help="file, URL or torchvision://NAME: a whole model's weights or its backbone's")
+    relu.add_argument("dst", help="file to write: the same with ACON's parameters, which start close to ReLU")
+    relu.add_argument("--config", required=True, help="config of the ACON model")
+    relu.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override settings of it"
+    )
+    relu.add_argument("--allow", nargs="+", default=(), metavar="NAME", help="tensors or modules that need not fit")
+
+    show = commands.add_parser("show", help="say what a checkpoint holds")
+    show.add_argument("src", help="checkpoint file")
+    return parser.parse_args(argv)
+
+
+def official(args: argparse.Namespace) -> None:
+    checkpoint = convert_official(load_checkpoint(args.src), keep_classifier=args.keep_classifier)
+    _save(checkpoint, args.dst)
+    worst = checkpoint["meta"]["difference"]
+    print(f"Outputs on a random picture differ from the authors' network's by {worst:.1e} relative at most.")
+    _describe(checkpoint)
+
+
+def relu(args: argparse.Namespace) -> None:
+    args.launcher, args.work_dir = "none", None
+    cfg = command_line.load_config(args, needs=("model",))
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(deepcopy(cfg.model))
+    source = CheckpointLoader.load_checkpoint(args.src, "cpu") if "://" in args.src else load_checkpoint(args.src)
+    try:
+        converted = convert_relu(model, source, allow=args.allow)
+    except ValueError as error:
+        raise UserError(f"{args.config}: {error}") from error
+    _save(converted.checkpoint, args.dst)
+    print(converted.report)
+    print(f"Features on a random picture differ from the ReLU network's by {converted.difference:.1e} relative.")
+
+
+def show(args: argparse.Namespace) -> None:
+    _describe(load_checkpoint(args.src))
+
+
+def _save(checkpoint: dict, path: str) -> None:
+    Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
+    torch.save(checkpoint, path)
+    print(f"Wrote {path}")
+
+
+def _describe(checkpoint: dict) -> None:
+    state = checkpoint.get("state_dict", checkpoint)
+    found = acon_types.foreign_acons(state)
+    count = {kind: list(found.values()).count(kind) for kind in sorted(set(found.values()))}
+    print(f"{len(state)} tensors; ACONs: {', '.join(f'{n} {kind}' for kind, n in count.items()) or 'none'}")
+    for place, required in requirements.requirements_in(state).items():
+        needs = ", ".join(f"{key}={value!r}" for key, value in required.items() if key not in ("source", "input"))
+        print(f"Needs of {place or 'the backbone'}: {needs}")
+        if required.get("input"):
+            pixels = required["input"]
+            print(f"Needs of data_preprocessor: mean={pixels['mean']}, std={pixels['std']}, bgr_to_rgb=False")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    with command_line.session("none"):
+        {"official": official, "relu": relu, "show": show}[args.command](args)
+
+
+if __name__ == "__main__":
+    main()
