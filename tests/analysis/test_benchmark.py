@@ -119,7 +119,7 @@ def test_model_that_one_picture_cannot_train():
 def test_tool(tmp_path):
     command = "operators --kinds AconC --shapes 1x4x8x8 --threads 1 --seconds 0 --peers ReLU authors --device cpu"
     done = subprocess.run(
-        [sys.executable, "tools/benchmark.py", *command.split(), "--out", tmp_path / "out"],
+        [sys.executable, "tools/analysis_tools/benchmark.py", *command.split(), "--out", tmp_path / "out"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

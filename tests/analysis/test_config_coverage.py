@@ -1,16 +1,13 @@
-"""A sample of shipped configs through `tools/coverage.py`'s check; and the check itself finds what is wrong."""
+"""Shipped configs through the check of `config_coverage`, and models in which that check must find what is wrong."""
 
 import json
-import os
 from pkgutil import resolve_name
 
 import pytest
-from mmcv.cnn import build_activation_layer
-from torch import nn
-from torch.nn import functional as F
 
 from acon_mm.analysis.config_coverage import check, configs, run, table, trace
 from acon_mm.analysis.config_coverage.build_time import build_times
+from helpers import coverage_models
 
 SAMPLE = (
     "mmdet/atss/atss_r18_fpn_8xb8-amp-lsj-200e_coco.py",
@@ -124,104 +121,25 @@ def test_finished_models_stay(report, tmp_path, monkeypatch):
     assert len(log.read_text().splitlines()) == 2
 
 
-def job(name, key, act_cfg):
-    if name == "dies":
-        os._exit(1)
-    return {"key": key, "config": name, "status": "converted"}
-
-
 def test_a_model_that_kills_its_process_is_an_entry_and_the_others_go_on(monkeypatch):
     monkeypatch.setattr(run, "_MODELS_PER_PROCESS", 2)
     names = ["a", "dies", "b", "c", "d"]
-    results = {each["config"]: each for each in run._results([(name, name, {}) for name in names], 1, job)}
+    results = {
+        each["config"]: each for each in run._results([(name, name, {}) for name in names], 1, coverage_models.job)
+    }
     assert results.keys() == set(names)
     assert {name for name, each in results.items() if each["status"] == "failed"} == {"dies"}
     assert results["dies"]["problems"] == {"cannot be checked": ["the process died"]}
-
-
-class Relu(nn.Module):
-    def __init__(self, width=4):
-        super().__init__()
-        self.conv = nn.Conv2d(3, width, 3)
-        self.norm = nn.BatchNorm2d(width)
-
-
-class Silent(Relu):
-    """Calls an activation that no module and no table tells of."""
-
-    def forward(self, x):
-        return (F.relu(self.norm(self.conv(x))).clamp(min=0, max=1),)
-
-
-class Unknown(Silent):
-    """Has an activation, and nobody knows what it does with it."""
-
-    def __init__(self):
-        super().__init__()
-        self.relu = nn.ReLU()
-
-
-class TwoWidths(Relu):
-    """Takes ``act_cfg`` and calls one activation at two widths."""
-
-    def __init__(self, act_cfg=dict(type="ReLU")):  # noqa: B006
-        super().__init__()
-        self.layers = nn.Sequential(self.conv, build_activation_layer(act_cfg))
-
-    def forward(self, x):
-        x = self.layers(x)
-        return (self.layers[1](x.repeat(1, 2, 1, 1)),)
-
-
-class Detached(Relu):
-    """Its activation learns nothing."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(self.conv, nn.ReLU())
-
-    def forward(self, x):
-        x = self.layers[0](x)
-        return (x + self.layers[1](x).detach(),)
-
-
-class Unused(Relu):
-    """What one of its branches computes goes nowhere."""
-
-    def __init__(self):
-        super().__init__()
-        self.branch = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
-
-    def forward(self, x):
-        self.branch(x)
-        return (self.conv(x),)
-
-
-class Dead(Relu):
-    """A Sequential that is not called as one."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(self.conv, nn.ReLU())
-
-    def forward(self, x):
-        return (self.layers[0](x),)
-
-
-class Pure(Relu):
-    def forward(self, x):
-        return (self.conv(x),)
 
 
 @pytest.fixture
 def backbones():
     from mmseg.registry import MODELS
 
-    classes = (Silent, Unknown, TwoWidths, Detached, Unused, Dead, Pure)
-    for cls in classes:
+    for cls in coverage_models.BACKBONES:
         MODELS.register_module(module=cls)
     yield
-    for cls in classes:
+    for cls in coverage_models.BACKBONES:
         MODELS.module_dict.pop(cls.__name__)
 
 
@@ -234,8 +152,8 @@ def segmentor(backbone, **head):
     ("backbone", "kind", "problem"),
     [
         ("Silent", "left over", "backbone.F.relu(self.norm(self.conv(x))) ("),
-        ("Unknown", "cannot be switched", "backbone.relu: test_coverage.Unknown calls it in a way"),
-        ("TwoWidths", "wrong channels", "ValueError: AconC at Sequential.1 has 4 channels"),
+        ("Unknown", "cannot be switched", "backbone.relu: helpers.coverage_models.Unknown calls it in a way"),
+        ("TwoChannelCounts", "wrong channels", "ValueError: AconC at Sequential.1 has 4 channels"),
         ("Detached", "without gradient", "backbone.layers.1"),
         ("Dead", "never called", "backbone.layers.1"),
     ],
@@ -244,7 +162,7 @@ def test_check_finds(backbones, backbone, kind, problem):
     model = segmentor(backbone)
     if backbone == "Silent":  # something else to convert, or there is nothing to ask for
         model = segmentor(backbone, num_convs=1)
-    if backbone == "TwoWidths":
+    if backbone == "TwoChannelCounts":
         model["decode_head"].update(in_channels=8, channels=8)
     result = check.check(model, "mmseg", dict(type="AconC"))
     assert result["status"] == "failed"

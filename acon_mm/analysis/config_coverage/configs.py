@@ -12,6 +12,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
+from ...convert import registry
+
 #: settings that change no layer and no activation: what happens to inputs, outputs and losses, and how many classes
 _NO_LAYERS = ("data_preprocessor", "train_cfg", "test_cfg", "num_classes", "ignore_index", "align_corners")
 #: settings that fetch weights
@@ -115,6 +117,6 @@ def _components(model: dict, prefix: str) -> Iterator[str]:
 
 def takes_act_cfg(part: dict, package: str) -> bool:
     """Whether the class of a part takes ``act_cfg`` itself."""
-    with DefaultScope.overwrite_default_scope(package), MODELS.switch_scope_and_registry(None) as registry:
-        cls = registry.get(part["type"]) if isinstance(part["type"], str) else part["type"]
+    with DefaultScope.overwrite_default_scope(package), MODELS.switch_scope_and_registry(None) as models:
+        cls = models.get(part["type"]) if isinstance(part["type"], str) else part["type"]
     return cls is not None and registry.takes_act_cfg(cls)
