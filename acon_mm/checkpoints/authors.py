@@ -69,7 +69,11 @@ def layout_of(state: Mapping[str, Tensor]) -> Layout:
     basic = "layer1.0.conv3.weight" not in state
     acon = "acon1" if basic else "acon"
     if f"layer1.0.{acon}.p1" not in state:
-        there = "a ReLU network? Then: convert_checkpoint.py relu" if "layer1.0.conv1.bias" not in state else "no ACON"
+        there = (
+            "a ReLU network? Then: tools/model_converters/convert_checkpoint.py relu"
+            if "layer1.0.conv1.bias" not in state
+            else "no ACON"
+        )
         raise CheckpointError(f"it is no network of the authors' with ACON: layer1.0.{acon}.p1 is missing ({there})")
     kind = "MetaAconC" if f"layer1.0.{acon}.fc1.weight" in state else "AconC"
     counts = tuple(

@@ -187,7 +187,7 @@ def _unexpected(keys: list[str], acons: Mapping) -> list[str]:
     if not keys:
         return []
     if any(re.search(r"\.acon[12]?\.p1$", key) for key in keys):
-        return ["it is the authors' own file: convert it by tools/convert_checkpoint.py official"]
+        return ["it is the authors' own file: convert it by tools/model_converters/convert_checkpoint.py official"]
     foreign = {place: kind for place, kind in foreign_acons(keys).items() if place not in acons}
     rest = [key for key in keys if not any(key.startswith(f"{place}.") for place in (*foreign, *acons))]
     errors = []
@@ -226,5 +226,5 @@ def _nothing_fits(model: nn.Module, state_dict: Mapping) -> str:
         if names_below(own, part) & set(state_dict):
             return f"it is of a {part} alone: model.{part}.init_cfg=dict(type='Pretrained', checkpoint=...)"
     if any(re.search(r"\.acon[12]?\.p1$", key) for key in state_dict):
-        return "it is the authors' own file: convert it by tools/convert_checkpoint.py official"
+        return "it is the authors' own file: convert it by tools/model_converters/convert_checkpoint.py official"
     return f"nothing in it fits; it has {first}, ..."

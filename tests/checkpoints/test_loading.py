@@ -16,8 +16,9 @@ from mmengine.runner import load_checkpoint
 from torch import nn
 
 from acon_mm import AconC, MetaAconC, patches
-from acon_mm.checkpoints import CheckpointError, LoadCheckHook, convert_official, load_state_dict
+from acon_mm.checkpoints import CheckpointError, convert_official, load_state_dict
 from acon_mm.checkpoints.report import summary
+from acon_mm.engine import LoadCheckHook
 from helpers.authors_files import make
 from helpers.tiny_runs import error_of, log_of, run, test, train
 
@@ -111,7 +112,7 @@ def with_(**tensors):
         (lambda state: {"other": torch.ones(3)}, "nothing in it fits; it has other, "),
         (
             lambda state: make(18, "AconC", 8, 8),
-            "it is the authors' own file: convert it by tools/convert_checkpoint.py",
+            "it is the authors' own file: convert it by tools/model_converters/convert_checkpoint.py",
         ),
     ],
 )
@@ -469,8 +470,11 @@ def test_what_is_loaded_is_what_mmengine_loads():
         def merge_preds(self, *_):
             raise AssertionError
 
+    patches.uninstall()
+    mmengines = mmengine_checkpoint.load_state_dict
+    patches.install()
     loaded = []
-    for loader in (load_state_dict, patches.weights_effect._original["load_state_dict"]):
+    for loader in (load_state_dict, mmengines):
         model = retinanet(META)
         loader(Wrapper(model), source.state_dict())
         loaded.append(model.state_dict())

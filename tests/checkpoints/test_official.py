@@ -1,8 +1,6 @@
 """The authors' files: converted, verified, and refused where they are not what they should be."""
 
-import importlib.util
 import re
-from pathlib import Path
 
 import mmdet.models  # noqa: F401  registers ResNet
 import pytest
@@ -13,17 +11,13 @@ from torch.nn import functional as F
 
 from acon_mm.checkpoints import CheckpointError, authors, convert_official, load_checkpoint, official, requirements
 from helpers.authors_files import make
+from helpers.tiny_runs import load_tool
 
 KINDS = ("AconC", "MetaAconC")
 
 
 def tool(*args: str) -> None:
-    spec = importlib.util.spec_from_file_location(
-        "convert_checkpoint_tool", Path(__file__).parents[2] / "tools/convert_checkpoint.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.main([str(arg) for arg in args])
+    load_tool("model_converters/convert_checkpoint").main([str(arg) for arg in args])
 
 
 class TheirBottleneck(nn.Module):

@@ -15,12 +15,8 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals, safe_globals
 
-from acon_mm.checkpoints import (
-    CheckpointError,
-    allow_training_checkpoints,
-    disallow_training_checkpoints,
-    load_checkpoint,
-)
+from acon_mm.checkpoints import CheckpointError, load_checkpoint
+from acon_mm.checkpoints.reading import allow_training_checkpoints, disallow_training_checkpoints
 
 
 @pytest.fixture(autouse=True)

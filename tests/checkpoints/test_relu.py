@@ -6,7 +6,6 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from test_weights_official import tool
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,10 +13,15 @@ from acon_mm import AconC, AconFReLU, MetaAconC
 from acon_mm.checkpoints import CheckpointError, convert_relu, load_checkpoint, load_state_dict, start_as_relu
 from acon_mm.checkpoints.relu import relu_difference
 from acon_mm.layers import RELU_BETA
+from helpers.tiny_runs import load_tool
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DETECTOR = CONFIGS / "detection/retinanet_r18_fpn_6e_digits.py"
 SEGMENTOR = CONFIGS / "segmentation/pspnet_r18-d16_1xb8-300_digits-160x160.py"
+
+
+def tool(*args: str) -> None:
+    load_tool("model_converters/convert_checkpoint").main([str(arg) for arg in args])
 
 
 def model_of(path: Path, kind: str | None = None, everywhere: bool = False, init: str = "relu") -> nn.Module:
