@@ -10,7 +10,8 @@ from mmengine.model import revert_sync_batchnorm
 from torch import nn
 from torch.testing import assert_close
 
-from acon_mm import MetaAconC, layers
+from acon_mm import MetaAconC
+from acon_mm.layers import inner
 from acon_mm.ops import backend_for
 from acon_mm.ops import cpu as compiled
 
@@ -217,7 +218,7 @@ def test_modules_run_where_the_operator_cannot(case, at_once):
 @pytest.fixture
 def logged():
     """The messages of mmengine's current logger."""
-    layers._log_single_value.cache_clear()
+    inner._log_single_value.cache_clear()
     messages = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append((record.levelname, record.getMessage()))
@@ -225,7 +226,7 @@ def logged():
     logger.addHandler(handler)
     yield messages
     logger.removeHandler(handler)
-    layers._log_single_value.cache_clear()
+    inner._log_single_value.cache_clear()
 
 
 @pytest.mark.parametrize("norm", NORMS)
