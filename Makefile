@@ -15,13 +15,14 @@ INSTALLED = $(VENV)/.acon_mm-installed
 DEMO_CONFIG = configs/detection/retinanet_r18-metaaconc_fpn_6e_digits.py
 DEMO_DIR = work_dirs/demo
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint clean docs
 
 help:
 	@echo "make setup   environment with everything installed in $(VENV) (the first time about 10 minutes)"
 	@echo "make demo    train RetinaNet-R18 with MetaAconC on handwritten digits, test it, paint its detections"
 	@echo "make test    ruff and the whole test suite"
 	@echo "make lint    ruff alone"
+	@echo "make docs    the documentation as a site in build/site"
 	@echo "make clean   remove the demo's data and results, build products and caches; environments stay"
 	@echo "Each sets up what it needs. PYTHON=$(PYTHON) makes the environment; STACK=openmmlab or onedl goes in."
 
@@ -53,6 +54,9 @@ lint: setup
 
 test: lint
 	$(PY) -m pytest
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 clean:
 	rm -rf data/digits data/.digits.lock $(DEMO_DIR) work_dirs/benchmark build dist *.egg-info .pytest_cache .ruff_cache
