@@ -41,6 +41,12 @@ def test_files_of_the_repository_are_there(page):
     assert not [name for name in named if not list(ROOT.glob(name.rstrip("/")))]
 
 
+def test_files_in_the_diagram_are_there():
+    diagram = (ROOT / "docs/images/how_it_works.svg").read_text()
+    named = [name for text in re.findall(r'class="file">([^<]+)<', diagram) for name in text.strip(",").split(", ")]
+    assert named and not [name for name in named if not list((ROOT / "acon_mm").rglob(name.rstrip("/")))]
+
+
 def test_python_names_are_there(page):
     """Inline code such as `acon_mm.checkpoints.load_state_dict` or `acon_mm.patches.uninstall()`."""
     for code in page.inline_code:
