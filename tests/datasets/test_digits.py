@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.resources
-import json
 import multiprocessing
 import re
 import shutil
 import sys
+import tomllib
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -21,8 +20,8 @@ from pycocotools.coco import COCO
 from acon_mm.datasets import digits, pictures
 from acon_mm.datasets.digits import ensure_digits
 from acon_mm.datasets.pictures import PictureMaker
+from helpers.digits_sample import SMALL, content, make_together, pixels
 
-SMALL = {"num_train": 4, "num_val": 2}
 # Decoded pixels and annotations of SMALL under the pinned versions, the same on every machine.
 SMALL_SHA256 = "20a3d42e1e89b922f98b3efa1a358ace79edfd57a48038b97ba8fdccdc939cc2"
 
@@ -51,23 +50,7 @@ def maker() -> PictureMaker:
     return PictureMaker()
 
 
-def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.array(image)
-
-
-def content(root: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(root.glob("*/*/*.png")):
-        digest.update(repr((path.relative_to(root).as_posix(), pixels(path).shape)).encode())
-        digest.update(pixels(path).tobytes())
-    for path in sorted(root.glob("annotations/*.json")):
-        digest.update(json.dumps(json.loads(path.read_text()), sort_keys=True).encode())
-    return digest.hexdigest()
-
-
 def test_pins_are_those_of_the_sample_extra():
-    tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     pins = (requirement.split("==") for requirement in project["optional-dependencies"]["sample"])
     assert dict(pin for pin in pins if len(pin) == 2) == pictures.PINNED
@@ -242,17 +225,8 @@ def test_bad_parameters_are_refused(tmp_path, parameters, message):
         ensure_digits(tmp_path / "digits", **{**SMALL, **parameters})
 
 
-def make_at_once(root, barrier):
-    made = []
-    make = digits._make
-    digits._make = lambda *args, **kwargs: (made.append(1), make(*args, **kwargs))
-    barrier.wait(timeout=120)
-    ensure_digits(root, **SMALL)
-    return len(made), content(root)
-
-
 def test_two_processes_make_it_once(made, tmp_path):
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(2, mp_context=context) as pool:
-        outcome = pool.map(make_at_once, [tmp_path / "digits"] * 2, [manager.Barrier(2)] * 2)
+        outcome = pool.map(make_together, [tmp_path / "digits"] * 2, [manager.Barrier(2)] * 2)
         assert sorted(outcome) == [(0, content(made)), (1, content(made))]

@@ -14,8 +14,7 @@ from mmengine.structures import InstanceData
 from PIL import Image
 
 import acon_mm.datasets  # noqa: F401 (registers the datasets)
-
-SMALL = {"num_train": 4, "num_val": 2}
+from helpers.digits_sample import SMALL
 
 
 @pytest.mark.parametrize("hidden", ["mmdet", "mmseg"])

@@ -1,8 +1,6 @@
 """What the flags of `tools/train.py` and `tools/test.py` do, in real runs."""
 
-import importlib
 import pickle
-import sys
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from acon_mm.checkpoints import load_checkpoint
-from helpers.tiny_runs import PICTURES, TOOLS, differing, error_of, log_of, run, test, train, weights
+from helpers.tiny_runs import PICTURES, differing, error_of, log_of, run, test, train, weights
 
 NO_VAL = ("val_cfg=None", "val_dataloader=None", "val_evaluator=None")
 
@@ -101,11 +99,3 @@ def test_auto_scale_lr(configs, tmp_path):
     run(train, configs["detection"], tmp_path, "--auto-scale-lr", options=(*NO_VAL, "param_scheduler=None"))
     optimizer = load_checkpoint(tmp_path / "iter_2.pth")["optimizer"]
     assert {group["lr"] for group in optimizer["param_groups"]} == {0.01 * 2 / 8}
-
-
-def test_a_tool_is_not_taken_for_a_package_of_its_name(monkeypatch):
-    """Python looks beside a script first, so what else a tool imports would find `coverage` there."""
-    monkeypatch.delitem(sys.modules, "coverage", raising=False)
-    monkeypatch.syspath_prepend(TOOLS)
-    with pytest.raises(ImportError, match=r"tools/coverage\.py of acon_mm is not the package coverage"):
-        importlib.import_module("coverage")
