@@ -33,7 +33,7 @@ CONFIGS = (
 @pytest.fixture(scope="module")
 def digests() -> dict[bool, dict]:
     """By whether acon_mm was imported; both at once, since each uses one core."""
-    script = Path(__file__).with_name("digest_models.py")
+    script = Path(__file__).parent / "helpers/digest_models.py"
     commands = {
         False: [sys.executable, str(script), *CONFIGS],
         True: [sys.executable, str(script), "--import", "acon_mm", *CONFIGS],

@@ -25,7 +25,7 @@ from torch import nn
 
 def samples():
     """`acon_mm.analysis.config_coverage.samples`, which needs nothing of the package around it."""
-    path = Path(__file__).parents[2] / "acon_mm/coverage/samples.py"
+    path = Path(__file__).parents[2] / "acon_mm/analysis/config_coverage/samples.py"
     spec = importlib.util.spec_from_file_location("samples", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
