@@ -1,18 +1,17 @@
-"""All that importing :mod:`acon_mm` changes outside of itself, besides registering its own classes.
+"""Everything that importing :mod:`acon_mm` changes outside the package, except that it registers its own classes.
 
-1. A hook of PyTorch's on module registration tells an ACON without ``num_channels`` how many it has
+1. A PyTorch hook on module registration gives an ACON without ``num_channels`` its number of channels
    (:mod:`acon_mm.convert.channels`). Other modules are not touched.
 2. The build functions of mmengine's ``MODELS`` registry and its children (mmdet's, mmseg's) are wrapped, so that
    ``act_cfg`` works on every module (:mod:`acon_mm.convert.registry`). Configs without it are built as before.
-3. ``torch.load`` is allowed the inert types that mmengine's training checkpoints hold
-   (:mod:`acon_mm.checkpoints.reading`).
-4. ``Mish`` is registered, if nobody has, so that it can be compared with.
-5. mmengine's loaders of checkpoints never run code, and check and report what goes into a model with ACONs
-   (:mod:`acon_mm.checkpoints.mmengine_loaders`). Models without one are loaded as before.
-6. Where mmseg is installed under another name than ``mmsegmentation``, as in the maintained fork, mmengine looks for
-   ``mmseg::`` configs where mmseg is. Without that, it says that mmsegmentation is not installed.
+3. ``torch.load`` accepts the harmless types in mmengine's training checkpoints (:mod:`acon_mm.checkpoints.reading`).
+4. ``Mish`` is registered as an activation, unless it is already there, so that ACON can be compared with it.
+5. mmengine's functions that load checkpoints never run code from them, and they check and report what is loaded into a
+   model with ACONs (:mod:`acon_mm.checkpoints.mmengine_loaders`). Models without ACONs are loaded as before.
+6. The maintained fork installs mmseg under another name than ``mmsegmentation``. There, mmengine finds the ``mmseg::``
+   configs. Without this change it says that mmsegmentation is not installed.
 
-:func:`uninstall` undoes all six, :func:`install` does them again; both may be called repeatedly.
+:func:`uninstall` undoes all six and :func:`install` applies them again. Both may be called repeatedly.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +30,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from .checkpoints import mmengine_loaders, reading
 from .checkpoints.requirements import remember_preprocessors
 from .convert.channels import complete
-from .convert.registry import with_act_cfg
+from .convert.registry import original_build, with_act_cfg
 
 _undo: list[Callable[[], Any]] = []
 
@@ -40,12 +39,12 @@ def install() -> None:
     """Apply the changes listed above."""
     if _undo:
         return
-    _undo.append(register_module_module_registration_hook(complete).remove)
-    for package in ("mmdet", "mmseg"):  # their registries become children of mmengine's when they are imported
+    for package in ("mmdet", "mmseg"):  # importing them makes their registries children of mmengine's
         if find_spec(package):
             import_module(f"{package}.registry")
-    for registry in _with_children(MODELS):
-        _replace(registry, "build_func", with_act_cfg(registry.build_func, after_build=remember_preprocessors))
+    _undo.append(register_module_module_registration_hook(complete).remove)
+    _wrap_build_functions()
+    _undo.append(_unwrap_build_functions)
     reading.allow_training_checkpoints()
     _undo.append(reading.disallow_training_checkpoints)
     if "Mish" not in MODELS.module_dict:
@@ -55,11 +54,11 @@ def install() -> None:
     _replace(mmengine_checkpoint, "load_state_dict", load_state_dict)
     _replace(mmengine_checkpoint, "_load_checkpoint_with_prefix", mmengine_loaders.load_checkpoint_with_prefix)
     _replace(CheckpointLoader, "load_checkpoint", mmengine_loaders.without_code(CheckpointLoader.load_checkpoint))
-    if hasattr(mmengine_checkpoint, "_safe_torch_load"):  # the maintained fork's
+    if hasattr(mmengine_checkpoint, "_safe_torch_load"):  # only the maintained fork has it
         _replace(mmengine_checkpoint, "_safe_torch_load", mmengine_loaders.load_file)
     if find_spec("mmseg") and not _is_distribution(MODULE2PACKAGE["mmseg"]):
         _undo.append(partial(MODULE2PACKAGE.update, mmseg=MODULE2PACKAGE["mmseg"]))
-        MODULE2PACKAGE["mmseg"] = "mmseg"  # the module will do as well: that is how it finds mmdet's
+        MODULE2PACKAGE["mmseg"] = "mmseg"  # a module's name works as well, and is how mmengine finds mmdet
 
 
 def uninstall() -> None:
@@ -73,9 +72,20 @@ def is_installed() -> bool:
     return bool(_undo)
 
 
-def _replace(owner: Any, name: str, new: Any) -> None:
-    _undo.append(partial(setattr, owner, name, vars(owner)[name]))
-    setattr(owner, name, new)
+def _replace(target: Any, name: str, new: Any) -> None:
+    _undo.append(partial(setattr, target, name, vars(target)[name]))
+    setattr(target, name, new)
+
+
+def _wrap_build_functions() -> None:
+    for registry in _with_children(MODELS):
+        registry.build_func = with_act_cfg(registry.build_func, after_build=remember_preprocessors)
+
+
+def _unwrap_build_functions() -> None:
+    # All registries of now: one that was created after the wrapping has taken its parent's wrapped function.
+    for registry in _with_children(MODELS):
+        registry.build_func = original_build(registry.build_func)
 
 
 def _with_children(registry: Registry) -> Iterator[Registry]:

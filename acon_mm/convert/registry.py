@@ -50,7 +50,13 @@ def with_act_cfg(build: Callable, after_build: Callable[[nn.Module], None]) -> C
                 after_build(built)
         return built
 
+    build_with_activations._acon_mm_original = build
     return build_with_activations
+
+
+def original_build(build: Callable) -> Callable:
+    """The build function that :func:`with_act_cfg` was given; any other function is returned as it is."""
+    return getattr(build, "_acon_mm_original", build)
 
 
 def _asks(cfg: Any) -> bool:
