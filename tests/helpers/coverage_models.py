@@ -1,4 +1,4 @@
-"""Backbones whose activations the check of the configs must judge, and a job that kills its process."""
+"""Small models that the check of the configs must judge, and a check that kills its process."""
 
 import os
 
@@ -7,30 +7,30 @@ from torch import nn
 from torch.nn import functional as F
 
 
-class Relu(nn.Module):
+class _Backbone(nn.Module):
     def __init__(self, channels=4):
         super().__init__()
         self.conv = nn.Conv2d(3, channels, 3)
         self.norm = nn.BatchNorm2d(channels)
 
 
-class Silent(Relu):
-    """Calls an activation that no module and no table tells of."""
+class Functional(_Backbone):
+    """Calls an activation as a function, which no table lists."""
 
     def forward(self, x):
         return (F.relu(self.norm(self.conv(x))).clamp(min=0, max=1),)
 
 
-class Unknown(Silent):
-    """Has an activation, and nobody knows what it does with it."""
+class Unknown(Functional):
+    """Owns an activation; nothing tells which layer is before it."""
 
     def __init__(self):
         super().__init__()
         self.relu = nn.ReLU()
 
 
-class TwoChannelCounts(Relu):
-    """Takes ``act_cfg`` and calls one activation at two numbers of channels."""
+class TwoSizes(_Backbone):
+    """Takes ``act_cfg`` and calls one activation on 4 and on 8 channels."""
 
     def __init__(self, act_cfg=dict(type="ReLU")):  # noqa: B006
         super().__init__()
@@ -41,8 +41,8 @@ class TwoChannelCounts(Relu):
         return (self.layers[1](x.repeat(1, 2, 1, 1)),)
 
 
-class Detached(Relu):
-    """Its activation learns nothing."""
+class Detached(_Backbone):
+    """Detaches the output of its activation, which gets no gradient."""
 
     def __init__(self):
         super().__init__()
@@ -53,8 +53,8 @@ class Detached(Relu):
         return (x + self.layers[1](x).detach(),)
 
 
-class Unused(Relu):
-    """What one of its branches computes goes nowhere."""
+class Unused(_Backbone):
+    """Does not use the output of a branch."""
 
     def __init__(self):
         super().__init__()
@@ -65,8 +65,8 @@ class Unused(Relu):
         return (self.conv(x),)
 
 
-class Dead(Relu):
-    """A Sequential that is not called as one."""
+class NotCalled(_Backbone):
+    """Calls the first layer of a Sequential alone."""
 
     def __init__(self):
         super().__init__()
@@ -76,15 +76,22 @@ class Dead(Relu):
         return (self.layers[0](x),)
 
 
-class Pure(Relu):
+class NoActivation(_Backbone):
     def forward(self, x):
         return (self.conv(x),)
 
 
-BACKBONES = (Silent, Unknown, TwoChannelCounts, Detached, Unused, Dead, Pure)
+BACKBONES = (Functional, Unknown, TwoSizes, Detached, Unused, NotCalled, NoActivation)
 
 
-def job(name, key, act_cfg):
-    if name == "dies":
+def segmentor(backbone: str, **head) -> dict:
+    """The config of a model with one of the backbones; ``head`` overrides settings of its decode head."""
+    head = dict(type="FCNHead", in_channels=4, channels=4, num_convs=0, num_classes=2, concat_input=False) | head
+    return dict(type="EncoderDecoder", backbone=dict(type=backbone), decode_head=head, test_cfg=dict(mode="whole"))
+
+
+def check_job(job) -> dict:
+    """Kills its process for the config ``dies``."""
+    if job.config == "dies":
         os._exit(1)
-    return {"key": key, "config": name, "status": "converted"}
+    return {"key": job.key, "config": job.config, "status": "converted"}

@@ -1,35 +1,53 @@
-"""Build every config that mmdet and mmseg ship, unchanged and with ACON everywhere, and say what happened.
+"""Check act_cfg on every config that mmdet and mmseg ship: build, load, run and differentiate each model with ACON.
 
-Writes OUT/coverage.json and OUT/coverage.md; results of models that were finished stay when it is started again.
+Writes coverage.json and coverage.md to the work directory. If it is interrupted and started again, it continues.
 """
 
 import argparse
 from pathlib import Path
 
-from acon_mm.analysis.config_coverage import run, table
+from acon_mm.analysis.config_coverage import table
 from acon_mm.analysis.config_coverage.build_time import build_times
+from acon_mm.analysis.config_coverage.check_all import check_all
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--work-dir",
+        type=Path,
+        default=Path("work_dirs/config_coverage"),
+        metavar="DIR",
+        help="directory for results (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="PREFIX", help="for example mmdet, mmseg/pspnet or one config"
+    )
+    parser.add_argument("--sample", type=int, metavar="N", help="check N configs, spread evenly over the families")
+    parser.add_argument("--workers", type=int, default=2, help="number of processes (default: %(default)s)")
+    parser.add_argument("--act", default="AconC", help="type of the activation (default: %(default)s)")
+    parser.add_argument("--retry", action="store_true", help="check again the models that failed before")
+    parser.add_argument(
+        "--build-time", metavar="CONFIG", help="only measure how much --act adds to the build time of this config"
+    )
+    return parser.parse_args()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--out", type=Path, default=Path("work_dirs/coverage"), metavar="DIR", help="default: %(default)s"
-    )
-    parser.add_argument("--only", nargs="+", default=[""], metavar="PREFIX", help="as mmdet, mmseg/pspnet or a config")
-    parser.add_argument("--sample", type=int, metavar="N", help="N configs, spread evenly over the families")
-    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
-    parser.add_argument("--act", default="AconC", help="type of the activation (default: %(default)s)")
-    parser.add_argument("--retry", action="store_true", help="check again what failed before")
-    parser.add_argument(
-        "--build-time",
-        metavar="CONFIG",
-        help="only measure what --act adds to the time that this config takes to build",
-    )
-    args = parser.parse_args()
+    """Run the check; the status is 1 if a model has a problem."""
+    args = parse_args()
+    act_cfg = dict(type=args.act)
     if args.build_time:
-        print(build_times(args.build_time, dict(type=args.act)))
+        print(build_times(args.build_time, act_cfg))
         return 0
-    report = run.coverage(args.out, args.only, args.sample, args.workers, dict(type=args.act), args.retry)
+    report = check_all(
+        args.work_dir,
+        prefixes=args.only,
+        sample=args.sample,
+        workers=args.workers,
+        act_cfg=act_cfg,
+        retry=args.retry,
+    )
     print(table.summary(report))
     return 1 if table.failures(report) else 0
 

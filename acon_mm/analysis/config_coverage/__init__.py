@@ -1,8 +1,11 @@
-"""Whether ``act_cfg`` works on every model that mmdet and mmseg ship; ``tools/coverage.py`` is the command.
+"""Checks ``act_cfg`` on every config that mmdet and mmseg ship. ``tools/analysis_tools/config_coverage.py`` runs it.
 
 - ``configs.py``: the shipped configs, and where ``act_cfg`` goes in them
+- ``build.py``: a model from a config
 - ``check.py``: one model, unchanged and with ACON everywhere
-- ``samples.py``: what to run it on
-- ``trace.py``: the ReLU-like calls that it makes
-- ``run.py``: all of them; ``table.py``: the result
+- ``passes.py``: runs both models; ``gradients.py``: which ACONs learn
+- ``samples.py``: small batches of data
+- ``trace.py``: the ReLU-like calls that a model makes
+- ``check_all.py``: all configs, in parallel; ``table.py``: the result as Markdown
+- ``build_time.py``: the time that ``act_cfg`` adds to a build
 """

@@ -1,4 +1,4 @@
-"""How long a model takes to build, unchanged and with an activation at all of its sites."""
+"""How long a model takes to build, unchanged and with ``act_cfg`` at all of its sites."""
 
 import time
 from copy import deepcopy
@@ -7,52 +7,53 @@ from typing import NamedTuple
 
 from ...convert.sites import find_sites
 from . import configs
-from .check import build, silence
+from .build import build, no_output
 
 
 class BuildTimes(NamedTuple):
     """Medians over the rounds.
 
     Attributes:
-        unchanged, switched: milliseconds.
-        extra: the share that switching adds.
-        sites: how many activations were switched.
+        unchanged, converted: milliseconds.
+        extra: the share of time that ``act_cfg`` adds.
+        sites: the number of converted activations.
     """
 
     unchanged: float
-    switched: float
+    converted: float
     extra: float
     sites: int
 
     def __str__(self) -> str:
         return (
-            f"{self.unchanged:.0f} ms unchanged, {self.switched:.0f} ms with {self.sites} activations switched: "
+            f"{self.unchanged:.0f} ms unchanged, {self.converted:.0f} ms with {self.sites} activations converted: "
             f"{100 * self.extra:+.1f} %"
         )
 
 
 def build_times(config: str, act_cfg: dict, rounds: int = 15) -> BuildTimes:
-    """Build a shipped config's model with and without ``act_cfg`` on its backbone and heads, in turn.
+    """Build the model of a shipped config in turn without and with ``act_cfg`` on its backbone and heads.
 
-    Components without activations of their own (an FPN) stay as they are. The first round, which looks classes up and
-    rewrites methods, does not count.
+    Components without activations (an FPN) stay as they are. The first round is not counted, because it also looks
+    up classes and rewrites methods.
     """
-    with silence():
+    with no_output():
         return _build_times(configs.model_of(config), config.partition("/")[0], act_cfg, rounds)
 
 
 def _build_times(original: dict, package: str, act_cfg: dict, rounds: int) -> BuildTimes:
     model = build(original, package)
-    parts = {path: find_sites(model.get_submodule(path))[0] for path in configs.components(original)}
-    leave_out = ("", *(path for path, sites in parts.items() if not sites))
-    asked = configs.ask(original, act_cfg, leave_out)
-    pairs = [(_time(original, package), _time(asked, package)) for _ in range(rounds + 1)][1:]
-    plain, switched = (1000 * median(times) for times in zip(*pairs, strict=True))
-    return BuildTimes(plain, switched, median(b / a for a, b in pairs) - 1, sum(map(len, parts.values())))
+    sites = {path: len(find_sites(model.get_submodule(path))[0]) for path in configs.components(original)}
+    leave_out = ["", *(path for path, count in sites.items() if not count)]
+    with_act_cfg = configs.with_act_cfg(original, act_cfg, leave_out)
+    pairs = [(_time(original, package), _time(with_act_cfg, package)) for _ in range(rounds + 1)][1:]
+    unchanged, converted = (1000 * median(times) for times in zip(*pairs, strict=True))
+    extra = median(after / before for before, after in pairs) - 1
+    return BuildTimes(unchanged=unchanged, converted=converted, extra=extra, sites=sum(sites.values()))
 
 
 def _time(model_cfg: dict, package: str) -> float:
     cfg = deepcopy(model_cfg)
-    began = time.perf_counter()
+    start = time.perf_counter()
     build(cfg, package)
-    return time.perf_counter() - began
+    return time.perf_counter() - start

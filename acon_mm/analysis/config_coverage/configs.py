@@ -1,9 +1,9 @@
-"""The configs that mmdet and mmseg ship, what of them makes a model, and where ``act_cfg`` goes in them."""
+"""The configs that mmdet and mmseg ship, their models, and the components that take ``act_cfg``."""
 
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from copy import deepcopy
 from itertools import zip_longest
 from pathlib import Path
@@ -14,11 +14,11 @@ from mmengine.registry import MODELS, DefaultScope
 
 from ...convert import registry
 
-#: settings that change no layer and no activation: what happens to inputs, outputs and losses, and how many classes
+#: settings that change no layer and no activation, but for the number of classes
 _NO_LAYERS = ("data_preprocessor", "train_cfg", "test_cfg", "num_classes", "ignore_index", "align_corners")
-#: settings that fetch weights
+#: settings that download weights
 _WEIGHTS = ("pretrained", "init_cfg", "teacher_ckpt")
-#: what configs call the parts of a part: RoI heads and wrappers around whole detectors
+#: names of components that have components: RoI heads, and detectors inside of others
 _WRAPPERS = ("roi_head", "detector", "student", "teacher", "track_head", "panoptic_fusion_head")
 
 
@@ -31,14 +31,14 @@ def config_dir(package: str) -> Path:
 
 
 def shipped(package: str) -> list[str]:
-    """The configs of a package, as ``'mmdet/retinanet/retinanet_r50_fpn_1x_coco.py'``; ``_base_`` ones are none."""
+    """The configs of a package, without ``_base_``, as ``'mmdet/retinanet/retinanet_r50_fpn_1x_coco.py'``."""
     root = config_dir(package)
     files = (path.relative_to(root) for path in root.rglob("*.py"))
     return sorted(f"{package}/{path}" for path in files if not any(part.startswith("_") for part in path.parts))
 
 
-def spread(names: list[str], count: int) -> list[str]:
-    """``count`` of the configs: one of each family in turn, until there are enough."""
+def sample(names: list[str], count: int) -> list[str]:
+    """``count`` of the configs: one of each family, then a second of each, and so on."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(family(name), []).append(name)
@@ -51,12 +51,12 @@ def spread(names: list[str], count: int) -> list[str]:
 
 
 def family(config: str) -> str:
-    """``'mmdet/retinanet'``"""
+    """Package and directory of a config, as ``'mmdet/retinanet'``."""
     return "/".join(config.split("/")[:2])
 
 
 def model_of(config: str) -> dict | None:
-    """The model of a config, without what would download weights; None if it has none."""
+    """The model of a config, without the settings that download weights; None if the config has no model."""
     package, _, path = config.partition("/")
     cfg = Config.fromfile(config_dir(package) / path)
     model = cfg.get("model")
@@ -71,35 +71,40 @@ def _without_weights(node: Any) -> Any:
     return node
 
 
-def key_of(model: dict, config: str) -> str:
-    """Equal for the models of two configs of one package if they have the same layers, but for the classes."""
-    text = config.partition("/")[0] + json.dumps(_layers(model), sort_keys=True, default=repr)
+def layers_key(model: dict, config: str) -> str:
+    """A string that is equal for two models of one package with the same layers. The number of classes may differ."""
+    text = config.partition("/")[0] + json.dumps(_layer_settings(model), sort_keys=True, default=repr)
     return hashlib.sha1(text.encode()).hexdigest()[:16]
 
 
-def _layers(node: Any) -> Any:
+def _layer_settings(node: Any) -> Any:
     if isinstance(node, dict):
-        return {key: _layers(each) for key, each in node.items() if key not in _NO_LAYERS and key[:4] != "loss"}
-    return [_layers(each) for each in node] if isinstance(node, (list, tuple)) else node
+        return {
+            key: _layer_settings(each)
+            for key, each in node.items()
+            if key not in _NO_LAYERS and not key.startswith("loss")
+        }
+    return [_layer_settings(each) for each in node] if isinstance(node, (list, tuple)) else node
 
 
-def ask(model: dict, act_cfg: dict, leave_out: tuple[str, ...] = ()) -> dict:
-    """The model with ``act_cfg`` on itself and on each of its components, but those in ``leave_out``."""
-    asked = deepcopy(model)
+def with_act_cfg(model: dict, act_cfg: dict, leave_out: Collection[str] = ()) -> dict:
+    """The model with ``act_cfg`` on itself and on each of its components, except those in ``leave_out``."""
+    model = deepcopy(model)
     for path in ["", *components(model)]:
         if path not in leave_out:
-            at(asked, path).update(act_cfg=deepcopy(act_cfg), act_sites="all")
-    return asked
+            part_at(model, path).update(act_cfg=deepcopy(act_cfg), act_sites="all")
+    return model
 
 
-def at(model: dict, path: str) -> dict:
+def part_at(model: dict, path: str) -> dict:
+    """The part of a model config at a dotted path; the model itself at ``""``."""
     for part in filter(None, path.split(".")):
         model = model[int(part)] if isinstance(model, (list, tuple)) else model[part]
     return model
 
 
 def components(model: dict) -> list[str]:
-    """Where in a config the backbone, the neck and the heads are: ``'roi_head.bbox_head.0'``."""
+    """The dotted paths of the backbone, the neck and the heads in a model config, as ``'roi_head.bbox_head.0'``."""
     return list(_components(model, ""))
 
 
@@ -107,8 +112,8 @@ def _components(model: dict, prefix: str) -> Iterator[str]:
     for name, value in model.items():
         if not (name in (*_WRAPPERS, "backbone", "neck", "reid") or name.endswith(("_head", "_neck", "_backbone"))):
             continue
-        several = isinstance(value, (list, tuple))
-        for path, part in ((f"{name}.{i}", each) for i, each in enumerate(value)) if several else [(name, value)]:
+        is_list = isinstance(value, (list, tuple))
+        for path, part in [(f"{name}.{i}", each) for i, each in enumerate(value)] if is_list else [(name, value)]:
             if isinstance(part, dict) and "type" in part:
                 yield prefix + path
                 if name in _WRAPPERS:
@@ -116,7 +121,7 @@ def _components(model: dict, prefix: str) -> Iterator[str]:
 
 
 def takes_act_cfg(part: dict, package: str) -> bool:
-    """Whether the class of a part takes ``act_cfg`` itself."""
+    """Whether the class of a component has the argument ``act_cfg``."""
     with DefaultScope.overwrite_default_scope(package), MODELS.switch_scope_and_registry(None) as models:
         cls = models.get(part["type"]) if isinstance(part["type"], str) else part["type"]
     return cls is not None and registry.takes_act_cfg(cls)

@@ -1,8 +1,11 @@
-"""Small batches for any model of mmdet or mmseg, with every annotation that one might ask for."""
+"""Small batches for any model of mmdet or mmseg, with all annotations that a model may use.
+
+Imports nothing of acon_mm: a test runs models with it where acon_mm is not imported.
+"""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +14,7 @@ from torch import Tensor, nn
 
 
 def segmentation_batch(size: int, count: int = 2, channels: int = 3) -> tuple[Tensor, list]:
-    """Random pictures, of two photographs each where ``channels`` is 6, and label maps of the classes 0 and 1."""
+    """Random pictures and label maps of the classes 0 and 1. With ``channels=6`` each is a pair of pictures."""
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
@@ -32,7 +35,15 @@ def segmentation_batch(size: int, count: int = 2, channels: int = 3) -> tuple[Te
 def detection_batch(
     size: int, count: int = 2, extra: dict | None = None, masks: bool = True, proposals: bool = False
 ) -> tuple[Tensor, list]:
-    """Random pictures with two boxes each, of class 0, masks and a label map; ``proposals``: for want of an RPN."""
+    """Random pictures with two boxes of class 0 each, masks and a label map.
+
+    Args:
+        size: height and width.
+        count: the number of pictures.
+        extra: more metadata of each picture.
+        masks: whether there are any.
+        proposals: add proposals, for detectors without an RPN.
+    """
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData, PixelData
 
@@ -50,7 +61,7 @@ def detection_batch(
                 flip=False,
                 flip_direction=None,
                 border=[0, 0, 0, 0],
-                org_width=size,  # of CLRNet, which the maintained fork adds
+                org_width=size,  # for CLRNet, which the maintained fork adds
                 org_height=size,
                 **(extra or {}),
             ),
@@ -103,62 +114,71 @@ def _instances(size: int):
         bboxes=boxes,
         labels=torch.zeros(2, dtype=torch.long),
         masks=BitmapMasks(masks, size, size),
-        pairwise_masks=torch.ones(2, 8, size // 4, size // 4),  # of equal colours: BoxInst's preprocessor makes them
+        pairwise_masks=torch.ones(2, 8, size // 4, size // 4),  # BoxInst's preprocessor makes them from colours
     )
 
 
-Step = Callable[[nn.Module, int], Any]
+class Pass(NamedTuple):
+    """A way to run a model.
+
+    Attributes:
+        name: for reports.
+        train: whether the model is in training mode, and the result is a loss.
+        step: is called with the model and the size of the pictures.
+    """
+
+    name: str
+    train: bool
+    step: Callable[[nn.Module, int], Any]
 
 
-def passes(model: nn.Module) -> list[tuple[str, bool, Step]]:
-    """The ways to run a model: name, whether it is training, and what to call with the model and a picture size."""
-    kinds = {base.__name__ for base in type(model).__mro__}
-    if "BaseSegmentor" in kinds:
+def passes(model: nn.Module) -> list[Pass]:
+    """The ways to run a model; none for a class that is not known."""
+    bases = {base.__name__ for base in type(model).__mro__}
+    if "BaseSegmentor" in bases:
         first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
         return _passes(partial(segmentation_batch, channels=first.in_channels))
-    if "BaseReID" in kinds:
+    if "BaseReID" in bases:
         return _passes(reid_batch)
-    if "SemiBaseDetector" in kinds:
+    if "SemiBaseDetector" in bases:
         return _passes(_detection(model.student), "student") + _passes(_detection(model.teacher), "teacher")[1:]
-    if "BaseMOTModel" in kinds:
+    if "BaseMOTModel" in bases:
         detector = getattr(model, "detector", None)
         detection = _passes(_detection(detector), "detector") if detector is not None else []
         if hasattr(model, "track_head"):
             return _passes(track_batch)[:1] + detection[1:]
         return detection + (_passes(reid_batch, "reid") if getattr(model, "reid", None) is not None else [])
-    if "BaseDetector" in kinds:
+    if "BaseDetector" in bases:
         return _passes(_detection(model))
     return []
 
 
 def _detection(detector: nn.Module) -> Callable:
-    # RTMDet for boxes looks at masks where there are any, and not at a dataset's kind of masks.
+    # RTMDet for boxes uses masks if there are any, but cannot read BitmapMasks.
     masks = type(detector).__name__ != "RTMDet" or "Ins" in type(detector.bbox_head).__name__
     return partial(detection_batch, masks=masks, proposals=not getattr(detector, "with_rpn", True))
 
 
-def _passes(batch: Callable, part: str = "") -> list[tuple[str, bool, Step]]:
+def _passes(batch: Callable, part: str = "") -> list[Pass]:
+    """Loss and prediction of a model, or of a part of it."""
+
     def loss(model: nn.Module, size: int):
-        MessageHub.get_current_instance().update_info_dict(dict(epoch=0, iter=0))  # TOOD, BoxInst: what to learn first
-        return model(*batch(size), mode="loss")
+        MessageHub.get_current_instance().update_info_dict(dict(epoch=0, iter=0))  # TOOD and BoxInst read them
+        return model.get_submodule(part)(*batch(size), mode="loss")
 
     def predict(model: nn.Module, size: int):
-        return model(*batch(size, count=1), mode="predict")  # guided anchoring takes no more
+        return model.get_submodule(part)(*batch(size, count=1), mode="predict")  # guided anchoring takes no more
 
-    steps = [("loss", True, loss), ("predict", False, predict)]
-    return [(f"{name} ({part})", train, _on(part, step)) for name, train, step in steps] if part else steps
-
-
-def _on(part: str, step: Step) -> Step:
-    return lambda model, size: step(model.get_submodule(part), size)
+    suffix = f" ({part})" if part else ""
+    return [Pass(f"loss{suffix}", True, loss), Pass(f"predict{suffix}", False, predict)]
 
 
 def total(losses: Any) -> Tensor:
-    """The sum of all tensors that gradients flow into."""
+    """The sum of all tensors that require gradients, in lists and dictionaries too."""
     if isinstance(losses, Tensor):
         return losses.sum() if losses.requires_grad else losses.new_zeros(())
     if isinstance(losses, dict):
         losses = list(losses.values())
-    return (
-        sum((total(each) for each in losses), torch.zeros(())) if isinstance(losses, (list, tuple)) else torch.zeros(())
-    )
+    if isinstance(losses, (list, tuple)):
+        return sum((total(each) for each in losses), torch.zeros(()))
+    return torch.zeros(())

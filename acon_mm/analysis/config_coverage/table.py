@@ -1,4 +1,4 @@
-"""The result of a coverage run in Markdown, by family."""
+"""The results of a check of all configs as Markdown, by family of configs."""
 
 from collections import Counter, defaultdict
 
@@ -13,12 +13,12 @@ def _result(report: dict, name: str) -> dict:
 
 
 def failures(report: dict) -> list[str]:
-    """The configs that do not convert, or do not do what they should."""
+    """The configs that have a problem, or are not checked yet."""
     return [name for name in report["configs"] if _result(report, name)["status"] in ("failed", "pending")]
 
 
 def summary(report: dict) -> str:
-    """Counts of configs and models, one line for each package."""
+    """The numbers of configs and models, one line for each package."""
     lines = []
     for package in ("mmdet", "mmseg"):
         names = [name for name in report["configs"] if name.startswith(package)]
@@ -34,10 +34,10 @@ def markdown(report: dict) -> str:
     parts = [summary(report).replace("\n", "\n\n"), _effort(report), _families(report)]
     for title, section in (
         ("Failed", _problems(report)),
-        ("Stays, and why", _kept(report)),
-        ("Without any activation that act_cfg means", _errors(report, "none")),
-        ("Learns nothing, as the layer before it does not in the unchanged model", _unused(report)),
-        ("Passes that the unchanged model does not run either", _not_run(report)),
+        ("What is not converted, and why", _kept(report)),
+        ("No activation to convert", _errors(report, "none")),
+        ("No gradient, with ACON and without", _unused(report)),
+        ("Passes that fail with ACON and without", _not_run(report)),
         ("Not built by their own package", _errors(report, "unbuildable", "unreadable")),
         ("Without a model", _listed(report, "no model")),
     ):
@@ -78,11 +78,11 @@ def _problems(report: dict) -> str:
     """One line for each problem, with the configs that have it."""
     where = defaultdict(list)
     for result in report["models"].values():
-        for kind, each in result.get("problems", {}).items():
-            for problem in each:
-                where[f"{kind}: {problem}"].append(result["config"])
+        for name, details in result.get("problems", {}).items():
+            for detail in details:
+                where[f"{name}: {detail}"].append(result["config"])
     ranked = sorted(where.items(), key=lambda item: -len(item[1]))
-    return "\n".join(f"- {problem}: {_some(names)}" for problem, names in ranked)
+    return "\n".join(f"- {problem}: {_first_three(names)}" for problem, names in ranked)
 
 
 def _kept(report: dict) -> str:
@@ -101,15 +101,15 @@ def _not_run(report: dict) -> str:
     for result in report["models"].values():
         for name, error in result.get("not_run", {}).items():
             where[f"{name}: {error}"].append(result["config"])
-    return "\n".join(f"- {error}: {_some(names)}" for error, names in where.items())
+    return "\n".join(f"- {error}: {_first_three(names)}" for error, names in where.items())
 
 
 def _unused(report: dict) -> str:
     where = defaultdict(list)
     for result in report["models"].values():
         if result.get("unused"):
-            where[_some(result["unused"])].append(result["config"])
-    return "\n".join(f"- {names}: {_some(configs)}" for names, configs in where.items())
+            where[_first_three(result["unused"])].append(result["config"])
+    return "\n".join(f"- {names}: {_first_three(configs)}" for names, configs in where.items())
 
 
 def _errors(report: dict, *states: str) -> str:
@@ -118,12 +118,12 @@ def _errors(report: dict, *states: str) -> str:
         result = _result(report, name)
         if result["status"] in states:
             where[result["error"]].append(name)
-    return "\n".join(f"- {error}: {_some(names)}" for error, names in where.items())
+    return "\n".join(f"- {error}: {_first_three(names)}" for error, names in where.items())
 
 
 def _listed(report: dict, state: str) -> str:
     return "\n".join(f"- {name}" for name in report["configs"] if _result(report, name)["status"] == state)
 
 
-def _some(names: list[str]) -> str:
+def _first_three(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,8 +1,7 @@
-"""Every ReLU-like call that a model makes while it runs, modules and functions alike, and who made it."""
+"""All ReLU-like calls that a model makes while it runs, of modules and of functions, and which module makes them."""
 
 import linecache
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import NamedTuple
@@ -22,7 +21,7 @@ _NAMES = (
 )
 _CLAMPS = ("clamp", "clamp_", "clamp_min", "clamp_min_", "hardtanh", "hardtanh_")
 
-#: code whose calls are no activations of a network, by the module or function that it is in
+#: code whose calls are not a network's activations, by the Python module or function
 NOT_THE_NETWORK = {
     "mmdet.models.losses": "part of a loss",
     "mmseg.models.losses": "part of a loss",
@@ -37,17 +36,17 @@ NOT_THE_NETWORK = {
     "mmcv.ops": "boxes and coordinates, not features",
 }
 
-#: LD and LAD hide their teacher from PyTorch, and so from whoever looks through the model's modules
-TEACHER = "of a teacher that is no part of the model: it stays what its weights were trained as"
+#: LD and LAD keep their teacher outside of the model's modules
+TEACHER = "of a teacher that is not a part of the model: it keeps the activations that it was trained with"
 
 
 class Call(NamedTuple):
-    """Who called a ReLU-like function.
+    """A call of a ReLU-like function.
 
     Attributes:
-        module: the innermost module at work; None outside of the model.
-        text: the call as the source has it.
-        code: the function that the source is in.
+        module: the innermost module whose method makes the call; None outside of the model.
+        text: the call in the source.
+        code: the function that contains it.
         where: file and line, for messages.
     """
 
@@ -58,7 +57,7 @@ class Call(NamedTuple):
 
 
 class Trace(TorchDispatchMode):
-    """Notes the calls while it is entered."""
+    """A context that records the ReLU-like calls inside of it."""
 
     def __init__(self):
         super().__init__()
@@ -72,13 +71,13 @@ class Trace(TorchDispatchMode):
 
 
 def _is_relu(name: str, args: tuple, kwargs: dict) -> bool:
-    """A clamp is a ReLU, or with a hardtanh's bounds a ReLU6, if it cuts at 0 below; between bounds it is neither."""
+    """Whether a clamp is a ReLU (it has the lower bound 0 and no upper one) or a hardtanh is a ReLU6."""
     low, high = (kwargs.get(key, args[i] if len(args) > i else None) for i, key in ((1, "min"), (2, "max")))
     return isinstance(low, (int, float)) and low == 0 and (high == 6 if name.startswith("hardtanh") else high is None)
 
 
 def _caller(frame: FrameType | None) -> Call:
-    """The innermost frame outside of PyTorch, and the innermost module at work there or in PyTorch's layers."""
+    """The call that led to ``frame``: its source is outside of PyTorch, its module may be a layer of PyTorch."""
     module = None
     while frame is not None:
         owner = frame.f_locals.get("self")
@@ -89,7 +88,7 @@ def _caller(frame: FrameType | None) -> Call:
             break
         frame = frame.f_back
     outer = frame
-    while module is None and outer is not None:  # a function that a module called
+    while module is None and outer is not None:  # the call is in a function: find the module that called it
         module = outer.f_locals.get("self") if isinstance(outer.f_locals.get("self"), nn.Module) else None
         outer = outer.f_back
     where = f"{frame.f_code.co_filename.rpartition('site-packages/')[2]}:{frame.f_lineno}"
@@ -108,15 +107,12 @@ def _text(code: CodeType, instruction: int) -> str:
 
 
 def explain(model: nn.Module, calls: set[Call]) -> tuple[dict[str, str], list[str]]:
-    """Sort calls into those with a reason to stay, by name, and the others.
-
-    Calls inside an ACON are neither.
-    """
+    """Why each call stays, by the name of the call; and the calls without a reason. Calls of ACONs are left out."""
     names: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(id(module), []).append(name)
     _, kept = find_sites(model)
-    if "teacher_model" in vars(model):  # and not in its modules
+    if "teacher_model" in vars(model):
         kept["teacher_model"] = TEACHER
         for name, module in model.teacher_model.named_modules(prefix="teacher_model"):
             names.setdefault(id(module), []).append(name)
@@ -126,10 +122,9 @@ def explain(model: nn.Module, calls: set[Call]) -> tuple[dict[str, str], list[st
             continue
         paths = names.get(id(call.module), ["?"])
         labels = [_join(path, call.text) for path in paths]
-        reason = next(filter(None, (_reason(each, kept) for each in (*labels, *paths))), None)
-        for package, why in NOT_THE_NETWORK.items():
-            if reason is None and call.code.startswith(package):
-                reason = why
+        reasons = [_reason(each, kept) for each in (*labels, *paths)]
+        reasons += [reason for place, reason in NOT_THE_NETWORK.items() if call.code.startswith(place)]
+        reason = next(filter(None, reasons), None)
         if reason is not None:
             known[labels[0]] = reason
         else:
@@ -142,12 +137,7 @@ def _join(path: str, text: str) -> str:
 
 
 def _reason(name: str, kept: dict[str, str]) -> str | None:
-    if name in kept:
-        return kept[name]
-    return next((kept[above] for above in _above(name) if above in kept), None)
-
-
-def _above(name: str) -> Iterator[str]:
-    while "." in name:
+    """The reason of a module or call, or of a module that contains it."""
+    while name not in kept and "." in name:
         name = name.rpartition(".")[0]
-        yield name
+    return kept.get(name)

@@ -1,0 +1,80 @@
+"""The check of one model finds what is wrong with it."""
+
+from pkgutil import resolve_name
+
+import pytest
+
+from acon_mm.analysis.config_coverage import configs, trace
+from acon_mm.analysis.config_coverage.check import check
+from helpers import coverage_models
+from helpers.coverage_models import segmentor
+
+ACON = dict(type="AconC")
+
+
+@pytest.fixture
+def backbones():
+    from mmseg.registry import MODELS
+
+    for cls in coverage_models.BACKBONES:
+        MODELS.register_module(module=cls)
+    yield
+    for cls in coverage_models.BACKBONES:
+        MODELS.module_dict.pop(cls.__name__)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "head", "problem", "detail"),
+    [
+        # The head has an activation to convert, the backbone calls a function.
+        ("Functional", dict(num_convs=1), "left over", "backbone.F.relu(self.norm(self.conv(x))) ("),
+        ("Unknown", {}, "cannot be converted", "backbone.relu: helpers.coverage_models.Unknown calls it in a way"),
+        ("TwoSizes", dict(in_channels=8, channels=8), "wrong channels", "ValueError: AconC at Sequential.1 has 4 ch"),
+        ("Detached", {}, "without gradient", "backbone.layers.1"),
+        ("NotCalled", {}, "never called", "backbone.layers.1"),
+    ],
+)
+def test_check_finds(backbones, backbone, head, problem, detail):
+    result = check(segmentor(backbone, **head), "mmseg", ACON)
+    assert result["status"] == "failed"
+    assert result["problems"][problem][0].startswith(detail)
+
+
+def test_an_activation_that_learns_nothing_without_acon_either_is_no_problem(backbones):
+    result = check(segmentor("Unused"), "mmseg", ACON)
+    assert (result["status"], result["unused"]) == ("converted", ["backbone.branch.1"])
+
+
+def test_model_without_activations(backbones):
+    result = check(segmentor("NoActivation"), "mmseg", ACON)
+    assert result["status"] == "none"
+    assert result["error"] == "act_cfg on EncoderDecoder, which has no activations: leave it out there"
+    hidden = check(segmentor("Functional"), "mmseg", ACON)
+    assert hidden["status"] == "failed"
+    assert hidden["problems"].keys() == {"activations, but none was found"}
+
+
+def test_model_that_its_own_package_does_not_build():
+    result = check(segmentor("NoSuchBackbone"), "mmseg", ACON)
+    assert result["status"] == "unbuildable"
+    assert result["error"].startswith("KeyError: 'EncoderDecoder: ") or "NoSuchBackbone" in result["error"]
+
+
+def test_a_pass_that_fails_without_acon_too_is_no_problem_of_acon(backbones):
+    result = check(segmentor("Detached", in_channels=5, channels=5), "mmseg", ACON)
+    assert result["passes"] == {}
+    assert len(result["not_run"]) == 2
+    assert all(error.startswith("RuntimeError: Given groups=1") for error in result["not_run"].values())
+
+
+@pytest.mark.slow
+def test_a_teacher_outside_of_the_modules_stays():
+    result = check(configs.model_of("mmdet/ld/ld_r18-gflv1-r101_fpn_1x_coco.py"), "mmdet", ACON)
+    assert (result["status"], result["problems"]) == ("converted", {})
+    assert result["kept_calls"][trace.TEACHER] > 0
+
+
+@pytest.mark.parametrize("place", trace.NOT_THE_NETWORK)
+def test_the_places_outside_of_the_network_exist(place):
+    """A misspelt place would excuse nothing."""
+    assert resolve_name(place) is not None
