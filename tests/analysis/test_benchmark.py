@@ -1,4 +1,4 @@
-"""The benchmark's parts: what it counts and compares, not how fast anything is."""
+"""The benchmark counts and compares as it should. No test depends on how fast anything is."""
 
 import json
 import os
@@ -19,24 +19,25 @@ ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("kind", FORMS)
-def test_all_forms_compute_the_same(kind):
+@pytest.mark.parametrize("acon", FORMS)
+def test_all_forms_compute_the_same(acon):
     torch.manual_seed(0)
-    forms = {name: form(8, init="paper") for name, form in FORMS[kind].items()}
+    forms = {name: form(8, init="paper") for name, form in FORMS[acon].items()}
     x = torch.randn(4, 8, 6, 5)
     for module in forms.values():
         module.load_state_dict(forms["ours"].state_dict())
         torch.testing.assert_close(module(x), forms["ours"](x), rtol=1e-4, atol=1e-5)
 
 
-def test_interleaved_calls_everybody_as_often():
+def test_interleaved_calls_each_candidate_once_per_round():
     calls = []
-    times = measure.interleaved({name: lambda name=name: calls.append(name) for name in "abc"}, 0, CPU, min_rounds=20)
+    candidates = {name: lambda name=name: calls.append(name) for name in "abc"}
+    times = measure.interleaved(candidates, seconds=0, device=CPU, min_rounds=20)
     assert {name: len(taken) for name, taken in times.items()} == {"a": 20, "b": 20, "c": 20}
     rounds = [calls[i : i + 3] for i in range(0, len(calls), 3)]
     assert all(sorted(names) == ["a", "b", "c"] for names in rounds) and len(rounds) == 21  # one to warm up
     after = {pair for names in rounds for pair in pairwise(names)}
-    assert len(after) == 6  # everybody comes after everybody else
+    assert len(after) == 6  # each candidate comes after each other one
 
 
 def test_inputs_are_read_before_each_call():
@@ -45,12 +46,12 @@ def test_inputs_are_read_before_each_call():
             calls.append("read")
 
     calls = []
-    measure.interleaved({"a": lambda: calls.append("call")}, 0, CPU, min_rounds=2, inputs=[Input()])
+    measure.interleaved({"a": lambda: calls.append("call")}, seconds=0, device=CPU, min_rounds=2, inputs=[Input()])
     assert calls == ["read", "call"] * 3
 
 
 def test_ratios_are_within_the_round():
-    # A slow second round does not matter, since both were slow in it.
+    # A slow second round does not matter, because both are slow in it.
     assert measure.ratios({"a": [1.0, 10.0, 1.0], "b": [2.0, 20.0, 2.0]}, "a") == {"a": 1.0, "b": 2.0}
 
 
@@ -71,7 +72,7 @@ kept, size = [], 1 << 20
 
 def call():
     kept.append(torch.ones(8 * size))
-    torch.ones(16 * size)  # not there any more when the next one is
+    torch.ones(16 * size)  # freed before the next one
     kept.append(torch.ones(8 * size))
 
 torch.ones(8 * size)
@@ -79,24 +80,28 @@ print(peak_bytes(call, torch.device("cpu")) / (4 * size))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not report memory")
 def test_peak_bytes():
-    big = torch.ones(1 << 27)  # of this process, not of the one that is measured
+    big = torch.ones(1 << 27)  # of this process, not of the measured one
     done = subprocess.run([sys.executable, "-c", PEAK], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == pytest.approx(24, abs=1) and big.numel()
 
 
 def test_operator_cases():
-    sort = [(2, 8, 4, 4)], [torch.float32], ["channels_last"], [1]
-    cases = list(operators.measure(["MetaAconC"], *sort, CPU, ["ReLU"], seconds=0))
+    found = operators.measure(
+        acts=["MetaAconC"], shapes=[(2, 8, 4, 4)], layouts=["channels_last"], peers=["ReLU"], device=CPU, seconds=0
+    )
+    cases = list(found)
     assert [case.passes for case in cases] == ["forward", "forward + backward"]
+    assert all((case.act, case.shape, case.dtype) == ("MetaAconC", (2, 8, 4, 4), "float32") for case in cases)
     assert all(set(case.ratio) == {"SiLU", "ours", "ReLU", "copy"} and case.ratio["SiLU"] == 1 for case in cases)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["RetinaNet-R18", "PSPNet-R18"])
 def test_model_variants_train(name):
-    # PSPNet's batch norm after pooling needs two pictures.
     counts = []
     for variant in ("ReLU", "authors' Meta-ACON-C, paper's sites", "Meta-ACON-C everywhere"):
         model = models.build(name, variant, CPU)
@@ -110,16 +115,21 @@ def test_model_variants_train(name):
     assert counts[:2] == [0, 16] and counts[2] > 16
 
 
-def test_model_that_one_picture_cannot_train():
-    cases = list(models.measure(["PSPNet-R18"], ["ACON-C everywhere"], 1, 64, [1], CPU, seconds=0, memory=False))
+@pytest.mark.slow
+def test_a_model_that_cannot_train_on_one_picture_gets_two():
+    found = models.measure(
+        models=["PSPNet-R18"], variants=["ACON-C everywhere"], batch=1, size=64, device=CPU, seconds=0, memory=False
+    )
+    cases = list(found)
     assert [(case.batch, case.passes) for case in cases] == [(2, "training step"), (2, "inference")]
     assert all(list(case.ratio) == ["ReLU", "ACON-C everywhere"] and case.ratio["ReLU"] == 1 for case in cases)
 
 
+@pytest.mark.slow
 def test_tool(tmp_path):
-    command = "operators --kinds AconC --shapes 1x4x8x8 --threads 1 --seconds 0 --peers ReLU authors --device cpu"
+    command = "operators --acts AconC --shapes 1x4x8x8 --threads 1 --seconds 0 --peers ReLU authors --device cpu"
     done = subprocess.run(
-        [sys.executable, "tools/analysis_tools/benchmark.py", *command.split(), "--out", tmp_path / "out"],
+        [sys.executable, "tools/analysis_tools/benchmark.py", *command.split(), "--work-dir", tmp_path / "out"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

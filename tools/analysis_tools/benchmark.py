@@ -1,9 +1,10 @@
-"""ACON's time and memory: against nn.SiLU on tensors, against ReLU in whole models."""
+"""Measure ACON's time and memory: against nn.SiLU on tensors, against ReLU in whole models."""
 
 import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 
 import torch
@@ -20,24 +21,29 @@ def shape(text: str) -> tuple[int, ...]:
 def dtype(text: str) -> torch.dtype:
     found = getattr(torch, text, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise argparse.ArgumentTypeError(f"{text} is no floating point dtype of torch")
+        raise argparse.ArgumentTypeError(f"{text} is not a floating point dtype of torch, such as float32 or bfloat16")
     return found
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["operators", "models", "all"])
-    parser.add_argument("--out", default="work_dirs/benchmark", help="directory for JSON and Markdown")
+    parser.add_argument("what", choices=["operators", "models", "all"], help="what to measure")
+    parser.add_argument(
+        "--work-dir", default="work_dirs/benchmark", help="directory for JSON and Markdown (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--seconds", type=float, default=2.0, help="to measure each case; models take ten times that")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="to measure each case; models take ten times as long"
+    )
+    parser.add_argument("--keep-allocator", action="store_true", help="do not pin glibc's allocator (see the docs)")
     group = parser.add_argument_group("operators")
-    group.add_argument("--kinds", nargs="+", default=operators.KINDS, choices=operators.KINDS)
+    group.add_argument("--acts", nargs="+", default=operators.ACTS, choices=operators.ACTS, help="activations")
     group.add_argument("--shapes", type=shape, nargs="+", default=operators.SHAPES, metavar="NxCxHxW")
     group.add_argument("--dtypes", type=dtype, nargs="+", default=[torch.float32])
     group.add_argument("--layouts", nargs="+", default=["contiguous"], choices=operators.LAYOUTS)
     group.add_argument(
-        "--peers", nargs="*", default=operators.PEERS, choices=operators.PEERS, help="beside SiLU, a copy"
+        "--peers", nargs="*", default=operators.PEERS, choices=operators.PEERS, help="besides SiLU and a copy"
     )
     group = parser.add_argument_group("models")
     group.add_argument("--models", nargs="+", default=models.MODELS_TO_MEASURE, choices=models.MODELS_TO_MEASURE)
@@ -46,57 +52,57 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=models.VARIANTS,
         choices=models.VARIANTS,
-        help="beside ReLU; all in memory at once",
+        help="besides ReLU; all are in memory together",
     )
-    group.add_argument("--batch", type=int, default=1, help="pictures; PSPNet gets at least two")
+    group.add_argument("--batch", type=int, default=1, help="number of pictures; PSPNet gets at least two")
     group.add_argument("--size", type=int, default=512, help="height and width of the pictures")
-    group.add_argument("--no-memory", action="store_true", help="time alone")
-    parser.add_argument("--keep-allocator", action="store_true", help="do not pin glibc's allocator (see the docs)")
+    group.add_argument("--no-memory", action="store_true", help="measure time only")
     return parser.parse_args(argv)
+
+
+def measure_operators(args: argparse.Namespace, device: torch.device) -> list[operators.Case]:
+    choices = dict(acts=args.acts, shapes=args.shapes, dtypes=args.dtypes, layouts=args.layouts, threads=args.threads)
+    found = operators.measure(**choices, peers=args.peers, device=device, seconds=args.seconds)
+    cases = []
+    for case in tqdm(found, total=2 * prod(map(len, choices.values())), desc="operators"):
+        cases.append(case)
+        tqdm.write(f"{case.act} {case.shape} {case.threads} thr. {case.passes}: {case.ratio['ours']:.2f} x SiLU")
+    return cases
+
+
+def measure_models(args: argparse.Namespace, device: torch.device) -> list[models.ModelCase]:
+    found = models.measure(
+        models=args.models,
+        variants=args.variants,
+        batch=args.batch,
+        size=args.size,
+        threads=args.threads,
+        device=device,
+        seconds=10 * args.seconds,
+        memory=not args.no_memory,
+    )
+    return list(tqdm(found, total=2 * len(args.models) * len(args.threads), desc="models"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     device = torch.device(args.device)
     pinned = not args.keep_allocator and pin_allocator()
-    text = [f"Machine: {report.machine(device)}; allocator {'pinned' if pinned else 'as it is'}."]
-    results: dict[str, object] = {"machine": text[0]}
+    machine = f"Machine: {report.machine(device)}; allocator {'pinned' if pinned else 'as it is'}."
+    text = [machine]
+    results: dict[str, object] = {"machine": machine}
     if args.what in ("operators", "all"):
-        cases = []
-        found = operators.measure(
-            args.kinds, args.shapes, args.dtypes, args.layouts, args.threads, device, args.peers, args.seconds
-        )
-        combinations = [args.kinds, args.shapes, args.dtypes, args.layouts, args.threads, ("forward", "both")]
-        total = torch.tensor([len(each) for each in combinations]).prod().item()
-        for case in tqdm(found, total=total, desc="operators"):
-            cases.append(case)
-            tqdm.write(f"{case.kind} {case.shape} {case.threads} thr. {case.passes}: {case.ratio['ours']:.2f} x SiLU")
+        cases = measure_operators(args, device)
         results["operators"] = [asdict(case) for case in cases]
         text += ["## Time over nn.SiLU's", report.operators_table(cases)]
     if args.what in ("models", "all"):
-        measured = list(
-            tqdm(
-                models.measure(
-                    args.models,
-                    args.variants,
-                    args.batch,
-                    args.size,
-                    args.threads,
-                    device,
-                    10 * args.seconds,
-                    not args.no_memory,
-                ),
-                total=2 * len(args.models) * len(args.threads),
-                desc="models",
-            )
-        )
-        results["models"] = [asdict(case) for case in measured]
-        heading = f"## Time (and peak memory) over ReLU's, {args.size}x{args.size}"
-        text += [heading, report.models_table(measured)]
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "benchmark.json").write_text(json.dumps(results, indent=1))
-    (out / "benchmark.md").write_text("\n\n".join(text) + "\n")
+        cases = measure_models(args, device)
+        results["models"] = [asdict(case) for case in cases]
+        text += [f"## Time (and peak memory) over ReLU's, {args.size}x{args.size}", report.models_table(cases)]
+    work_dir = Path(args.work_dir)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    (work_dir / "benchmark.json").write_text(json.dumps(results, indent=1))
+    (work_dir / "benchmark.md").write_text("\n\n".join(text) + "\n")
     print("\n\n".join(text))
 
 

@@ -1,4 +1,4 @@
-"""Timing on a noisy machine: every candidate once a round, ratios within the round, medians over the rounds."""
+"""Timing on a noisy machine: each candidate runs once per round; medians over the rounds of ratios within a round."""
 
 import ctypes
 import gc
@@ -17,7 +17,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 
 
 def pin_allocator() -> bool:
-    """Make glibc keep freed memory instead of handing it back to the system; False where that cannot be done.
+    """Make glibc keep freed memory instead of returning it to the system. Returns False where this does not work.
 
     Otherwise every large tensor is mapped anew, and the page faults hide what is measured.
     """
@@ -28,13 +28,13 @@ def pin_allocator() -> bool:
 
 
 def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
-    """Bytes that a call needs at most beyond those in use, in a process that has needed less than that so far.
+    """The largest number of bytes that a call needs, beyond those in use before it.
 
-    On a CPU they are the process's resident memory. glibc is told to hand back what is freed, so that it is counted no
-    longer: measure times in another process.
+    On a CPU this is resident memory of the process, and right only if the process has never needed more. glibc is
+    told to return freed memory, which makes later calls slower: measure times in another process.
 
     Raises:
-        OSError: the system does not tell what a process needed (Linux does).
+        OSError: the system does not report the memory of a process (Linux does).
     """
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
@@ -47,25 +47,26 @@ def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
         libc.malloc_trim(0)
     before = _resident("VmRSS")
     function()
-    # Not getrusage's maximum, which a new process takes over from the one that started it.
+    # getrusage's maximum would not do: a new process inherits it from the process that started it.
     return _resident("VmHWM") - before
 
 
 def interleaved(
     candidates: dict[str, Callable[[], object]],
+    *,
     seconds: float,
     device: torch.device,
     min_rounds: int = 5,
     inputs: Sequence[Tensor] = (),
 ) -> dict[str, list[float]]:
-    """Seconds of every candidate in every round, after one round to warm up.
+    """Time candidates in turn: the seconds of each one in each round, after one round to warm up.
 
     Args:
-        candidates: what to call, by name.
-        seconds: how long to go on; at least ``min_rounds`` rounds, at most 400.
-        device: whose work is waited for.
-        inputs: read before each call, so that all find them in the cache alike: as far as they fit there, as after the
-            layer that made them.
+        candidates: functions to call, by name.
+        seconds: how long to measure; at least ``min_rounds`` rounds, at most 400.
+        device: the device that the functions compute on.
+        inputs: tensors that are read before each call. Then all candidates find them in the same state of the cache,
+            as after the layer that made them.
     """
     names, order = list(candidates), random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -73,12 +74,12 @@ def interleaved(
     gc.disable()
     try:
         while rounds < min_rounds or (time.perf_counter() - start < seconds and rounds < 400):
-            # Nobody may always follow the same neighbour, who leaves other things behind in cache and allocator.
+            # A candidate must not always run after the same other one, which leaves its traces in cache and allocator.
             order.shuffle(names)
             for name in names:
                 for tensor in inputs:
                     tensor.sum()
-                taken = _time(candidates[name], device)
+                taken = _seconds(candidates[name], device)
                 if rounds >= 0:
                     times[name].append(taken)
             rounds += 1
@@ -87,16 +88,16 @@ def interleaved(
     return times
 
 
-def ratios(times: dict[str, list[float]], peer: str) -> dict[str, float]:
-    """Median over the rounds of each candidate's time over the peer's in the same round."""
+def ratios(times: dict[str, list[float]], reference: str) -> dict[str, float]:
+    """Each candidate's time over the reference's time in the same round; medians over the rounds."""
     return {
-        name: median(mine / theirs for mine, theirs in zip(taken, times[peer], strict=True))
+        name: median(time / of_reference for time, of_reference in zip(taken, times[reference], strict=True))
         for name, taken in times.items()
     }
 
 
 def kept_bytes(function: Callable[[Tensor], Tensor], x: Tensor, own: list[Tensor]) -> int:
-    """Bytes that autograd keeps for backward beside the parameters ``own``."""
+    """Bytes that autograd keeps for backward, without the parameters ``own``."""
     kept: dict[int, int] = {}
     parameters = {t.untyped_storage().data_ptr() for t in own}
 
@@ -117,7 +118,7 @@ def _resident(name: str) -> int:
     raise OSError(f"/proc/self/status has no {name}")
 
 
-def _time(function: Callable[[], object], device: torch.device) -> float:
+def _seconds(function: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         before.record()

@@ -1,34 +1,34 @@
-"""Whole models: a training step and an inference of detectors and segmentors, by activation.
+"""A training step and an inference of detectors and segmentors, by activation.
 
-Time is interleaved in one process. Memory is the peak of a process of its own that does one training step.
+Times are measured in turn in one process. Memory is the peak of a new process that does one training step.
 """
 
 import gc
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.model import revert_sync_batchnorm
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
 from ...convert import convert_activations
+from ..config_coverage import configs
+from ..config_coverage.build import build as build_shipped
 from .measure import interleaved, peak_bytes, ratios
 from .peers import FORMS
 
-#: where in the installed packages the models' configs are, and what makes an R18 of an R50
+#: shipped configs of models with a ResNet-50
 _CONFIGS = {
-    "RetinaNet": ("mmdet", "retinanet/retinanet_r50_fpn_1x_coco.py"),
-    "PSPNet": ("mmseg", "pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py"),
+    "RetinaNet": "mmdet/retinanet/retinanet_r50_fpn_1x_coco.py",
+    "PSPNet": "mmseg/pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py",
 }
-#: PSPNet pools to 1x1 in front of a batch norm, so one picture cannot be trained on
-_LEAST_BATCH = {"RetinaNet": 1, "PSPNet": 2}
+#: PSPNet pools to 1x1 before a batch norm, which cannot train with one picture
+_MIN_BATCH = {"RetinaNet": 1, "PSPNet": 2}
 MODELS_TO_MEASURE = tuple(f"{name}-{backbone}" for backbone in ("R18", "R50") for name in _CONFIGS)
 
-#: activation by name: form, act_sites of the backbone, and of the rest; None: as they are
+#: by name: the activation, act_sites of the backbone and act_sites of the other parts; None for no conversion
 VARIANTS: dict[str, tuple[type[nn.Module] | None, str | None, str | None]] = {
     "ReLU": (None, None, None),
     "ACON-C, paper's sites": (FORMS["AconC"]["ours"], "paper", None),
@@ -40,98 +40,96 @@ VARIANTS: dict[str, tuple[type[nn.Module] | None, str | None, str | None]] = {
     "authors' ACON-C everywhere": (FORMS["AconC"]["authors"], "all", "all"),
     "authors' Meta-ACON-C everywhere": (FORMS["MetaAconC"]["authors"], "all", "all"),
 }
-PEER = "ReLU"
+REFERENCE = "ReLU"
 
 
 @dataclass
 class ModelCase:
-    """One line of the table: a model in training or inference."""
+    """One column of the table: a model in training or inference."""
 
     model: str
     batch: int
     size: int
     threads: int
+    #: ``'training step'`` or ``'inference'``
     passes: str
-    #: time over that with ReLU, by variant
+    #: time over ReLU's, by variant
     ratio: dict[str, float]
     #: seconds with ReLU, the best of all rounds
     seconds: float
-    #: peak bytes over ReLU's, by variant; of training alone
+    #: peak bytes over ReLU's, by variant; empty for inference
     memory: dict[str, float]
 
 
 def measure(
-    names: Sequence[str],
-    variants: Sequence[str],
-    batch: int,
-    size: int,
-    threads: Sequence[int],
+    *,
+    models: Sequence[str] = MODELS_TO_MEASURE,
+    variants: Sequence[str] = tuple(VARIANTS),
+    batch: int = 1,
+    size: int = 512,
+    threads: Sequence[int] = (1,),
     device: torch.device,
     seconds: float,
-    memory: bool,
+    memory: bool = True,
 ) -> Iterator[ModelCase]:
-    """The cases of all models, one by one.
+    """Measure each model; each gives a case for training and one for inference.
 
     Args:
-        names: of :data:`MODELS_TO_MEASURE`.
-        variants: of :data:`VARIANTS`; they are in memory together. ReLU is always there.
-        batch, size: pictures and their height and width; PSPNet gets at least two.
-        seconds: to measure each.
-        memory: whether to measure that as well, in processes of their own.
+        models: of :data:`MODELS_TO_MEASURE`.
+        variants: of :data:`VARIANTS`; all are in memory together. ReLU is always measured.
+        batch: the number of pictures; PSPNet gets at least two.
+        size: height and width of the pictures.
+        seconds: to measure each case.
+        memory: whether to measure memory too, in other processes.
     """
-    variants = [PEER, *(variant for variant in variants if variant != PEER)]
-    for name, batch in ((name, max(batch, _LEAST_BATCH[name.partition("-")[0]])) for name in names):
-        peaks = _peaks(name, variants, batch, size, device) if memory else {}
-        for count in threads:
-            torch.set_num_threads(count)
-            models = {variant: build(name, variant, device) for variant in variants}
-            for passes, run in (("training step", training_step), ("inference", inference)):
-                calls = {variant: run(model, batch, size, device) for variant, model in models.items()}
-                times = interleaved(calls, seconds, device)
+    variants = [REFERENCE, *(variant for variant in variants if variant != REFERENCE)]
+    for name in models:
+        count = max(batch, _MIN_BATCH[name.partition("-")[0]])
+        peaks = _peaks(name, variants, count, size, device) if memory else {}
+        for num_threads in threads:
+            torch.set_num_threads(num_threads)
+            built = {variant: build(name, variant, device) for variant in variants}
+            for passes, prepare in (("training step", training_step), ("inference", inference)):
+                calls = {variant: prepare(model, count, size, device) for variant, model in built.items()}
+                times = interleaved(calls, seconds=seconds, device=device)
+                of_training = peaks if prepare is training_step else {}
                 yield ModelCase(
                     model=name,
-                    batch=batch,
+                    batch=count,
                     size=size,
-                    threads=count,
+                    threads=num_threads,
                     passes=passes,
-                    ratio=ratios(times, PEER),
-                    seconds=min(times[PEER]),
-                    memory={key: peak / peaks[PEER] for key, peak in peaks.items()} if run is training_step else {},
+                    ratio=ratios(times, REFERENCE),
+                    seconds=min(times[REFERENCE]),
+                    memory={variant: peak / peaks[REFERENCE] for variant, peak in of_training.items()},
                 )
 
 
 def build(name: str, variant: str, device: torch.device) -> nn.Module:
     """A model of :data:`MODELS_TO_MEASURE` with the activations of a variant, without pretrained weights."""
     family, _, backbone = name.partition("-")
-    package, path = _CONFIGS[family]
-    cfg = Config.fromfile(_shipped(package, path))
-    init_default_scope(package)
-    model = cfg.model
-    model.backbone.init_cfg = model.pretrained = None
-    if package == "mmdet":
-        model.pop("pretrained")
+    package = _CONFIGS[family].partition("/")[0]
+    cfg = configs.model_of(_CONFIGS[family])
+    cfg["data_preprocessor"].pop("size", None)
     if backbone == "R18":
-        model.backbone.depth = 18
+        cfg["backbone"]["depth"] = 18
         if package == "mmdet":
-            model.neck.in_channels = [64, 128, 256, 512]
+            cfg["neck"]["in_channels"] = [64, 128, 256, 512]
         else:
-            model.decode_head.in_channels, model.auxiliary_head.in_channels = 512, 256
-    model.data_preprocessor.pop("size", None)
-    _without_sync(model)
-    torch.manual_seed(0)
-    built = MODELS.build(model)
-    form, in_backbone, elsewhere = VARIANTS[variant]
-    if form is not None:
+            cfg["decode_head"]["in_channels"], cfg["auxiliary_head"]["in_channels"] = 512, 256
+    model = revert_sync_batchnorm(build_shipped(cfg, package))
+    act, in_backbone, elsewhere = VARIANTS[variant]
+    if act is not None:
         parts = {"backbone": in_backbone, "neck": elsewhere, "bbox_head": elsewhere, "decode_head": elsewhere}
-        for part, sites in parts.items():
-            module = getattr(built, part, None)
-            if sites is not None and module is not None and _has_activations(module):
-                convert_activations(module, dict(type=form, init="relu"), sites)
-    return built.to(device)
+        for part, act_sites in parts.items():
+            module = getattr(model, part, None)
+            if act_sites is not None and module is not None and _has_activations(module):
+                convert_activations(module, dict(type=act, init="relu"), act_sites)
+    return model.to(device)
 
 
 def training_step(model: nn.Module, batch: int, size: int, device: torch.device) -> Callable[[], object]:
-    """Loss, backward and a step of SGD, on random pictures with a few boxes, or one label everywhere."""
+    """A function that computes loss and gradients and does a step of SGD, on random pictures."""
     pictures = _pictures(batch, size, device)
     samples = [_sample(model, size, device) for _ in range(batch)]
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-6, momentum=0.9)
@@ -147,7 +145,7 @@ def training_step(model: nn.Module, batch: int, size: int, device: torch.device)
 
 
 def inference(model: nn.Module, batch: int, size: int, device: torch.device) -> Callable[[], object]:
-    """The network without the search for boxes or the argmax of classes."""
+    """A function that computes the output of the network, without what follows it (NMS, argmax)."""
     pictures = _pictures(batch, size, device)
 
     def run() -> None:
@@ -159,6 +157,7 @@ def inference(model: nn.Module, batch: int, size: int, device: torch.device) -> 
 
 
 def _sample(model: nn.Module, size: int, device: torch.device):
+    """The annotations of a picture: one label everywhere, or three boxes."""
     shape = dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size), batch_input_shape=(size, size))
     if hasattr(model, "decode_head"):
         from mmseg.structures import SegDataSample
@@ -180,21 +179,6 @@ def _has_activations(module: nn.Module) -> bool:
     return any(isinstance(child, nn.ReLU) for child in module.modules())
 
 
-def _shipped(package: str, path: str) -> str:
-    return str(Path(__import__(package).__file__).parent / ".mim" / "configs" / path)
-
-
-def _without_sync(cfg) -> None:
-    if isinstance(cfg, dict):
-        if cfg.get("type") == "SyncBN":
-            cfg["type"] = "BN"
-        for value in cfg.values():
-            _without_sync(value)
-    elif isinstance(cfg, (list, tuple)):
-        for value in cfg:
-            _without_sync(value)
-
-
 def _peaks(name: str, variants: Sequence[str], batch: int, size: int, device: torch.device) -> dict[str, float]:
     context = multiprocessing.get_context("spawn")
     peaks = {}
@@ -205,10 +189,10 @@ def _peaks(name: str, variants: Sequence[str], batch: int, size: int, device: to
 
 
 def _peak(name: str, variant: str, batch: int, size: int, device_name: str) -> int:
-    """Bytes that a training step needs at most beyond the model's own."""
+    """The largest number of bytes that a training step needs, without those of the model."""
     device = torch.device(device_name)
     model = build(name, variant, device)
-    training_step(model, batch, 64, device)()  # what libraries need once
+    training_step(model, batch, 64, device)()  # libraries allocate some memory once
     step = training_step(model, batch, size, device)
     gc.collect()
     return peak_bytes(step, device)

@@ -1,8 +1,9 @@
-"""One activation on tensors: time over nn.SiLU's in the same round, bytes kept, and GB/s beside a plain copy's."""
+"""One activation on tensors: time over ``nn.SiLU``'s in the same round, bytes kept, and GB/s beside a copy's."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import median
 
 import torch
@@ -12,64 +13,77 @@ from .measure import interleaved, kept_bytes, ratios
 from .peers import FORMS
 
 SHAPES = ((2, 64, 200, 200), (2, 256, 100, 100), (2, 512, 50, 50), (2, 2048, 25, 25), (16, 64, 56, 56))
-KINDS = ("AconC", "MetaAconC (no norm)", "MetaAconC")
+ACTS = ("AconC", "MetaAconC (no norm)", "MetaAconC")
 LAYOUTS = ("contiguous", "channels_last")
-PEER = "SiLU"
+REFERENCE = "SiLU"
 PEERS = ("ReLU", "authors", "yolov5", "compile", "fallback")
+#: times that each pass moves x at least: forward reads x and writes the result; backward reads x and the gradient,
+#: and writes a gradient
+_MOVES = {"forward": 2, "forward + backward": 5}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured: an activation of :data:`ACTS` on one sort of tensor."""
+
+    act: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    layout: str
+    threads: int
 
 
 @dataclass
 class Case:
-    """One line of the table: a kind of ACON on one sort of tensor."""
+    """One row of the table."""
 
-    kind: str
+    act: str
     shape: tuple[int, ...]
     dtype: str
     layout: str
     threads: int
+    #: ``'forward'`` or ``'forward + backward'``
     passes: str
     #: time over SiLU's, by candidate
     ratio: dict[str, float]
-    #: bytes kept for backward over those of x, by candidate
+    #: bytes kept for backward over the bytes of x, by candidate
     kept: dict[str, float]
-    #: of `ours`: bytes moved a second, counting two passes over x forward and five forward + backward, in 1e9
+    #: 1e9 bytes per second that ``ours`` moves, if it moves x twice in forward and five times in forward + backward
     gigabytes: float
-    #: of a plain copy, two passes
+    #: 1e9 bytes per second that a copy moves
     copy_gigabytes: float
 
 
 def measure(
-    kinds: Sequence[str],
-    shapes: Sequence[tuple[int, ...]],
-    dtypes: Sequence[torch.dtype],
-    layouts: Sequence[str],
-    threads: Sequence[int],
+    *,
+    acts: Sequence[str] = ACTS,
+    shapes: Sequence[tuple[int, ...]] = SHAPES,
+    dtypes: Sequence[torch.dtype] = (torch.float32,),
+    layouts: Sequence[str] = LAYOUTS[:1],
+    threads: Sequence[int] = (1,),
+    peers: Sequence[str] = PEERS,
     device: torch.device,
-    peers: Sequence[str],
     seconds: float,
 ) -> Iterator[Case]:
-    """The cases of all combinations, one by one.
+    """Measure all combinations; each gives a case for forward and one for forward + backward.
 
     Args:
-        peers: of :data:`PEERS`; SiLU and ours are always there.
-        seconds: to measure each.
+        acts: of :data:`ACTS`.
+        peers: of :data:`PEERS`; SiLU and ours are always measured.
+        seconds: to measure each case.
     """
-    for count in threads:
+    for count, dtype, layout, shape, act in product(threads, dtypes, layouts, shapes, acts):
         torch.set_num_threads(count)
-        for dtype in dtypes:
-            for layout in layouts:
-                for shape in shapes:
-                    for kind in kinds:
-                        yield from _cases(kind, shape, dtype, layout, count, device, peers, seconds)
+        yield from _cases(Setting(act, tuple(shape), dtype, layout, count), peers, device, seconds)
 
 
-def _cases(kind, shape, dtype, layout, threads, device, peers, seconds) -> Iterator[Case]:
+def _cases(setting: Setting, peers: Sequence[str], device: torch.device, seconds: float) -> Iterator[Case]:
     torch.manual_seed(0)
     # Each case is compiled by itself: dynamo stops compiling a function after a few shapes.
     torch.compiler.reset()
-    candidates = _candidates(kind, shape[1], peers, device)
-    x = torch.randn(shape, device=device).to(dtype)
-    if layout == "channels_last":
+    candidates = _candidates(setting.act, setting.shape[1], peers, device)
+    x = torch.randn(setting.shape, device=device).to(setting.dtype)
+    if setting.layout == "channels_last":
         x = x.to(memory_format=torch.channels_last)
     x.requires_grad_()
     grad = torch.randn_like(x)
@@ -79,42 +93,46 @@ def _cases(kind, shape, dtype, layout, threads, device, peers, seconds) -> Itera
         for name, module in candidates.items()
         if name != "compile"
     }
-    inputs = [x.detach(), grad]
-    for passes, run in (("forward", _forward), ("forward + backward", _forward_backward)):
-        calls = {name: run(module, x, grad) for name, module in candidates.items()}
-        calls["copy"] = _copy(x)
-        times = interleaved(calls, seconds, device, inputs=inputs[:1] if run is _forward else inputs)
+    copy_x = _copy(x)
+    forward = {name: _forward(module, x) for name, module in candidates.items()}
+    both = {name: _forward_backward(module, x, grad) for name, module in candidates.items()}
+    for passes, calls, inputs in (
+        ("forward", forward, [x.detach()]),
+        ("forward + backward", both, [x.detach(), grad]),
+    ):
+        times = interleaved({**calls, "copy": copy_x}, seconds=seconds, device=device, inputs=inputs)
         yield Case(
-            kind=kind,
-            shape=tuple(shape),
-            dtype=str(dtype).removeprefix("torch."),
-            layout=layout,
-            threads=threads,
+            act=setting.act,
+            shape=setting.shape,
+            dtype=str(setting.dtype).removeprefix("torch."),
+            layout=setting.layout,
+            threads=setting.threads,
             passes=passes,
-            ratio=ratios(times, PEER),
+            ratio=ratios(times, REFERENCE),
             kept=kept,
-            gigabytes=(2 if run is _forward else 5) * size / median(times["ours"]) / 1e9,
+            gigabytes=_MOVES[passes] * size / median(times["ours"]) / 1e9,
             copy_gigabytes=2 * size / median(times["copy"]) / 1e9,
         )
 
 
-def _candidates(kind: str, channels: int, peers: Sequence[str], device: torch.device) -> dict[str, nn.Module]:
-    name, _, variant = kind.partition(" ")
+def _candidates(act: str, channels: int, peers: Sequence[str], device: torch.device) -> dict[str, nn.Module]:
+    name, _, no_norm = act.partition(" ")
     forms = FORMS[name]
-    options = dict(norm_cfg=None) if variant else {}
+    options = dict(norm_cfg=None) if no_norm else {}
     ours = forms["ours"](channels, init="paper", **options)
-    modules: dict[str, nn.Module] = {PEER: nn.SiLU(), "ours": ours}
+    modules: dict[str, nn.Module] = {REFERENCE: nn.SiLU(), "ours": ours}
     for peer in peers:
         if peer == "ReLU":
             modules[peer] = nn.ReLU()
         elif peer == "compile":
-            modules[peer] = torch.compile(_same(forms["yolov5"], ours, channels, options))
+            modules[peer] = torch.compile(_like(forms["yolov5"], ours, channels, options))
         else:
-            modules[peer] = _same(forms[peer], ours, channels, options)
+            modules[peer] = _like(forms[peer], ours, channels, options)
     return {key: module.to(device) for key, module in modules.items()}
 
 
-def _same(form: type[nn.Module], ours: nn.Module, channels: int, options: dict) -> nn.Module:
+def _like(form: type[nn.Module], ours: nn.Module, channels: int, options: dict) -> nn.Module:
+    """The activation in another form, with the parameters of ``ours``."""
     module = form(channels, init="paper", **options)
     module.load_state_dict(copy.deepcopy(ours.state_dict()))
     return module
@@ -125,7 +143,7 @@ def _copy(x: Tensor) -> Callable[[], object]:
     return lambda: target.copy_(source)
 
 
-def _forward(module: nn.Module, x: Tensor, grad: Tensor) -> Callable[[], object]:
+def _forward(module: nn.Module, x: Tensor) -> Callable[[], object]:
     source = x.detach()
 
     def run() -> None:

@@ -1,7 +1,7 @@
-"""What ACON is compared with: the formula as it is published, and the activations that users have now.
+"""The forms that ACON is compared with: the authors', yolov5's, and ours without compiled kernels.
 
-The published forms compute what :class:`acon_mm.AconC` and :class:`acon_mm.MetaAconC` compute, operator by operator,
-and let autograd keep what it wants.
+All compute the same as :class:`acon_mm.AconC` and :class:`acon_mm.MetaAconC`. The authors' and yolov5's do it one
+operator after the other, and autograd keeps every intermediate result that it needs.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from ...ops import functional, reference
 
 
 def official(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
-    """The authors' expression: each product of x is written out, and computed, twice."""
+    """The authors' expression, which computes each product with x twice."""
     return (p1 * x - p2 * x) * torch.sigmoid(beta * (p1 * x - p2 * x)) + p2 * x
 
 
 def yolov5(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
-    """The expression of yolov5, with the product shared."""
+    """yolov5's expression, which computes the product with x once."""
     d = (p1 - p2) * x
     return d * torch.sigmoid(beta * d) + p2 * x
 
@@ -35,7 +35,7 @@ class OfficialAconC(AconC):
 
 
 class OfficialMetaAconC(MetaAconC):
-    """Meta-ACON-C in the authors' expression: the mean taken twice over, one dimension at a time."""
+    """Meta-ACON-C in the authors' expression, which takes the mean over one dimension after the other."""
 
     form: Callable[..., Tensor] = staticmethod(official)
 
@@ -76,7 +76,7 @@ class FallbackMetaAconC(MetaAconC):
         return functional._AconC.apply(x, self.p1, self.p2, self._channel_beta(mean), dim, "reference")
 
 
-#: ours, and the same in the forms that it is compared with
+#: the forms, by type of ACON
 FORMS: dict[str, dict[str, type[nn.Module]]] = {
     "AconC": {
         "ours": AconC,

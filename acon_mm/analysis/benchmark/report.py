@@ -1,4 +1,4 @@
-"""Measurements as Markdown."""
+"""Tables of measurements in Markdown."""
 
 import platform
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ import torch
 
 from ...ops import cpu
 from .models import ModelCase
-from .operators import Case
+from .operators import REFERENCE, Case
 
 
 def machine(device: torch.device) -> str:
-    """What was measured on."""
+    """Processor or GPU, version of PyTorch and kernels."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     kernels = cpu.problem() or f"kernels: {cpu.instruction_set()}"
@@ -20,15 +20,15 @@ def machine(device: torch.device) -> str:
 
 
 def operators_table(cases: Sequence[Case]) -> str:
-    """Time over nn.SiLU's, a line a case."""
-    names = [name for name in cases[0].ratio if name != "SiLU"]
+    """Time over ``nn.SiLU``'s; a row for each case."""
+    names = [name for name in cases[0].ratio if name != REFERENCE]
     head = ["activation", "x", "dtype, layout", "threads", "passes", *names, "kept by ours", "ours GB/s", "copy GB/s"]
-    lines = []
+    rows = []
     for case in cases:
         kept = case.kept["ours"]
-        lines.append(
+        rows.append(
             [
-                case.kind,
+                case.act,
                 "x".join(map(str, case.shape)),
                 f"{case.dtype}, {case.layout}",
                 case.threads,
@@ -39,13 +39,13 @@ def operators_table(cases: Sequence[Case]) -> str:
                 f"{case.copy_gigabytes:.1f}",
             ]
         )
-    return _table(head, lines)
+    return _table(head, rows)
 
 
 def models_table(cases: Sequence[ModelCase]) -> str:
-    """Time and memory over those with ReLU, a column a case."""
+    """Time, and in brackets memory, over ReLU's; a column for each case."""
     head = ["activation", *(f"{c.model}, batch {c.batch}, {c.passes}, {c.threads} thr." for c in cases)]
-    lines = [
+    rows = [
         [
             variant,
             *(
@@ -55,13 +55,12 @@ def models_table(cases: Sequence[ModelCase]) -> str:
         ]
         for variant in cases[0].ratio
     ]
-    lines.append(["seconds with ReLU", *(f"{c.seconds:.2f}" for c in cases)])
-    return _table(head, lines)
+    rows.append(["seconds with ReLU", *(f"{c.seconds:.2f}" for c in cases)])
+    return _table(head, rows)
 
 
-def _table(head: Sequence[object], lines: Sequence[Sequence[object]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
 def _processor() -> str:
