@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, Registry
 from torch import nn
 
 from ..layers import Acon
-from .hosts import drop_shared, patch_class
+from .hosts import Host, drop_shared, patch_class, patched_class
 from .sites import ACTIVATIONS, ActSites, Site, find_sites, select, submodule
 
 
@@ -68,8 +68,8 @@ def complete_activations(model: nn.Module, act_cfg: dict, act_sites: ActSites = 
         for site, module in zip(sites, there, strict=True)
         if isinstance(module, Acon) and uses[id(module)] == 1 and (module.num_channels or site.channels is None)
     ]
-    for owner, host in {(site.owner, site.host) for site in present if site.host}:
-        patch_class(model.get_submodule(owner), host)  # upstream's method may still call a functional one as well
+    for module, host in _hosts_of(model, present):
+        patch_class(module, host)  # upstream's method may still call a functional one as well
     if len(present) == len(sites) and any(isinstance(module, Acon) for module in model.modules()):
         return Report([site.name for site in present], kept)
     return _convert(model, sites, kept, act_cfg, act_sites, done=present)
@@ -93,17 +93,29 @@ def _convert(
         )
     chosen = [site for site in select(sites, act_sites, where) if site not in done]
     make = _maker(act_cfg)
-    activations = [_build(make, site, where) for site in chosen]  # before the first change, since it may raise
+    # Whatever may raise comes before the first change.
+    activations = [_build(make, site, where) for site in chosen]
+    hosts = _hosts_of(model, chosen)
+    for module, host in hosts:
+        patched_class(module, host)
+    for module, host in hosts:
+        patch_class(module, host)
     for site, activation in zip(chosen, activations, strict=True):
-        _put(model, site, activation)
-    for owner, host in {(site.owner, site.host) for site in chosen if site.host}:
-        drop_shared(model.get_submodule(owner), host)
+        _put(model, site.path, activation)
+    for module, host in hosts:
+        drop_shared(module, host)
     for module in model.modules():
         if hasattr(type(module), "_freeze_stages"):  # mm backbones; what is new in a frozen stage is frozen as well
             module._freeze_stages()
     switched = {site.name for site in (*done, *chosen)}
     others = {site.name: "not among act_sites" for site in sites if site.name not in switched}
     return Report([site.name for site in sites if site.name in switched], others | kept)
+
+
+def _hosts_of(model: nn.Module, sites: Sequence[Site]) -> list[tuple[nn.Module, type[Host]]]:
+    """The modules that call the activations at these sites and have a table entry, with that entry."""
+    found = dict.fromkeys((site.owner, site.host) for site in sites if site.host is not None)
+    return [(model.get_submodule(path), host) for path, host in found]
 
 
 def check_act_cfg(act_cfg: dict, where: str, registry: Registry = MODELS) -> None:
@@ -159,10 +171,6 @@ def _build(make: Callable[[Site], nn.Module], site: Site, where: str) -> nn.Modu
     return activation if site.source.training else activation.eval()
 
 
-def _put(model: nn.Module, site: Site, activation: nn.Module) -> None:
-    owner = model.get_submodule(site.owner)
-    if site.host is not None:
-        patch_class(owner, site.host)
-    parent, _, leaf = site.path.rpartition(".")
-    holder = model.get_submodule(parent)
-    setattr(holder, leaf, activation)
+def _put(model: nn.Module, path: str, activation: nn.Module) -> None:
+    parent, _, leaf = path.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, activation)

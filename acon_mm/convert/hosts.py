@@ -121,29 +121,48 @@ def host_of_class(cls: type) -> type[Host] | None:
     return Host._by_method.get(f"{getattr(method, '__module__', '')}.{getattr(method, '__qualname__', '')}")
 
 
-def patch_class(module: nn.Module, host: type[Host]) -> None:
-    """Turn ``module`` into a ``host``, with its present activation at every site.
+def patched_class(module: nn.Module, host: type[Host]) -> type[nn.Module]:
+    """The class that :func:`patch_class` gives to ``module``: its own, where no method changes.
 
-    A host whose one activation is an attribute of its own needs no other class.
+    Raises:
+        ValueError: a method cannot be rewritten, see :func:`~acon_mm.convert.rewrite.rewrite`.
+        TypeError: the entry has a site in a ``Sequential``, which would call the new activation as one of its layers.
+    """
+    if isinstance(module, Host):
+        return type(module)
+    for site in host.sites(module):
+        holder = module
+        for name in site.path.split("."):
+            if name not in holder._modules:
+                if type(holder) is nn.Sequential:
+                    raise TypeError(f"{host.__name__}: {site.path} would be called as a part of the Sequential")
+                break
+            holder = holder._modules[name]
+    return _subclass(host, type(module))
+
+
+def patch_class(module: nn.Module, host: type[Host]) -> None:
+    """Give ``module`` the methods of ``host``, and its present activation at every site.
+
+    Raises:
+        ValueError, TypeError: see :func:`patched_class`; the module is unchanged.
     """
     if isinstance(module, Host):
         return
+    subclass = patched_class(module, host)
     sites = host.sites(module)
     present = getattr(module, host.shared, None) if host.shared else None
-    subclass = _subclass(host, type(module))
     if subclass is not type(module):
         module.__class__ = subclass
     for site in sites:
         *parents, leaf = site.path.split(".")
-        owner = module
+        holder = module
         for parent in parents:
-            if parent not in owner._modules:
-                owner.add_module(parent, nn.ModuleList())  # of an entry's own: "shared_acts"
-            owner = owner._modules[parent]
-        if leaf not in owner._modules:
-            if type(owner) is nn.Sequential:
-                raise TypeError(f"{host.__name__}: {site.path} would be called as a part of the Sequential")
-            owner.add_module(leaf, nn.ReLU() if present is None else present)
+            if parent not in holder._modules:
+                holder.add_module(parent, nn.ModuleList())  # a list that only the entry has: "shared_acts"
+            holder = holder._modules[parent]
+        if leaf not in holder._modules:
+            holder.add_module(leaf, nn.ReLU() if present is None else present)
 
 
 def drop_shared(module: nn.Module, host: type[Host]) -> None:
