@@ -15,18 +15,16 @@ INSTALLED = $(VENV)/.acon_mm-installed
 DEMO_CONFIG = configs/detection/retinanet_r18-metaaconc_fpn_6e_digits.py
 DEMO_DIR = work_dirs/demo
 
-.PHONY: help setup demo test lint clean docs
+# Processes that the tests run in, each with one thread.
+WORKERS ?= 2
 
-help:
-	@echo "make setup   environment with everything installed in $(VENV) (the first time about 10 minutes)"
-	@echo "make demo    train RetinaNet-R18 with MetaAconC on handwritten digits, test it, paint its detections"
-	@echo "make test    ruff and the whole test suite"
-	@echo "make lint    ruff alone"
-	@echo "make docs    the documentation as a site in build/site"
-	@echo "make clean   remove the demo's data and results, build products and caches; environments stay"
-	@echo "Each sets up what it needs. PYTHON=$(PYTHON) makes the environment; STACK=openmmlab or onedl goes in."
+.PHONY: help setup demo test test-fast lint typecheck docs clean
 
-setup: $(INSTALLED)
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Each target sets up what it needs. PYTHON=$(PYTHON) makes the environment; STACK=openmmlab or onedl goes in."
+
+setup: $(INSTALLED) ## make the environment (.venv) with everything installed (the first time about 10 minutes)
 
 # The stamp comes last, so a set-up that was interrupted goes on where it was: pip skips what is there.
 $(INSTALLED): pyproject.toml setup.py $(wildcard acon_mm/ops/csrc/*)
@@ -41,23 +39,29 @@ $(INSTALLED): pyproject.toml setup.py $(wildcard acon_mm/ops/csrc/*)
 	@MAX_JOBS=$${MAX_JOBS:-$$(nproc)} $(PIP) install --quiet --no-build-isolation --editable '.[$(STACK),sample,tests]'
 	@touch $@
 
-demo: setup
+demo: setup ## train RetinaNet-R18 with MetaAconC on handwritten digits, test it, paint its detections
 	$(PY) -m acon_mm.datasets
 	$(PY) tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR)
 	$(PY) tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_DIR)/last_checkpoint)" \
 	    --work-dir $(DEMO_DIR) --show-dir $(DEMO_DIR)/detections
 	@echo "The detections are painted in $(DEMO_DIR)/detections (left the truth, right what was found)."
 
-lint: setup
+test: lint typecheck ## ruff, mypy and all tests (at most 6 minutes on two cores)
+	$(PY) -m pytest -n $(WORKERS)
+
+test-fast: setup ## the tests that are not marked slow (at most 1 minute on two cores)
+	$(PY) -m pytest -n $(WORKERS) -m "not slow"
+
+lint: setup ## ruff: rules and format
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 
-test: lint
-	$(PY) -m pytest
+typecheck: setup ## mypy: the types of acon_mm
+	$(PY) -m mypy
 
-docs: setup
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+docs: setup ## build the documentation as a site in build/site
+	$(PY) -m mkdocs build --strict
 
-clean:
-	rm -rf data/digits data/.digits.lock $(DEMO_DIR) work_dirs/benchmark build dist *.egg-info .pytest_cache .ruff_cache
+clean: ## remove the demo's data and results, build products and caches; environments stay
+	rm -rf data/digits data/.digits.lock $(DEMO_DIR) work_dirs/benchmark build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find acon_mm configs tests tools -name __pycache__ -prune -exec rm -rf {} +
