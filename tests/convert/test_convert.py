@@ -10,7 +10,18 @@ from torch import nn
 
 import acon_mm
 from acon_mm.layers import Acon
-from helpers.five_models import BASES, DETECTORS, PARTS, batch, build, every_part, model_cfg, total_loss
+from helpers.five_models import (
+    BASE_CHANNELS,
+    BASES,
+    DETECTORS,
+    HEAD_CHANNELS,
+    PARTS,
+    batch,
+    build,
+    every_part,
+    model_cfg,
+    total_loss,
+)
 
 MODELS_AND_DEPTHS = [*((name, 18) for name in BASES), ("retinanet", 50), ("mask-rcnn", 50), ("pspnet", 50)]
 
@@ -123,9 +134,9 @@ def test_resnet_v1d_stem():
     backbone = dict(type="ResNetV1d", act_cfg=dict(type="AconC"), act_sites=["stem"])
     model = build("pspnet", 18, backbone=backbone)
     assert [(path, module.num_channels) for path, module in acons(model).items()] == [
-        ("backbone.stem.2", 32),
-        ("backbone.stem.5", 32),
-        ("backbone.stem.8", 64),
+        ("backbone.stem.2", BASE_CHANNELS // 2),
+        ("backbone.stem.5", BASE_CHANNELS // 2),
+        ("backbone.stem.8", BASE_CHANNELS),
     ]
 
 
@@ -261,9 +272,9 @@ def test_a_norm_that_norm_cfg_freezes_stays_frozen():
 def test_empty_batch_of_rois():
     model = build("mask-rcnn", **every_part("mask-rcnn", act_cfg=dict(type="MetaAconC")))
     bbox_head, mask_head = model.roi_head.bbox_head, model.roi_head.mask_head
-    scores, boxes = bbox_head(torch.zeros(0, 256, 7, 7))
+    scores, boxes = bbox_head(torch.zeros(0, HEAD_CHANNELS, 7, 7))
     assert scores.shape == (0, 81) and boxes.shape == (0, 320)
-    assert mask_head(torch.zeros(0, 256, 14, 14)).shape == (0, 80, 28, 28)
+    assert mask_head(torch.zeros(0, HEAD_CHANNELS, 14, 14)).shape == (0, 80, 28, 28)
     assert all(module.bn1.running_mean.isfinite().all() for module in acons(model).values())
 
 

@@ -60,7 +60,7 @@ def registry():
         (
             "backbone",
             dict(act_cfg=dict(type="AconC", num_channels=7)),
-            r"AconC at ResNetV1c.layer1.0.act1 was given num_channels=7, but .* has 64 channels: leave",
+            r"AconC at ResNetV1c.layer1.0.act1 was given num_channels=7, but .* has 16 channels: leave",
         ),
         ("backbone", dict(act_cfg=dict(type="AconC", init="zeros")), r"init must be one of 'paper', 'swish', 'relu'"),
     ],

@@ -21,6 +21,17 @@ BASES = {
     "deeplabv3plus": "mmseg::_base_/models/deeplabv3plus_r50-d8.py",
 }
 DETECTORS = ("retinanet", "mask-rcnn")
+BASE_CHANNELS, HEAD_CHANNELS = 16, 32
+#: the settings of the detectors that have to agree with the neck's output, and others of that size
+HEAD_CHANNELS_OF = {
+    "retinanet": ("bbox_head.in_channels", "bbox_head.feat_channels"),
+    "mask-rcnn": (
+        *("rpn_head.in_channels", "rpn_head.feat_channels"),
+        *("roi_head.bbox_roi_extractor.out_channels", "roi_head.mask_roi_extractor.out_channels"),
+        *("roi_head.bbox_head.in_channels", "roi_head.bbox_head.fc_out_channels"),
+        *("roi_head.mask_head.in_channels", "roi_head.mask_head.conv_out_channels"),
+    ),
+}
 #: the parts of each model whose activations a user may switch
 PARTS = {
     "retinanet": ("backbone", "bbox_head"),
@@ -30,20 +41,28 @@ PARTS = {
 
 
 def model_cfg(name: str, depth: int = 18, **parts: dict) -> dict:
-    """The shipped model config; ``parts`` are merged into the parts named, as ``roi_head__bbox_head=dict(...)``."""
+    """The shipped model config with few channels.
+
+    ``parts`` are merged into the parts named, as ``roi_head__bbox_head=dict(...)``.
+    """
     scope, _, path = BASES[name].partition("::")
     root = importlib.import_module(scope).__path__[0]
     cfg = Config.fromfile(f"{root}/.mim/configs/{path}")
-    widths = [256, 512, 1024, 2048] if depth >= 50 else [64, 128, 256, 512]
-    options = {"backbone.depth": depth, "backbone.init_cfg": None}
+    stages = [BASE_CHANNELS * 2**stage * (4 if depth >= 50 else 1) for stage in range(4)]
+    backbone = dict(depth=depth, init_cfg=None, base_channels=BASE_CHANNELS, stem_channels=BASE_CHANNELS)
+    options = {f"backbone.{key}": value for key, value in backbone.items()}
     if name in DETECTORS:
-        options |= {"backbone.frozen_stages": -1, "backbone.norm_eval": False, "neck.in_channels": widths}
+        options |= {"backbone.frozen_stages": -1, "backbone.norm_eval": False}
+        options |= {"neck.in_channels": stages, "neck.out_channels": HEAD_CHANNELS}
+        for key in HEAD_CHANNELS_OF[name]:
+            options[key] = HEAD_CHANNELS
     else:
         options |= {"pretrained": None, "backbone.norm_cfg.type": "BN"}
         for head, stage in (("decode_head", 3), ("auxiliary_head", 2)):
-            options |= {f"{head}.norm_cfg.type": "BN", f"{head}.in_channels": widths[stage], f"{head}.channels": 32}
+            options |= {f"{head}.norm_cfg.type": "BN", f"{head}.in_channels": stages[stage]}
+            options[f"{head}.channels"] = HEAD_CHANNELS
         if name == "deeplabv3plus":
-            options |= {"decode_head.c1_in_channels": widths[0], "decode_head.c1_channels": 16}
+            options |= {"decode_head.c1_in_channels": stages[0], "decode_head.c1_channels": 16}
     for part, extra in parts.items():
         options |= {f"{part.replace('__', '.')}.{key}": value for key, value in extra.items()}
     cfg.merge_from_dict({f"model.{key}": value for key, value in options.items()})
