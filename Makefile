@@ -39,12 +39,13 @@ $(INSTALLED): pyproject.toml setup.py $(wildcard acon_mm/ops/csrc/*)
 	@MAX_JOBS=$${MAX_JOBS:-$$(nproc)} $(PIP) install --quiet --no-build-isolation --editable '.[$(STACK),sample,tests]'
 	@touch $@
 
-demo: setup ## train RetinaNet-R18 with MetaAconC on handwritten digits, test it, paint its detections
+demo: setup ## train RetinaNet-R18 with MetaAconC on handwritten digits, test it, draw its detections
 	$(PY) -m acon_mm.datasets
 	$(PY) tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR)
 	$(PY) tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_DIR)/last_checkpoint)" \
-	    --work-dir $(DEMO_DIR) --show-dir $(DEMO_DIR)/detections
-	@echo "The detections are painted in $(DEMO_DIR)/detections (left the truth, right what was found)."
+	    --work-dir $(DEMO_DIR)
+	$(PY) tools/analysis_tools/draw_predictions.py $(DEMO_CONFIG) "$$(cat $(DEMO_DIR)/last_checkpoint)" \
+	    --out $(DEMO_DIR)/detections.png
 
 test: lint typecheck ## ruff, mypy and all tests (at most 6 minutes on two cores)
 	$(PY) -m pytest -n $(WORKERS)

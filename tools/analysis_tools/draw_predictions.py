@@ -1,0 +1,44 @@
+"""Draw several pictures of a model's test dataset: the truth above, the model's predictions below."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+import acon_mm  # noqa: F401  registers activations and datasets
+from acon_mm.analysis import predictions
+from acon_mm.engine import command_line
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file of a detector or a segmentor")
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("--out", required=True, metavar="FILE.png", help="picture to write")
+    parser.add_argument("--num", type=int, default=4, help="number of pictures (default: %(default)s)")
+    parser.add_argument("--score-thr", type=float, default=0.3, help="lowest score of a box (default: %(default)s)")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override settings of the config"
+    )
+    parser.set_defaults(launcher="none", work_dir=None)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    with command_line.session(args.launcher):
+        if not args.out.endswith(".png"):
+            raise command_line.UserError(f"--out must end in .png, got {args.out}")
+        cfg = command_line.load_config(args, needs=("model", "test_dataloader"))
+        command_line.check_checkpoint(args.checkpoint)
+        command_line.check_data(cfg, "test_dataloader")
+        examples, classes = predictions.predict(cfg, args.checkpoint, args.num, args.score_thr)
+    out = Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    predictions.save(predictions.draw(examples, classes), out)
+    print(f"Truth and predictions are drawn in {out}")
+
+
+if __name__ == "__main__":
+    main()
