@@ -1,13 +1,13 @@
 """The five models on the embedded digits, through the tools: two iterations, a test, a resumed run, two processes."""
 
-import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from helpers.tiny_runs import run, run_script, test, train
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = dict(num_train=8, num_val=4)
@@ -23,13 +23,26 @@ METRICS = {
     "mask-rcnn": {"coco/bbox_mAP", "coco/segm_mAP"},
     **{model: {"aAcc", "mIoU", "mAcc"} for model in ("pspnet", "deeplabv3", "deeplabv3plus")},
 }
+SAVE_WHAT_WAS_SEEN = """
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 
 
-def tool(name: str):
-    spec = importlib.util.spec_from_file_location(f"digits_{name}", ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+@HOOKS.register_module()
+class SaveWhatWasSeen(Hook):
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.seen = data_batch["data_samples"][0].img_path
+
+    def after_train(self, runner):
+        weights = {name: value.clone() for name, value in runner.model.module.named_parameters()}
+        torch.save(dict(seen=self.seen, weights=weights), f"{runner.work_dir}/rank{get_rank()}.pth")
+"""
+
+
+def config_of(model: str) -> Path:
+    return ROOT / "configs" / CONFIGS[model]
 
 
 def options(model: str, iterations: int) -> list[str]:
@@ -46,27 +59,25 @@ def options(model: str, iterations: int) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A directory to run in: the configs look for data/digits below it, and make it."""
-    directory = tmp_path_factory.mktemp("digits")
-    before = Path.cwd()
-    os.chdir(directory)
-    yield directory
-    os.chdir(before)
+def place(tmp_path_factory) -> Path:
+    """A directory to run in. The configs look for data/digits in it and make the data there on first use."""
+    return tmp_path_factory.mktemp("digits")
+
+
+@pytest.fixture(autouse=True)
+def run_there(place, monkeypatch):
+    monkeypatch.chdir(place)
 
 
 @pytest.mark.parametrize("model", CONFIGS)
-def test_two_iterations_and_a_test(place, model):
-    """Every ACON's parameters move, and the test of the checkpoint gives what the validation gave."""
-    config, work_dir = str(ROOT / "configs" / CONFIGS[model]), place / model
-    name = [f"experiment_name={model}", f"visualizer.name={model}"]
-    tool("train")([config, "--work-dir", str(work_dir), "--cfg-options", *options(model, 2), *name])
-    checkpoint = (work_dir / "last_checkpoint").read_text()
-    name = [f"experiment_name={model}-test", f"visualizer.name={model}-test"]
-    test_args = [config, checkpoint, "--work-dir", str(work_dir), "--show-dir", str(work_dir / "painted")]
-    metrics = tool("test")([*test_args, "--cfg-options", *options(model, 2), *name])
+def test_two_iterations_and_a_test(tmp_path, model):
+    """Every ACON's parameters move, and the checkpoint can be tested."""
+    run(train, config_of(model), tmp_path, options=options(model, 2))
+    checkpoint = (tmp_path / "last_checkpoint").read_text()
+    shown = tmp_path / "shown"
+    metrics = run(test, config_of(model), tmp_path, checkpoint, "--show-dir", str(shown), options=options(model, 2))
     assert METRICS[model] <= metrics.keys()
-    assert sum(1 for _ in (work_dir / "painted").rglob("*.png")) == SAMPLE["num_val"]
+    assert sum(1 for _ in shown.rglob("*.png")) == SAMPLE["num_val"]
     weights = torch.load(checkpoint, weights_only=True)["state_dict"]
     slopes = {key: value for key, value in weights.items() if key.endswith((".p1", ".p2"))}
     assert len(slopes) == 2 * 16
@@ -75,49 +86,26 @@ def test_two_iterations_and_a_test(place, model):
     assert sum(not torch.equal(value, value.round()) for value in slopes.values()) >= 16
 
 
-def test_resume_goes_on(place):
-    model = "pspnet"
-    config, work_dir = str(ROOT / "configs" / CONFIGS[model]), place / model
-    assert (work_dir / "last_checkpoint").exists(), "the test above trains it"
-    name = [f"experiment_name={model}-on", f"visualizer.name={model}-on"]
-    args = [config, "--work-dir", str(work_dir), "--resume", "--cfg-options", *options(model, 4), *name]
-    tool("train")(args)
-    meta = torch.load(work_dir / "iter_4.pth", weights_only=True)
-    assert meta["meta"]["iter"] == 4
-    assert meta["optimizer"]["state"][0]["step"] == 4
+def test_training_is_resumed(tmp_path):
+    run(train, config_of("pspnet"), tmp_path, options=options("pspnet", 2))
+    run(train, config_of("pspnet"), tmp_path, "--resume", options=options("pspnet", 4))
+    checkpoint = torch.load(tmp_path / "iter_4.pth", weights_only=True)
+    assert checkpoint["meta"]["iter"] == 4
+    assert checkpoint["optimizer"]["state"][0]["step"] == 4
 
 
 def test_two_processes_agree(place, tmp_path):
     """Two gloo processes over the digits: the same parameters on both afterwards, other data in between."""
-    (tmp_path / "digest_hook.py").write_text(
-        "import torch\n"
-        "from mmengine.dist import get_rank\n"
-        "from mmengine.hooks import Hook\n"
-        "from mmengine.registry import HOOKS\n"
-        "@HOOKS.register_module()\n"
-        "class DigestHook(Hook):\n"
-        "    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):\n"
-        "        self.seen = data_batch['data_samples'][0].img_path\n"
-        "    def after_train(self, runner):\n"
-        "        weights = {k: v.clone() for k, v in runner.model.module.named_parameters()}\n"
-        "        torch.save(dict(seen=self.seen, weights=weights), f'{runner.work_dir}/rank{get_rank()}.pth')\n"
-    )
+    (tmp_path / "save_what_was_seen.py").write_text(SAVE_WHAT_WAS_SEEN)
     (tmp_path / "config.py").write_text(
-        f"_base_ = {str(ROOT / 'configs' / CONFIGS['retinanet'])!r}\n"
-        "custom_imports = dict(imports=['acon_mm', 'acon_mm.datasets', 'digest_hook'])\n"
-        "custom_hooks = [dict(type='DigestHook')]\n"
+        f"_base_ = {str(config_of('retinanet'))!r}\n"
+        "custom_imports = dict(imports=['acon_mm', 'acon_mm.datasets', 'save_what_was_seen'])\n"
+        "custom_hooks = [dict(type='SaveWhatWasSeen')]\n"
     )
-    script = ["bash", str(ROOT / "tools" / "dist_train.sh"), str(tmp_path / "config.py"), "2", "--work-dir", "both"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PORT": "29623", "OMP_NUM_THREADS": "1"}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    subprocess.run(
-        [*script, "--cfg-options", *options("retinanet", 2), "train_dataloader.batch_size=2"],
-        check=True,
-        cwd=place,
-        env=environment,
-        timeout=300,
-    )
-    first, second = (torch.load(place / "both" / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
+    args = ["--work-dir", tmp_path, "--cfg-options", *options("retinanet", 2), "train_dataloader.batch_size=2"]
+    done = run_script("dist_train.sh", tmp_path / "config.py", 2, *args, cwd=place, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
     assert first["seen"] != second["seen"]
     assert first["weights"].keys() == second["weights"].keys()
     for key, value in first["weights"].items():

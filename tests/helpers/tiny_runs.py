@@ -3,6 +3,10 @@
 import importlib.util
 import itertools
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +187,20 @@ def trained(configs, tmp_path_factory) -> dict[str, Path]:
     for task, work_dir in work_dirs.items():
         run(train, configs[task], work_dir)
     return {task: work_dir / "iter_2.pth" for task, work_dir in work_dirs.items()}
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def run_script(name: str, *args: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess:
+    """Run a shell script of `tools/` with this interpreter as its `python` and a free port for its processes."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "PORT": free_port(), **env}
+    command = ["bash", str(TOOLS / name), *map(str, args)]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
 
 
 def log_of(work_dir: Path) -> str:

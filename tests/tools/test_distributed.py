@@ -2,9 +2,7 @@
 
 import os
 import re
-import socket
 import subprocess
-import sys
 from pathlib import Path
 from unittest import mock
 
@@ -13,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from acon_mm.engine import devices
-from helpers.tiny_runs import PICTURES, TOOLS, differing, log_of, run, test, train, weights
+from helpers.tiny_runs import PICTURES, TOOLS, differing, free_port, log_of, run, run_script, test, train, weights
 
 RANK_HOOK = """
 import hashlib
@@ -37,19 +35,7 @@ class WriteRank(Hook):
 """
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
-def script(name: str, *args: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    command = ["bash", str(TOOLS / name), *map(str, args)]
-    env = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **env}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
-
-
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA takes nccl")
 def test_two_processes_on_cpu(configs, trained, tmp_path):
     """Started elsewhere than in the repository, by a relative path with a space in it."""
@@ -60,8 +46,8 @@ def test_two_processes_on_cpu(configs, trained, tmp_path):
         'custom_imports = dict(imports=["acon_mm", "write_rank"], allow_failed_imports=False)\n'
         'custom_hooks = [dict(type="WriteRank")]\n'
     )
-    env = {"PORT": free_port(), "PYTHONPATH": str(tmp_path)}
-    done = script("dist_train.sh", config.name, 2, "--work-dir", "work dir", cwd=tmp_path, **env)
+    env = {"PYTHONPATH": str(tmp_path)}
+    done = run_script("dist_train.sh", config.name, 2, "--work-dir", "work dir", cwd=tmp_path, **env)
     assert done.returncode == 0, done.stdout + done.stderr
     work_dir = tmp_path / "work dir"
     first, second = ((work_dir / f"rank{rank}").read_text().split("\n") for rank in (0, 1))
@@ -72,7 +58,7 @@ def test_two_processes_on_cpu(configs, trained, tmp_path):
     assert differing(weights(work_dir / "iter_2.pth"), weights(trained["segmentation"]))
 
     checkpoint = work_dir / "iter_2.pth"
-    done = script(
+    done = run_script(
         "dist_test.sh", config.name, checkpoint, 2, "--work-dir", "tested", "--out", "labels", cwd=tmp_path, **env
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -119,5 +105,5 @@ def test_slurm_script_passes_everything_on(tmp_path):
     ("name", "usage"), [("dist_train.sh", 2), ("dist_test.sh", 3), ("slurm_train.sh", 3)], ids=lambda value: str(value)
 )
 def test_scripts_tell_their_usage(tmp_path, name, usage):
-    done = script(name, *["x"] * (usage - 1), cwd=tmp_path)
+    done = run_script(name, *["x"] * (usage - 1), cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("usage: ")
