@@ -26,12 +26,12 @@ class Layout(NamedTuple):
 
     Attributes:
         depth: 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
-        kind: ``"AconC"`` or ``"MetaAconC"``.
+        acon_type: ``"AconC"`` or ``"MetaAconC"``.
         stem, base: channels of the stem and of the first stage (64 and 64 in the release).
     """
 
     depth: int
-    kind: str
+    acon_type: str
     stem: int
     base: int
 
@@ -75,7 +75,7 @@ def layout_of(state: Mapping[str, Tensor]) -> Layout:
             else "no ACON"
         )
         raise CheckpointError(f"it is no network of the authors' with ACON: layer1.0.{acon}.p1 is missing ({there})")
-    kind = "MetaAconC" if f"layer1.0.{acon}.fc1.weight" in state else "AconC"
+    acon_type = "MetaAconC" if f"layer1.0.{acon}.fc1.weight" in state else "AconC"
     counts = tuple(
         len({found[1] for key in state if (found := re.match(rf"layer{stage}\.(\d+)\.", key))})
         for stage in (1, 2, 3, 4)
@@ -88,7 +88,7 @@ def layout_of(state: Mapping[str, Tensor]) -> Layout:
             if lacking
             else f"stages of {counts} {'basic blocks' if basic else 'bottlenecks'} are none of theirs: {BLOCKS}"
         )
-    layout = Layout(depth, kind, len(state["conv1.weight"]), len(state[first]))
+    layout = Layout(depth, acon_type, len(state["conv1.weight"]), len(state[first]))
     _check_shapes(state, shapes(layout))
     return layout
 
@@ -117,9 +117,9 @@ def shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
         expected.update({f"{norm}.{leaf}": (out,) for leaf in _BN})
 
     def acon(name: str, channels: int) -> None:
-        names = ("p1", "p2", "beta") if layout.kind == "AconC" else ("p1", "p2")
+        names = ("p1", "p2", "beta") if layout.acon_type == "AconC" else ("p1", "p2")
         expected.update({f"{name}.{leaf}": (1, channels, 1, 1) for leaf in names})
-        if layout.kind == "MetaAconC":
+        if layout.acon_type == "MetaAconC":
             hidden = max(16, channels // 16)
             conv(f"{name}.fc1", f"{name}.bn1", hidden, channels, 1)
             conv(f"{name}.fc2", f"{name}.bn2", channels, hidden, 1)
@@ -153,7 +153,7 @@ def forward(state: Mapping[str, Tensor], layout: Layout, x: Tensor) -> list[Tens
 
     def acon(x: Tensor, name: str) -> Tensor:
         p1, p2 = state[f"{name}.p1"], state[f"{name}.p2"]
-        if layout.kind == "AconC":
+        if layout.acon_type == "AconC":
             beta = state[f"{name}.beta"]
         else:
             hidden = conv(x.mean((2, 3), keepdim=True), f"{name}.fc1", f"{name}.bn1")

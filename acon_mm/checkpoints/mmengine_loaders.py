@@ -41,7 +41,7 @@ def checked(original: Callable, is_active: Callable[[], bool]) -> Callable:
 def load_checkpoint_with_prefix(prefix: str, filename: str, map_location=None) -> dict:
     """As mmengine's, but what is below the prefix keeps its metadata."""
     checkpoint = CheckpointLoader.load_checkpoint(filename, map_location)
-    return requirements.below(checkpoint.get("state_dict", checkpoint), prefix.rstrip("."))
+    return requirements.state_dict_below(checkpoint.get("state_dict", checkpoint), prefix.rstrip("."))
 
 
 def without_code(original: Callable) -> classmethod:

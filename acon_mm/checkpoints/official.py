@@ -61,7 +61,7 @@ def requirements_for(layout: Layout) -> requirements.Requirements:
         "style": "caffe",
         "stem_channels": layout.stem,
         "base_channels": layout.base,
-        "act_cfg": {"type": layout.kind},
+        "act_cfg": {"type": layout.acon_type},
         "input": {"channel_order": "bgr", "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]},
     }
 
@@ -77,7 +77,7 @@ def _convert(state: Mapping[str, Tensor], layout: Layout) -> OrderedDict:
             parts[2] = acon_names[parts[2]]
             name = ".".join(parts)
             converted[name] = value.flatten() if parts[-1] in ("p1", "p2", "beta") else value
-            if layout.kind == "MetaAconC" and parts[-1] == "p1":
+            if layout.acon_type == "MetaAconC" and parts[-1] == "p1":
                 converted[name.removesuffix("p1") + "_extra_state"] = torch.tensor(1.0)
         elif not _is_conv_bias(key, state):
             bias = state.get(_bias_before(key))
@@ -131,6 +131,6 @@ def build_backbone(layout: Layout) -> nn.Module:
             "style": "caffe",
             "stem_channels": layout.stem,
             "base_channels": layout.base,
-            "act_cfg": {"type": layout.kind, "init": "paper"},
+            "act_cfg": {"type": layout.acon_type, "init": "paper"},
         }
     )

@@ -11,7 +11,7 @@ from mmengine.runner.checkpoint import get_state_dict
 from torch import Tensor, nn
 
 from ..version import __version__
-from .acon_types import acon_type_of, acons_of, names_below
+from .acon_types import acon_type_from_names, acons_of, names_below
 from .loading import load_state_dict
 from .reading import CheckpointError
 from .report import LoadReport
@@ -58,7 +58,7 @@ def convert_relu(model: nn.Module, checkpoint: Mapping, allow: Iterable[str] = (
     acons = acons_of(part)
     if not acons:
         raise ValueError(f"{type(part).__name__} has no ACON: give it act_cfg in the config")
-    if found := [place for place in acons if acon_type_of(names_below(state, place))]:
+    if found := [place for place in acons if acon_type_from_names(names_below(state, place))]:
         raise CheckpointError(
             f"it has ACONs already ({found[0]}, ...), so it is not of a ReLU network; use it as it is"
         )

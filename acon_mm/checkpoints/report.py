@@ -21,7 +21,7 @@ class LoadReport:
         inits: how these start: ``"AconC, init='relu'"``.
         missing: other tensors of the model that the checkpoint has not.
         dropped: in the checkpoint, and not in the model.
-        wrong_size: of another size in the checkpoint, and allowed to be.
+        wrong_shape: of another size in the checkpoint, and allowed to be.
         folded: biases that went into the norm after them.
     """
 
@@ -31,13 +31,13 @@ class LoadReport:
     inits: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
-    wrong_size: list[str] = field(default_factory=list)
+    wrong_shape: list[str] = field(default_factory=list)
     folded: list[str] = field(default_factory=list)
 
     @property
     def level(self) -> int:
         """Of the log: a warning where something deserves a look."""
-        return logging.WARNING if self.missing or self.wrong_size or self._advice() else logging.INFO
+        return logging.WARNING if self.missing or self.wrong_shape or self._advice() else logging.INFO
 
     def _advice(self) -> str | None:
         start = sorted({init for entry in self.inits for init in re.findall(r"init='(paper|swish)'", entry)})
@@ -55,7 +55,7 @@ class LoadReport:
             ("ACON's own, keep their init", self.started, "; ".join(self.inits)),
             ("others that keep their init", self.missing, summary(self.missing)),
             ("dropped, not in the model", self.dropped, summary(self.dropped)),
-            ("dropped, of the wrong size", self.wrong_size, summary(self.wrong_size)),
+            ("dropped, of the wrong shape", self.wrong_shape, summary(self.wrong_shape)),
         ]
         if self.folded:
             rows.append(("folded into the next norm", self.folded, summary(self.folded)))

@@ -38,7 +38,7 @@ def requirements_in(state_dict: Mapping) -> dict[str, Requirements]:
     }
 
 
-def below(state_dict: Mapping, prefix: str) -> OrderedDict:
+def state_dict_below(state_dict: Mapping, prefix: str) -> OrderedDict:
     """What lies below a prefix, with its metadata, the prefix taken off.
 
     Raises:
@@ -90,7 +90,7 @@ def remember_preprocessors(built: nn.Module) -> None:
                     part.__dict__[_PREPROCESSOR] = model.data_preprocessor
 
 
-def problems(required: Requirements, model: nn.Module, place: str) -> list[str]:
+def unmet(required: Requirements, model: nn.Module, place: str) -> list[str]:
     """Why the module ``place`` of ``model`` does not meet these requirements, each with what to change."""
     try:
         part = model.get_submodule(place)

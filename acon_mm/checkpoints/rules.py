@@ -14,7 +14,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from ..layers import Acon
-from .acon_types import acon_type_of, acons_of, foreign_acons, names_below
+from .acon_types import acon_type_from_names, acon_types_by_place, acons_of, names_below
 from .comparison import Comparison
 from .report import LoadReport, inits_of, summary
 
@@ -93,7 +93,7 @@ def report_of(case: Case, folded: list[str]) -> LoadReport:
         inits=inits_of(case.model, case.kept_acons),
         missing=case.missing,
         dropped=case.dropped,
-        wrong_size=list(case.comparison.wrong_shape),
+        wrong_shape=list(case.comparison.wrong_shape),
         folded=folded,
     )
 
@@ -124,8 +124,8 @@ def _differing_acons(case: Case) -> list[str]:
 def _types_at(case: Case, place: str) -> tuple[str | None, str | None]:
     """The type of the ACON at a place: of the checkpoint's, and of the model's."""
     return (
-        acon_type_of(names_below(case.state_dict, place)),
-        acon_type_of(names_below(case.comparison.shapes, place)),
+        acon_type_from_names(names_below(case.state_dict, place)),
+        acon_type_from_names(names_below(case.comparison.shapes, place)),
     )
 
 
@@ -188,7 +188,7 @@ def _unexpected_tensors(case: Case) -> list[str]:
     keys = [key for key in case.comparison.unexpected if key not in case.dropped]
     if _is_official(keys):
         return [_OFFICIAL]
-    foreign = {place: acon_type for place, acon_type in foreign_acons(keys).items() if place not in case.acons}
+    foreign = {place: acon_type for place, acon_type in acon_types_by_place(keys).items() if place not in case.acons}
     rest = [key for key in keys if not any(_lies_in(key, place) for place in (*foreign, *case.acons))]
     errors = []
     if foreign:

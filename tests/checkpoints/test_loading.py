@@ -153,7 +153,7 @@ def test_allowed_differences_pass():
     refused(model, state, r"size mismatch for bbox_head\.retina_cls\.weight", allow=["bbox_head.retina_cl", "", "x"])
     for allow in (["bbox_head.retina_cls"], ["*.retina_cls.*"]):
         report = load_state_dict(model, state, allow=allow)
-        assert report.wrong_size == ["bbox_head.retina_cls.weight", "bbox_head.retina_cls.bias"]
+        assert report.wrong_shape == ["bbox_head.retina_cls.weight", "bbox_head.retina_cls.bias"]
         assert torch.equal(model.bbox_head.retina_cls.weight, before)
     assert torch.equal(model.neck.lateral_convs[0].conv.weight, state["neck.lateral_convs.0.conv.weight"])
 

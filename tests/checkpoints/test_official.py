@@ -13,7 +13,7 @@ from acon_mm.checkpoints import CheckpointError, authors, convert_official, load
 from helpers.authors_files import make
 from helpers.tiny_runs import load_tool
 
-KINDS = ("AconC", "MetaAconC")
+ACON_TYPES = ("AconC", "MetaAconC")
 
 
 def tool(*args: str) -> None:
@@ -23,15 +23,15 @@ def tool(*args: str) -> None:
 class TheirBottleneck(nn.Module):
     """Another reading of the facts than `authors.forward`, out of modules: stride first, biases, ACON after the 3x3."""
 
-    def __init__(self, into: int, width: int, stride: int, kind: str):
+    def __init__(self, into: int, channels: int, stride: int, acon_type: str):
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(into, width, 1, stride), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, 1, 1), nn.BatchNorm2d(width)
-        self.conv3, self.bn3 = nn.Conv2d(width, 4 * width, 1), nn.BatchNorm2d(4 * width)
-        self.acon = TheirAcon(width, kind)
+        self.conv1, self.bn1 = nn.Conv2d(into, channels, 1, stride), nn.BatchNorm2d(channels)
+        self.conv2, self.bn2 = nn.Conv2d(channels, channels, 3, 1, 1), nn.BatchNorm2d(channels)
+        self.conv3, self.bn3 = nn.Conv2d(channels, 4 * channels, 1), nn.BatchNorm2d(4 * channels)
+        self.acon = TheirAcon(channels, acon_type)
         self.downsample = None
-        if stride > 1 or into != 4 * width:
-            self.downsample = nn.Sequential(nn.Conv2d(into, 4 * width, 1, stride), nn.BatchNorm2d(4 * width))
+        if stride > 1 or into != 4 * channels:
+            self.downsample = nn.Sequential(nn.Conv2d(into, 4 * channels, 1, stride), nn.BatchNorm2d(4 * channels))
 
     def forward(self, x):
         out = self.acon(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
@@ -39,15 +39,15 @@ class TheirBottleneck(nn.Module):
 
 
 class TheirAcon(nn.Module):
-    def __init__(self, width: int, kind: str):
+    def __init__(self, channels: int, acon_type: str):
         super().__init__()
-        self.p1, self.p2 = (nn.Parameter(torch.randn(1, width, 1, 1)) for _ in range(2))
-        if kind == "AconC":
-            self.beta = nn.Parameter(torch.ones(1, width, 1, 1))
+        self.p1, self.p2 = (nn.Parameter(torch.randn(1, channels, 1, 1)) for _ in range(2))
+        if acon_type == "AconC":
+            self.beta = nn.Parameter(torch.ones(1, channels, 1, 1))
         else:
-            hidden = max(16, width // 16)
-            self.fc1, self.bn1 = nn.Conv2d(width, hidden, 1), nn.BatchNorm2d(hidden)
-            self.fc2, self.bn2 = nn.Conv2d(hidden, width, 1), nn.BatchNorm2d(width)
+            hidden = max(16, channels // 16)
+            self.fc1, self.bn1 = nn.Conv2d(channels, hidden, 1), nn.BatchNorm2d(hidden)
+            self.fc2, self.bn2 = nn.Conv2d(hidden, channels, 1), nn.BatchNorm2d(channels)
 
     def forward(self, x):
         beta = getattr(self, "beta", None)
@@ -57,7 +57,7 @@ class TheirAcon(nn.Module):
         return d * (beta * d).sigmoid() + self.p2 * x
 
 
-def their_network(kind: str, stem: int, base: int) -> nn.Module:
+def their_network(acon_type: str, stem: int, base: int) -> nn.Module:
     net, into = nn.Sequential(), stem
     net.add_module("conv1", nn.Conv2d(3, stem, 7, 2, 3))
     net.add_module("bn1", nn.BatchNorm2d(stem))
@@ -66,17 +66,17 @@ def their_network(kind: str, stem: int, base: int) -> nn.Module:
     for stage, count in enumerate((3, 4, 6, 3)):
         blocks = nn.Sequential()
         for index in range(count):
-            blocks.append(TheirBottleneck(into, base * 2**stage, 2 if stage and not index else 1, kind))
+            blocks.append(TheirBottleneck(into, base * 2**stage, 2 if stage and not index else 1, acon_type))
             into = base * 2**stage * 4
         net.add_module(f"layer{stage + 1}", blocks)
     return net
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_reference_is_their_network(kind):
+@pytest.mark.parametrize("acon_type", ACON_TYPES)
+def test_the_reference_is_their_network(acon_type):
     """`authors.forward`, which judges the conversion, against modules put together from the same facts."""
-    state = make(50, kind)
-    net = their_network(kind, 8, 4).eval()
+    state = make(50, acon_type)
+    net = their_network(acon_type, 8, 4).eval()
     unknown = net.load_state_dict(state, strict=False)
     assert not unknown.unexpected_keys and all("num_batches_tracked" in key for key in unknown.missing_keys)
     net, state = net.double(), {key: value.double() for key, value in state.items()}
@@ -85,11 +85,11 @@ def test_the_reference_is_their_network(kind):
         torch.testing.assert_close(authors.forward(state, authors.layout_of(state), picture)[-1], net(picture))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("acon_type", ACON_TYPES)
 @pytest.mark.parametrize("depth", [18, 50, 101])
-def test_stage_outputs_and_logits(depth, kind):
+def test_stage_outputs_and_logits(depth, acon_type):
     """In float32, as it will run; the converter itself compares in double precision."""
-    state = make(depth, kind, classes=7)
+    state = make(depth, acon_type, classes=7)
     converted = convert_official({"state_dict": {f"module.{k}": v for k, v in state.items()}}, keep_classifier=True)
     weights, layout = converted["state_dict"], authors.layout_of(state)
     backbone = official.build_backbone(layout)
@@ -105,7 +105,7 @@ def test_stage_outputs_and_logits(depth, kind):
     assert len(ours) == len(theirs) == 5
     for a, b in zip(ours, theirs, strict=True):
         assert (a - b).abs().max() <= 1e-4 * b.abs().max()
-    if kind == "MetaAconC":
+    if acon_type == "MetaAconC":
         assert all(value == 1 for key, value in weights.items() if key.endswith("_extra_state"))
 
 
@@ -143,7 +143,7 @@ def reshaped(key, shape):
         (drop("layer3.5."), r"stages of \(3, 4, 5, 3\) bottlenecks are none of theirs"),
         (drop("layer2.1.conv2.bias"), r"^layer2.1.conv2.bias is missing$"),
         (drop("layer2.1.acon.p2"), r"^layer2.1.acon.p2 is missing$"),
-        # p1 and p2 of another width each
+        # p1 and p2 of another channels each
         (reshaped("layer2.0.acon.p1", (1, 4, 1, 1)), r"^layer2.0.acon.p1 is \(1, 4, 1, 1\), not \(1, 8, 1, 1\)$"),
         (reshaped("layer2.0.acon.p2", (8,)), r"^layer2.0.acon.p2 is \(8,\), not \(1, 8, 1, 1\)$"),
         (reshaped("layer1.0.conv4.weight", (1,)), "^layer1.0.conv4.weight is not theirs$"),

@@ -24,11 +24,11 @@ def tool(*args: str) -> None:
     load_tool("model_converters/convert_checkpoint").main([str(arg) for arg in args])
 
 
-def model_of(path: Path, kind: str | None = None, everywhere: bool = False, init: str = "relu") -> nn.Module:
+def model_of(path: Path, acon_type: str | None = None, everywhere: bool = False, init: str = "relu") -> nn.Module:
     cfg = Config.fromfile(path)
     init_default_scope(cfg.default_scope)
-    if kind:
-        act_cfg = dict(type=kind, init=init)
+    if acon_type:
+        act_cfg = dict(type=acon_type, init=init)
         cfg.model.backbone.act_cfg = act_cfg
         if everywhere:
             cfg.model.backbone.act_sites = "all"
@@ -52,24 +52,24 @@ def as_trained(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("everywhere", [False, True], ids=["paper", "all"])
-@pytest.mark.parametrize("kind", ["AconC", "MetaAconC"])
+@pytest.mark.parametrize("acon_type", ["AconC", "MetaAconC"])
 @pytest.mark.parametrize("path", [DETECTOR, SEGMENTOR], ids=["retinanet", "pspnet"])
-def test_the_twin_computes_nearly_the_same(path, kind, everywhere):
+def test_the_twin_computes_nearly_the_same(path, acon_type, everywhere):
     relu = as_trained(model_of(path))
-    acon = model_of(path, kind, everywhere)
+    acon = model_of(path, acon_type, everywhere)
     report = load_state_dict(acon, relu.state_dict())
     assert not report.missing and not report.dropped and report.started
     assert relu_difference(acon) < 0.03
-    worse = model_of(path, kind, everywhere, init="paper")
+    worse = model_of(path, acon_type, everywhere, init="paper")
     load_state_dict(worse, relu.state_dict())
     assert relu_difference(worse) > 0.3
 
 
-@pytest.mark.parametrize("kind", [AconC, MetaAconC])
-def test_it_learns_on_from_there(kind):
+@pytest.mark.parametrize("acon_type", [AconC, MetaAconC])
+def test_it_learns_on_from_there(acon_type):
     """p1, p2 and beta get gradients, and a function that ReLU cannot make is fitted."""
     torch.manual_seed(0)
-    act = kind(4, init="relu")
+    act = acon_type(4, init="relu")
     x = torch.randn(64, 4, 3, 3)
     target = torch.maximum(1.5 * x, -0.5 * x)
     assert F.mse_loss(act(x), F.relu(x)) < 1e-5

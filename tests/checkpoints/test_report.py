@@ -17,7 +17,7 @@ def test_the_table():
         "ACON's own, keep their init       48  AconC, init='relu': act1",
         "others that keep their init        0",
         "dropped, not in the model          1  fc.weight",
-        "dropped, of the wrong size         0",
+        "dropped, of the wrong shape        0",
     ]
     report.folded = ["conv1.bias"]
     assert str(report).splitlines()[-1] == "folded into the next norm          1  conv1.bias"
@@ -33,7 +33,7 @@ def test_an_init_that_ruins_relu_weights_is_told(init, advice):
         assert last.startswith("dropped, ") and report.level == logging.INFO
 
 
-@pytest.mark.parametrize("rows", [dict(missing=["a"]), dict(wrong_size=["a"])])
+@pytest.mark.parametrize("rows", [dict(missing=["a"]), dict(wrong_shape=["a"])])
 def test_what_is_missing_or_of_another_size_is_a_warning(rows):
     assert LoadReport("ResNet", ["b"]).level == logging.INFO
     assert LoadReport("ResNet", ["b"], **rows).level == logging.WARNING

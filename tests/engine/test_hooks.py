@@ -20,7 +20,7 @@ def test_it_lists_differences_for_a_run(configs, trained, tmp_path, capsys):
         file.write("default_hooks = dict(load_check=dict(type='LoadCheckHook', allow=['decode_head.conv_seg']))\n")
     run(train, tmp_path / name, tmp_path / "run")
     table = log_of(tmp_path / "run")
-    assert "dropped, of the wrong size         2  decode_head.conv_seg.weight" in table and "init='relu'" in table
+    assert "dropped, of the wrong shape        2  decode_head.conv_seg.weight" in table and "init='relu'" in table
     # Its own checkpoint fits wholly, for test and resume.
     run(test, tmp_path / name, tmp_path / "test", str(tmp_path / "run/iter_2.pth"))
     assert "ACON's own, keep their init        0" in log_of(tmp_path / "test")

@@ -5,10 +5,10 @@ import torch
 from acon_mm.checkpoints import authors
 
 
-def make(depth: int = 50, kind: str = "AconC", stem: int = 8, base: int = 4, classes: int = 0) -> dict:
+def make(depth: int = 50, acon_type: str = "AconC", stem: int = 8, base: int = 4, classes: int = 0) -> dict:
     """The state dict of one of their networks; narrow, unless told otherwise."""
     generator = torch.Generator().manual_seed(depth)
-    layout = authors.Layout(depth, kind, stem, base)
+    layout = authors.Layout(depth, acon_type, stem, base)
 
     def draw(name: str, shape: tuple[int, ...]) -> torch.Tensor:
         if name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")):

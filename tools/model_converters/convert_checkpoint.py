@@ -1,6 +1,7 @@
 """Convert weights for models with ACON: the authors' ResNets, or ReLU networks."""
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -73,9 +74,9 @@ def _save(checkpoint: dict, path: str) -> None:
 
 def _describe(checkpoint: dict) -> None:
     state = checkpoint.get("state_dict", checkpoint)
-    found = acon_types.foreign_acons(state)
-    count = {kind: list(found.values()).count(kind) for kind in sorted(set(found.values()))}
-    print(f"{len(state)} tensors; ACONs: {', '.join(f'{n} {kind}' for kind, n in count.items()) or 'none'}")
+    numbers = Counter(acon_types.acon_types_by_place(state).values())
+    acons = ", ".join(f"{number} {acon_type}" for acon_type, number in sorted(numbers.items()))
+    print(f"{len(state)} tensors; ACONs: {acons or 'none'}")
     for place, required in requirements.requirements_in(state).items():
         needs = ", ".join(f"{key}={value!r}" for key, value in required.items() if key not in ("source", "input"))
         print(f"Needs of {place or 'the backbone'}: {needs}")
