@@ -2,4 +2,5 @@
 
 - ``benchmark/``: time and memory
 - ``config_coverage/``: ``act_cfg`` on every config that mmdet and mmseg ship
+- ``predictions.py``: pictures of truth and predictions
 """

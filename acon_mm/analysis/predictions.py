@@ -130,11 +130,12 @@ def draw(examples: Sequence[Example], classes: Classes) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Save a figure as a PNG of 256 colors, which needs a third of the bytes of all colors."""
+    """Save a figure as a PNG of 256 colors, which takes a third of the space."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    # kmeans keeps the colors of the labels: without it, they may become those of the picture
-    Image.open(buffer).convert("RGB").quantize(256, kmeans=2).save(path, optimize=True)
+    picture = Image.open(buffer).convert("RGB")
+    # The default method may change the colors of classes that cover little of the picture.
+    picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2).save(path, optimize=True)
 
 
 def _load_model(cfg: Config, checkpoint: str) -> nn.Module:
