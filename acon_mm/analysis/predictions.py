@@ -4,6 +4,7 @@
 """
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,8 +31,8 @@ from ..errors import UserError
 Color = tuple[float, float, float]
 
 _DPI = 100
-#: sizes in pixels: width of a picture, space between pictures, height of a line of text, height of the legend
-_CELL, _GAP, _TEXT, _LEGEND = 320, 10, 17, 44
+#: sizes in pixels: width of a picture, space between pictures, height of text, width and height of a legend's entry
+_CELL, _GAP, _TEXT, _ENTRY_WIDTH, _ENTRY_HEIGHT = 320, 10, 17, 180, 30
 
 
 @dataclass
@@ -103,8 +104,10 @@ def draw(examples: Sequence[Example], classes: Classes) -> Figure:
     """The true annotations of all examples in the upper row, the predicted ones in the lower row."""
     height = round(_CELL * max(each.picture.shape[0] / each.picture.shape[1] for each in examples))
     left = 2 * _TEXT + _GAP
-    legend = _LEGEND if any(each.truth.label_map is not None for each in examples) else 0
     total_width = left + len(examples) * (_CELL + _GAP)
+    occurring = _occurring(examples, classes)
+    per_row = total_width // _ENTRY_WIDTH
+    legend = _ENTRY_HEIGHT * math.ceil(len(occurring) / per_row)
     total_height = _GAP + 2 * (height + _GAP) + legend
     figure = Figure(figsize=(total_width / _DPI, total_height / _DPI), dpi=_DPI)
     for row, name in enumerate(("truth", "prediction")):
@@ -124,8 +127,14 @@ def draw(examples: Sequence[Example], classes: Classes) -> Figure:
             axes.set_axis_off()
             axes.imshow(example.picture)
             _draw_annotations(axes, getattr(example, name), classes)
-    if legend:
-        _draw_legend(figure, examples, classes)
+    if occurring:
+        figure.legend(
+            handles=[Patch(color=classes.colors[label], label=classes.names[label]) for label in occurring],
+            loc="lower center",
+            ncols=min(per_row, len(occurring)),
+            frameon=False,
+            fontsize=_points(_TEXT),
+        )
     return figure
 
 
@@ -206,17 +215,11 @@ def _draw_label(axes: Axes, box: Box) -> None:
     label.set_position(axes.transData.inverted().transform((x + dx, y + dy)))
 
 
-def _draw_legend(figure: Figure, examples: Sequence[Example], classes: Classes) -> None:
-    """The classes that occur."""
+def _occurring(examples: Sequence[Example], classes: Classes) -> list[int]:
+    """The classes in the label maps."""
     maps = [each.label_map for example in examples for each in (example.truth, example.prediction)]
-    occurring = sorted({int(label) for each in maps for label in np.unique(each) if label < len(classes.names)})
-    figure.legend(
-        handles=[Patch(color=classes.colors[label], label=classes.names[label]) for label in occurring],
-        loc="lower center",
-        ncols=len(occurring),
-        frameon=False,
-        fontsize=_points(_TEXT),
-    )
+    labels = {int(label) for each in maps if each is not None for label in np.unique(each)}
+    return sorted(label for label in labels if label < len(classes.names))
 
 
 def _readable_on(color: Color) -> str:

@@ -12,7 +12,7 @@ from helpers.tiny_runs import error_of, load_tool
 tool = load_tool("analysis_tools/draw_predictions")
 
 CLASSES = Classes(("cat", "dog"), [(1.0, 0.0, 0.0), (0.0, 0.0, 1.0)])
-PICTURE, GAP, LEFT, LEGEND = 320, 10, 44, 44
+PICTURE, GAP, LEFT, LEGEND_ROW = 320, 10, 44, 30
 
 
 def grid(examples):
@@ -73,6 +73,17 @@ def test_label_maps_are_painted_with_a_legend_and_255_is_not():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["cat", "dog"]
 
 
+def test_the_legend_takes_as_many_rows_as_it_needs():
+    names = [f"class {i}" for i in range(8)]
+    labels = np.arange(1600, dtype=np.uint8).reshape(40, 40) % 8
+    maps = example(Annotations(label_map=labels), Annotations(label_map=labels))
+    figure = predictions.draw([maps], Classes(names, [(0.0, 0.0, 0.0)] * 8))
+    FigureCanvasAgg(figure).draw()
+    extent = figure.legends[0].get_window_extent()
+    assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1
+    assert extent.y1 <= figure.axes[1].bbox.y0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["detection", "segmentation"])
 def test_tool(task, configs, trained, tmp_path):
@@ -80,7 +91,7 @@ def test_tool(task, configs, trained, tmp_path):
     out = tmp_path / "new" / "grid.png"
     tool.main([str(configs[task]), str(trained[task]), "--out", str(out), "--num", "3", "--score-thr", "0"])
     image = Image.open(out)
-    assert image.size == (LEFT + 3 * (PICTURE + GAP), GAP + 2 * (PICTURE + GAP) + (task == "segmentation") * LEGEND)
+    assert image.size == (LEFT + 3 * (PICTURE + GAP), GAP + 2 * (PICTURE + GAP) + (task == "segmentation") * LEGEND_ROW)
     pixels = np.asarray(image.convert("RGB"))[: GAP + 2 * (PICTURE + GAP)]
     chosen = [Image.open(configs["data"] / f"images/{index}.jpg").convert("RGB") for index in (0, 1, 2)]
     _, plain = grid([Example(np.asarray(picture), Annotations(), Annotations()) for picture in chosen])
