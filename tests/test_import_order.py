@@ -1,4 +1,4 @@
-"""No import runs back up: a part of the package imports only what stands below it."""
+"""A part of the package imports only parts below it."""
 
 import ast
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "acon_mm"
-#: from the bottom to the top; parts of one line know nothing of each other
+#: from the bottom to the top; parts on the same line do not import each other
 ORDER = (
     ("errors", "version", "dependencies"),
     ("ops",),
@@ -24,7 +24,7 @@ def part_of(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """The parts of the package that a file imports, wherever in it."""
+    """The parts of the package that a file imports, also inside of functions."""
     here = ("acon_mm", *path.relative_to(PACKAGE).parts[:-1])
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""Importing acon_mm leaves a model without ACON as it is, to the last bit: seen from two fresh processes."""
+"""Importing acon_mm does not change a model without ACON, to the last bit. Two new processes are compared."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ CONFIGS = (
 
 @pytest.fixture(scope="module")
 def digests() -> dict[bool, dict]:
-    """By whether acon_mm was imported; both at once, since each uses one core."""
+    """The digests with and without acon_mm. Both processes run at the same time, each on one core."""
     script = Path(__file__).parent / "helpers/digest_models.py"
     commands = {
         False: [sys.executable, str(script), *CONFIGS],

@@ -1,10 +1,11 @@
-"""``act_cfg`` on any module: one activation per site, in place, with everything else as it was.
+"""``act_cfg`` on any module: each activation is replaced in place by one of its own; the rest of the model is kept.
 
-- ``hosts.py``: modules whose children alone do not tell their sites; ``tables/``: these, family by family
-- ``rewrite.py``: an upstream method with one activation per call
-- ``sites.py``: finding sites and choosing among them
 - ``convert.py``: the conversion of a built model
-- ``building.py``: the conversion while a config is built
+- ``sites.py``: finding the activation sites of a model, and choosing among them
+- ``hosts.py``: the base of the entries in ``tables/``, for classes whose children alone do not show their sites
+- ``rewrite.py``: an upstream method that calls another activation at each site
+- ``channels.py``: the number of channels at a site
+- ``registry.py``: the conversion of a model that is built from a config
 """
 
 from . import tables

@@ -1,13 +1,14 @@
-"""How an ACON without ``num_channels`` gets it: from the layer before it, when it is attached to its parent.
+"""An ACON without ``num_channels`` takes its channels from the layer before it, when it is attached to its parent.
 
 OpenMMLab's code builds activations by ``build_activation_layer(act_cfg)``, without the number of channels, and assigns
-the result to an attribute of a module. PyTorch tells a hook of every such assignment; ours completes the ACONs that
-do not know their channels yet and touches nothing else. Rules, by the kind of parent:
+the result to an attribute of a module. PyTorch can call a hook at every such assignment. Our hook,
+:func:`complete`, gives an ACON its channels, and does not touch other modules. The channels depend on the parent:
 
 - ``ConvModule``: the channels at its activation, by its ``order``;
-- ``nn.Sequential``: the layer before, looking through layers that keep the channels (dropout, pooling, activations);
+- ``nn.Sequential``: the output of the layer before. Layers that keep the channels (dropout, pooling, activations) are
+  skipped;
 - any other module: its convolutions, linear layers and norms so far, if all have the same number of channels;
-- otherwise nothing is guessed: the ACON raises an error when it is called.
+- otherwise the channels stay unknown, and the ACON raises an error when it is called.
 """
 
 from collections.abc import Iterable
@@ -21,7 +22,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..layers import Acon
 
-# Layers whose output has the channels of their input, at the same dimension.
+# The output of these layers has as many channels as their input, at the same dimension.
 _KEEPS_CHANNELS = (
     Acon,
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Mish),
@@ -33,28 +34,32 @@ _KEEPS_CHANNELS = (
 
 
 class Channels(NamedTuple):
-    """The channels of a feature: how many, and at which dimension."""
+    """The number of channels of a feature map, and their dimension."""
 
     num_channels: int
     channel_dim: int
 
 
 def complete(parent: nn.Module, name: str, module: nn.Module) -> None:
-    """Tell an ACON that is being attached how many channels it has, where ``parent`` shows it."""
+    """Set the channels of an ACON that is being attached to ``parent``, if the layers of ``parent`` show them.
+
+    Raises:
+        ValueError: the ACON was built with another number of channels, and the layer before is known for sure.
+    """
     if not isinstance(module, Acon) or (module.num_channels is not None and module.channel_dim is not None):
         return
     module.location = f"{type(parent).__name__}.{name}"
     channels = channels_before(parent, name)
     if channels is None:
         return
-    # Where the layer before is not known for sure, ``num_channels`` of the config is not contradicted.
+    # In other modules the layer before is only a guess, so a different ``num_channels`` of the config is kept.
     certain = isinstance(parent, (ConvModule, nn.Sequential))
     if certain or module.num_channels in (None, channels.num_channels):
         module.set_channels(*channels)
 
 
 def channels_before(parent: nn.Module, name: str) -> Channels | None:
-    """The channels of what ``parent`` feeds to its activation ``name``, present or about to be attached."""
+    """The channels at the activation ``name`` of ``parent``, already there or being attached; None if unknown."""
     if isinstance(parent, ConvModule):
         conv_first = parent.order.index("conv") < parent.order.index("act")
         return Channels(parent.out_channels if conv_first else parent.in_channels, 1)
@@ -68,7 +73,7 @@ def channels_before(parent: nn.Module, name: str) -> Channels | None:
 
 
 def _channels_after(layers: Iterable[nn.Module]) -> Channels | None:
-    """The channels after a chain of layers; None where a layer's output is not known."""
+    """The channels after a chain of layers; None if a layer's output is unknown."""
     for layer in reversed(list(layers)):
         if isinstance(layer, nn.Sequential):
             return _channels_after(layer)
@@ -79,7 +84,7 @@ def _channels_after(layers: Iterable[nn.Module]) -> Channels | None:
 
 
 def output_channels(layer: nn.Module) -> Channels | None:
-    """The output channels that a layer's class and attributes tell; None where they do not."""
+    """The output channels of a layer, read from its class and attributes; None if unknown."""
     if isinstance(layer, (_ConvNd, ConvModule)):
         return Channels(layer.out_channels, 1)
     if isinstance(layer, DepthwiseSeparableConvModule):
@@ -91,10 +96,10 @@ def output_channels(layer: nn.Module) -> Channels | None:
     if isinstance(layer, nn.GroupNorm):
         return Channels(layer.num_channels, 1)
     if isinstance(layer, nn.LayerNorm):
-        # Over (C, H, W), channels come first; over (C,) alone they are the last dimension.
+        # A norm over (C, H, W) has the channels first, a norm over (C,) has them at the last dimension.
         return Channels(layer.normalized_shape[0], 1 if len(layer.normalized_shape) > 1 else -1)
     if isinstance(layer, Acon) and layer.num_channels is not None and layer.channel_dim is not None:
         return Channels(layer.num_channels, layer.channel_dim)
     if hasattr(layer, "kernel_size") and isinstance(getattr(layer, "out_channels", None), int):
-        return Channels(layer.out_channels, 1)  # mmcv's deformable convolutions are no _ConvNd
+        return Channels(layer.out_channels, 1)  # mmcv's deformable convolutions, which are not a _ConvNd
     return None

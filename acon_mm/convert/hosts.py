@@ -1,9 +1,10 @@
-"""The table of upstream modules whose activations their children alone do not tell, and how each gets one per site.
+"""The base of the table entries, for upstream classes whose children alone do not show their activation sites.
 
-A :class:`Host` is the entry of one upstream class: which sites it has, what stays and why, and which calls in its
-methods are which site. When a site of a module is switched that calls a shared or functional activation, the
-module's class becomes a subclass of the entry and its own class (:func:`patch_class`), under the same name:
-``isinstance``, parameter keys and everything else of it stay. The entries are in ``tables/``.
+A :class:`Host` is the entry of one upstream class. It says which sites the class has, which activations are kept and
+why, and which call in its methods belongs to which site. Some modules use one activation at several sites, or call a
+function. When a site of such a module is converted, :func:`patch_class` changes the module's class to a subclass of
+the entry and of its own class. The subclass has the same name, so ``isinstance``, parameter names and everything else
+stay the same. The entries are in ``tables/``.
 """
 
 from collections.abc import Sequence
@@ -15,19 +16,20 @@ from torch import nn
 from .channels import Channels, output_channels
 from .rewrite import rewrite
 
-#: reasons why an activation stays
-DEAD = "never called"
+#: the reason for an activation that its class never uses
+NEVER_CALLED = "never called"
 
 
 class HostSite(NamedTuple):
     """An activation site of a host.
 
     Attributes:
-        path: where the activation lives, from the host: ``"act2"``, ``"shared_acts.0"``.
-        before: the layer that the site follows: it tells channels, device, dtype and whether the site is frozen.
-        paper: whether the paper's ResNets activate here.
-        name: what users call the site, if not its path.
-        channels: those there, where ``before`` does not tell them.
+        path: name of the activation in the host: ``"act2"``, ``"shared_acts.0"``.
+        before: the layer before the site. The new activation takes its channels, device and dtype, and is frozen if
+            the layer is.
+        paper: whether the ResNets of the paper have an ACON here.
+        name: the name of the site for users; None: its path.
+        channels: the channels at the site, where ``before`` does not show them.
     """
 
     path: str
@@ -45,36 +47,36 @@ class HostSite(NamedTuple):
 
 
 class Host:
-    """Base of the entries. A class that fits the pattern needs these alone::
+    """Base of the table entries. Most entries need only this::
 
         class BasicBlockSites(Host):
             upstream = ("mmdet.models.backbones.resnet.BasicBlock.forward",)
             calls = {"forward": ("self.act1", "self.act2")}
             before = {"act1": "conv1", "act2": "conv2"}
 
-    ``upstream`` names the method that a module really runs (``forward_single`` where a class defines it, else
-    ``forward``): subclasses which inherit it are covered, those that override it are not.
+    ``upstream`` names the method that the module runs: ``forward_single`` where the class defines it, else ``forward``.
+    Subclasses that inherit the method have the same entry. Subclasses that override it do not.
     """
 
     upstream: ClassVar[tuple[str, ...]]
-    #: site -> the layer that it follows, both from the module; or override :meth:`sites`
+    #: site -> the layer before it, both by their names in the module; or override :meth:`sites`
     before: ClassVar[dict[str, str]] = {}
-    #: the sites in ``before`` that the paper's ResNets have
+    #: the sites in ``before`` where the ResNets of the paper have an ACON
     paper: ClassVar[tuple[str, ...]] = ()
-    #: method -> what each activation call in it becomes, see :func:`~acon_mm.convert.rewrite.rewrite`; a method that
-    #: the class does not have is passed over. Not needed where a module calls an attribute of its own for one site
-    #: only.
+    #: method -> the expression to call instead of each activation call in it, see
+    #: :func:`~acon_mm.convert.rewrite.rewrite`. Methods that the class does not have are left out. Not needed where a
+    #: module calls an attribute of its own, and for one site only.
     calls: ClassVar[dict[str, Sequence[str | None]]] = {}
-    #: what else counts as such a call: a part that upstream calls in a way that its activations do not stand
+    #: calls to count as activation calls as well: of submodules with activations that need another input shape
     also_calls: ClassVar[tuple[str, ...]] = ()
-    #: attribute that upstream shares between the sites; it goes once every site has an activation of its own
+    #: the attribute that upstream uses at several sites; removed when every site has an activation of its own
     shared: ClassVar[str | None] = "relu"
-    #: whether sites below this module default to the paper's, if it has such, and not to all
+    #: whether ``act_sites=None`` means the paper's sites in this module, if it has some, and not all sites
     is_backbone: ClassVar[bool] = False
-    #: whether the class takes an ``act_cfg`` that its ``**kwargs`` and bases seem to take
+    #: False if the class does not take ``act_cfg``, although its ``**kwargs`` and its bases look like it
     takes_act_cfg: ClassVar[bool] = True
-    #: why the module and everything in it stays as it is
-    stays: ClassVar[str | None] = None
+    #: why nothing in the module is converted
+    reason_to_keep_all: ClassVar[str | None] = None
 
     _by_method: ClassVar[dict[str, type["Host"]]] = {}
 
@@ -90,43 +92,44 @@ class Host:
 
     @classmethod
     def kept(cls, module: nn.Module) -> dict[str, str]:
-        """What stays, with the reason: attributes (and all that is in them), and calls as upstream's source has them.
+        """The activations that are not converted, each with the reason.
 
-        ``{"relu": DEAD, "bbox_pred.clamp(min=0)": "bounds a distance"}``
+        They are named by their attribute (everything inside is kept, too), or by the call in upstream's source:
+        ``{"relu": NEVER_CALLED, "bbox_pred.clamp(min=0)": "keeps a distance from being negative"}``.
         """
         return {}
 
     def act_after(self, layer: nn.Module) -> nn.Module:
-        """The activation at the site behind ``layer``: what ``calls`` name where upstream loops over layers."""
+        """The activation at the site after ``layer``. ``calls`` use it where upstream loops over layers."""
         sites = type(self).__bases__[0].sites(self)
         return self.get_submodule(next(site.path for site in sites if site.before is layer))
 
     def __reduce_ex__(self, protocol):
-        # The subclass is made at run time, so a pickle names the two classes that it is made of.
+        # The subclass is made at run time, so a pickle names its two base classes instead.
         entry, upstream = type(self).__bases__
-        return _new, (entry, upstream), self.__getstate__()
+        return _new_instance, (entry, upstream), self.__getstate__()
 
 
 def host_of(module: nn.Module) -> type[Host] | None:
-    """The entry for a module, adopted already or not; None if its class is not in the table."""
+    """The entry of a module, before and after :func:`patch_class`; None if its class has no entry."""
     return type(module).__bases__[0] if isinstance(module, Host) else host_of_class(type(module))
 
 
 def host_of_class(cls: type) -> type[Host] | None:
-    """The entry for an upstream class; None if it is not in the table."""
-    # A class that has both, or inherits one of them, runs the one that is defined last.
-    owners = (base for base in cls.__mro__ if "forward_single" in vars(base) or "forward" in vars(base))
-    owner = next(owners, None)
-    method = vars(owner).get("forward_single") or vars(owner).get("forward") if owner else None
+    """The entry of an upstream class; None if it has none."""
+    # A class may have both methods, and inherit one of them. It runs the one that is defined last.
+    definers = (base for base in cls.__mro__ if "forward_single" in vars(base) or "forward" in vars(base))
+    definer = next(definers, None)
+    method = vars(definer).get("forward_single") or vars(definer).get("forward") if definer else None
     return Host._by_method.get(f"{getattr(method, '__module__', '')}.{getattr(method, '__qualname__', '')}")
 
 
 def patched_class(module: nn.Module, host: type[Host]) -> type[nn.Module]:
-    """The class that :func:`patch_class` gives to ``module``: its own, where no method changes.
+    """The class that :func:`patch_class` gives to ``module``. It is the present class if no method changes.
 
     Raises:
         ValueError: a method cannot be rewritten, see :func:`~acon_mm.convert.rewrite.rewrite`.
-        TypeError: the entry has a site in a ``Sequential``, which would call the new activation as one of its layers.
+        TypeError: the entry has a new site in a ``Sequential``, which would call the activation as one of its layers.
     """
     if isinstance(module, Host):
         return type(module)
@@ -135,7 +138,10 @@ def patched_class(module: nn.Module, host: type[Host]) -> type[nn.Module]:
         for name in site.path.split("."):
             if name not in holder._modules:
                 if type(holder) is nn.Sequential:
-                    raise TypeError(f"{host.__name__}: {site.path} would be called as a part of the Sequential")
+                    raise TypeError(
+                        f"{host.__name__}: the Sequential would call the new activation {site.path} as one of its "
+                        "layers: give the site a name outside of the Sequential"
+                    )
                 break
             holder = holder._modules[name]
     return _subclass(host, type(module))
@@ -165,8 +171,8 @@ def patch_class(module: nn.Module, host: type[Host]) -> None:
             holder.add_module(leaf, nn.ReLU() if present is None else present)
 
 
-def drop_shared(module: nn.Module, host: type[Host]) -> None:
-    """Remove the shared activation of an adopted module if no site uses it any more."""
+def remove_shared(module: nn.Module, host: type[Host]) -> None:
+    """Remove the shared activation of a patched module when no site uses it any more."""
     shared = module._modules.get(host.shared) if host.shared else None
     paths = [site.path for site in host.sites(module)]
     in_use = (
@@ -180,7 +186,7 @@ def drop_shared(module: nn.Module, host: type[Host]) -> None:
 
 @cache
 def _subclass(host: type[Host], upstream: type[nn.Module]) -> type[nn.Module]:
-    """``upstream`` with the methods that ``host`` defines or rewrites."""
+    """A subclass of ``upstream`` with the methods that ``host`` defines or rewrites; ``upstream`` if there are none."""
     own = {name for base in host.__mro__[: host.__mro__.index(Host)] for name in vars(base)} - set(vars(Host))
     if not host.calls and not any(callable(getattr(upstream, name, None)) for name in own):
         return upstream
@@ -191,6 +197,6 @@ def _subclass(host: type[Host], upstream: type[nn.Module]) -> type[nn.Module]:
     return type(upstream)(upstream.__name__, (host, upstream), namespace)
 
 
-def _new(host: type[Host], upstream: type[nn.Module]) -> nn.Module:
+def _new_instance(host: type[Host], upstream: type[nn.Module]) -> nn.Module:
     subclass = _subclass(host, upstream)
     return subclass.__new__(subclass)

@@ -1,8 +1,8 @@
-"""``act_cfg`` and ``act_sites`` on any module that a config builds.
+"""``act_cfg`` and ``act_sites`` for every module that is built from a config.
 
-The build function of every ``MODELS`` registry is wrapped. A config without ``act_cfg`` passes through untouched; with
-it, a class that takes ``act_cfg`` itself gets it, and any other is built without it and converted afterwards.
-``act_sites`` always means the conversion.
+The build function of every ``MODELS`` registry is wrapped. A config without ``act_cfg`` is built as before. With it, a
+class that takes ``act_cfg`` gets it. Any other class is built without it, and the module is converted afterwards.
+With ``act_sites`` the module is always converted.
 """
 
 import inspect
@@ -16,18 +16,18 @@ from mmengine.registry import Registry
 from torch import nn
 
 from ..layers import Acon
-from .convert import check_act_cfg, complete_activations
+from .convert import check_act_cfg, convert_remaining_activations
 from .hosts import host_of_class
 
 _depth = 0
 
 
 def with_act_cfg(build: Callable, after_build: Callable[[nn.Module], None]) -> Callable:
-    """A registry's build function that takes ``act_cfg`` and ``act_sites`` for every module.
+    """Wrap a registry's build function, so that it takes ``act_cfg`` and ``act_sites`` for every module.
 
     Args:
         build: the build function.
-        after_build: called with each module that is built as a whole, not as a part of another.
+        after_build: called with each complete module, but not with the parts that are built inside of it.
     """
 
     @wraps(build)
@@ -35,9 +35,9 @@ def with_act_cfg(build: Callable, after_build: Callable[[nn.Module], None]) -> C
         global _depth
         _depth += 1
         try:
-            if _asks(cfg):
+            if _has_act_cfg(cfg):
                 built = _build(build, cfg, *args, registry=registry, **kwargs)
-            elif isinstance(cfg, list) and any(map(_asks, cfg)):  # which mmengine builds into a Sequential by itself
+            elif isinstance(cfg, list) and any(map(_has_act_cfg, cfg)):  # mmengine would build a Sequential of them
                 parts = (build_with_activations(each, *args, registry=registry, **kwargs) for each in cfg)
                 built = Sequential(*parts)
             else:
@@ -59,37 +59,37 @@ def original_build(build: Callable) -> Callable:
     return getattr(build, "_acon_mm_original", build)
 
 
-def _asks(cfg: Any) -> bool:
+def _has_act_cfg(cfg: Any) -> bool:
     return isinstance(cfg, dict) and "type" in cfg and ("act_cfg" in cfg or "act_sites" in cfg)
 
 
 def _build(build: Callable, cfg: dict, *args, registry: Registry, **kwargs) -> Any:
     cls = _class_of(cfg, registry)
     if cls is None:
-        return build(cfg, *args, registry=registry, **kwargs)  # unknown type: the registry says so
+        return build(cfg, *args, registry=registry, **kwargs)  # an unknown type: the registry raises its own error
     where = cls.__name__
     act_cfg, act_sites = cfg.get("act_cfg"), cfg.get("act_sites")
     if act_sites is not None and act_cfg is None:
-        raise ValueError(f"act_sites={act_sites!r} of {where} says where, but there is no act_cfg that says what")
+        raise ValueError(f"act_sites={act_sites!r} of {where} needs an act_cfg as well: add it, or leave act_sites out")
     if act_cfg is None:
         return build(cfg, *args, registry=registry, **kwargs)
-    native = takes_act_cfg(cls)
+    own_act_cfg = takes_act_cfg(cls)
     check_act_cfg(act_cfg, where, registry)
-    left_out = {"act_sites"} if native and act_sites in (None, "all") else {"act_sites", "act_cfg"}
+    left_out = {"act_sites"} if own_act_cfg and act_sites in (None, "all") else {"act_sites", "act_cfg"}
     module = build({k: v for k, v in cfg.items() if k not in left_out}, *args, registry=registry, **kwargs)
-    if native and act_sites is None and not (isinstance(module, nn.Module) and _is_acon(act_cfg, registry)):
-        return module  # without acon_mm it is the same
+    if own_act_cfg and act_sites is None and not (isinstance(module, nn.Module) and _is_acon(act_cfg, registry)):
+        return module  # built as it would be without acon_mm
     if not isinstance(module, nn.Module):
-        raise ValueError(f"act_cfg on {where}, which is no module with activations: leave it out there")
-    report = complete_activations(module, act_cfg, "all" if native and act_sites is None else act_sites)
+        raise ValueError(f"act_cfg on {where}, which is not an nn.Module: leave act_cfg out there")
+    report = convert_remaining_activations(module, act_cfg, "all" if own_act_cfg and act_sites is None else act_sites)
     total = len(report.converted) + len(report.kept)
     print_log(f"act_cfg of {where}: {act_cfg['type']} at {len(report.converted)} of {total} activations", "current")
     return module
 
 
 def _is_acon(act_cfg: dict, registry: Registry) -> bool:
-    kind = act_cfg["type"] if inspect.isclass(act_cfg["type"]) else registry.get(act_cfg["type"])
-    return inspect.isclass(kind) and issubclass(kind, Acon)
+    cls = act_cfg["type"] if inspect.isclass(act_cfg["type"]) else registry.get(act_cfg["type"])
+    return inspect.isclass(cls) and issubclass(cls, Acon)
 
 
 def _class_of(cfg: dict, registry: Registry) -> Callable | None:
@@ -100,7 +100,7 @@ def _class_of(cfg: dict, registry: Registry) -> Callable | None:
 
 
 def takes_act_cfg(cls: Callable) -> bool:
-    """Whether a class has the argument, itself or by handing ``**kwargs`` on to a base that has it."""
+    """Whether a class takes ``act_cfg``, itself or by ``**kwargs`` that it passes to a base that takes it."""
     host = host_of_class(cls)
     if host is not None and not host.takes_act_cfg:
         return False
@@ -115,13 +115,12 @@ def takes_act_cfg(cls: Callable) -> bool:
 
 
 def _check_channels(built: Any) -> None:
-    """Say at build time which ACONs of a finished model do not know their channels."""
+    """Raise a ValueError that names the ACONs of a complete model that do not know their channels."""
     if not isinstance(built, nn.Module) or isinstance(built, Acon):
         return
     missing = [name for name, m in built.named_modules() if isinstance(m, Acon) and m.num_channels is None]
     if missing:
         raise ValueError(
-            f"{type(built).__name__} has activations that do not know their number of channels, "
-            "because no layer before them tells it: "
-            f"{', '.join(missing)}. Add num_channels to their act_cfg, or leave it out there"
+            f"{type(built).__name__} has ACONs that do not know their number of channels, because the layers before "
+            f"them do not show it: {', '.join(missing)}. Add num_channels to their act_cfg, or leave act_cfg out there"
         )

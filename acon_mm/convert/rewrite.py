@@ -1,8 +1,8 @@
-"""An upstream method with its activation calls led to other places, and everything else as it is.
+"""A copy of an upstream method that calls other modules where the original calls an activation.
 
-Repeating an upstream forward in order to change three words in it would tie us to one version of it. Instead its
-source is read, the calls are replaced, and it is compiled anew under its own file and line numbers: tracebacks and
-debuggers show upstream's lines.
+A copy of the forward by hand would fit only one version of upstream. Instead, the source of the method is read, the
+activation calls in it are replaced, and it is compiled again with its own file name and line numbers. Tracebacks and
+debuggers show the upstream lines.
 """
 
 import __future__
@@ -12,39 +12,44 @@ import inspect
 from collections.abc import Collection, Sequence
 from types import FunctionType
 
-#: what calls an activation in the source of OpenMMLab's methods
+#: the functions and attributes that OpenMMLab's methods call to activate
 ACTIVATION_CALLS = frozenset(
     ("F.relu", "F.relu_", "self.relu", "self.act", "self.activate", "self.activation", "self.nonlinearity")
 )
 
+_HINT = "install the versions of acon_mm[openmmlab] or acon_mm[onedl], or correct the entry"
 
-def rewrite(method: FunctionType, calls: Sequence[str | None], also: Collection[str] = ()) -> FunctionType:
-    """A copy of ``method`` in which the activation calls are made on other modules.
+
+def rewrite(method: FunctionType, calls: Sequence[str | None], also_calls: Collection[str] = ()) -> FunctionType:
+    """A copy of ``method`` that calls other modules in place of its activations.
 
     Args:
         method: a method that calls activations: ``self.relu(x)``, ``F.relu(x, inplace=True)``, ...
-        calls: for each of these calls, in the order in which they are evaluated, the expression to call instead, in
-            terms of the method's variables (``'self.act1'``, ``'self.act_after(conv)'``); None: the call stays.
-        also: what else counts as an activation call, since activations are below it.
+        calls: the expression to call instead, one for each activation call, in the order of evaluation. Expressions
+            may use the method's variables: ``'self.act1'``, ``'self.act_after(conv)'``. None: the call is kept.
+        also_calls: other calls to count as activation calls: of submodules that contain activations.
 
     Raises:
-        ValueError: the method has another number of activation calls, or its source cannot be compiled by itself.
+        ValueError: the number of activation calls is not ``len(calls)``, or the method cannot be compiled on its own.
     """
     where = f"{method.__module__}.{method.__qualname__}"
     source = inspect.getsource(method)
-    # An indented block stays indented, so that columns remain right as well.
+    # The method is indented. ``if 1:`` before it keeps its columns, for tracebacks.
     tree = ast.parse("if 1:\n" + source)
     definition = tree.body[0].body[0]
     free = set(method.__code__.co_freevars) - {"__class__"}
-    if definition.decorator_list or free:
-        raise ValueError(f"{where} cannot be compiled by itself: it is decorated, or refers to {free or 'nothing'}")
-    callees = ACTIVATION_CALLS | frozenset(also)
+    if definition.decorator_list:
+        raise ValueError(f"{where} cannot be compiled on its own, because it has a decorator: {_HINT}")
+    if free:
+        raise ValueError(
+            f"{where} cannot be compiled on its own, because it uses {sorted(free)} of a function around it: {_HINT}"
+        )
+    callees = ACTIVATION_CALLS | frozenset(also_calls)
     found = [node for node in ast.walk(definition) if isinstance(node, ast.Call) and ast.unparse(node.func) in callees]
-    found.sort(key=lambda node: (node.end_lineno, node.end_col_offset))  # inner calls end, and run, before outer ones
+    found.sort(key=lambda node: (node.end_lineno, node.end_col_offset))  # an inner call ends, and runs, first
     if len(found) != len(calls):
         raise ValueError(
-            f"{where} calls {len(found)} activations, not {len(calls)}: "
-            "acon_mm does not know this version of the package that it belongs to"
+            f"{where} calls {len(found)} activations, but its entry in the tables lists {len(calls)}: {_HINT}"
         )
     for node, expression in zip(found, calls, strict=True):
         if expression is not None:
@@ -56,13 +61,13 @@ def rewrite(method: FunctionType, calls: Sequence[str | None], also: Collection[
 
 
 def _compile(method: FunctionType, tree: ast.Module, definition: ast.FunctionDef) -> FunctionType:
-    # ``super()`` looks for the variable ``__class__`` around a method: a function around it provides one.
+    # ``super()`` needs a variable ``__class__`` around the method. A function with that argument provides it.
     factory = ast.parse("def factory(__class__): pass").body[0]
     factory.body = [definition, ast.parse(f"return {definition.name}").body[0]]
     tree.body = [factory]
     ast.fix_missing_locations(tree)
     ast.increment_lineno(tree, method.__code__.co_firstlineno - 2)
-    flags = __future__.annotations.compiler_flag  # annotations need not be evaluated again
+    flags = __future__.annotations.compiler_flag  # do not evaluate annotations again
     code = compile(tree, method.__code__.co_filename, "exec", flags=flags, dont_inherit=True)
     namespace: dict = {}
     exec(code, method.__globals__, namespace)

@@ -1,4 +1,4 @@
-"""Width at attachment: what an ACON without num_channels takes from the layers before it, and where it refuses to."""
+"""The channels of an ACON without num_channels: which layers show them when it is attached, and which do not."""
 
 from collections import OrderedDict
 from itertools import permutations
@@ -44,7 +44,7 @@ def resolved(module):
     return acon.num_channels, acon.channel_dim
 
 
-# Where the width is told
+# Where the layers show the channels
 
 
 @pytest.mark.parametrize("order", list(permutations(["conv", "norm", "act"])), ids="-".join)
@@ -100,23 +100,23 @@ CHAINS = {
 
 @pytest.mark.parametrize("chain", CHAINS)
 def test_sequential_takes_the_layer_before(chain):
-    layers, shape, width = CHAINS[chain]
+    layers, shape, channels = CHAINS[chain]
     module = nn.Sequential(*layers(), AconC())
-    assert resolved(module) == width
-    module(torch.randn(shape))  # checks the width
+    assert resolved(module) == channels
+    module(torch.randn(shape))  # checks the channels
     appended = nn.Sequential(*layers())
     appended.append(AconC())
     named = nn.Sequential(OrderedDict([*((f"l{i}", layer) for i, layer in enumerate(layers())), ("act", AconC())]))
-    assert resolved(appended) == resolved(named) == width
+    assert resolved(appended) == resolved(named) == channels
 
 
 @pytest.mark.parametrize(
     "chain", ["conv", "conv, bn", "transposed", "deformable", "linear", "linear, ln", "instance norm"]
 )
-def test_plain_module_of_one_width(chain):
-    layers, shape, width = CHAINS[chain]
+def test_plain_module_with_one_number_of_channels(chain):
+    layers, shape, channels = CHAINS[chain]
     module = Plain(*layers(), AconC())
-    assert resolved(module) == width
+    assert resolved(module) == channels
     module(torch.randn(shape))
 
 
@@ -126,14 +126,14 @@ def test_acon_after_acon():
 
 
 def test_parameters_exist_once_attached():
-    """So that an optimizer made after the model is, sees them."""
+    """An optimizer that is built after the model must see them."""
     acon = AconC()
     assert not list(acon.parameters())
     module = nn.Sequential(nn.Conv2d(3, 6, 1), acon)
     assert {k for k, _ in module.named_parameters()} == {"0.weight", "0.bias", "1.p1", "1.p2", "1.beta"}
 
 
-# Where it is not
+# Where they do not
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_sequential_does_not_guess(layers, shape):
         [nn.ModuleList([nn.Conv2d(3, 6, 1)])],
         [nn.Linear(3, 6), nn.BatchNorm1d(6)],
     ],
-    ids=["nothing", "two widths", "ModuleList", "two dimensions"],
+    ids=["nothing", "two numbers", "ModuleList", "two dimensions"],
 )
 def test_plain_module_does_not_guess(layers):
     module = Plain(*layers, AconC())
@@ -191,28 +191,28 @@ def test_alone():
         lambda: nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), AconC(8)),
     ],
 )
-def test_contradicted_width(build):
+def test_contradicted_num_channels(build):
     text = r"AconC at \w+\.\w+ was given num_channels=8, but the layer before it has 6 channels: leave num_channels out"
     with pytest.raises(ValueError, match=text):
         build()
 
 
-def test_told_width_stays_where_nothing_is_certain():
+def test_given_num_channels_are_kept_where_the_layer_before_is_a_guess():
     assert resolved(nn.Sequential(nn.Conv2d(3, 8, 1), nn.PixelShuffle(2), AconC(2))) == (2, None)
     assert resolved(Plain(nn.Conv2d(3, 6, 1), AconC(9))) == (9, None)
 
 
-def test_told_channel_dim_stays():
+def test_given_channel_dim_is_kept():
     module = nn.Sequential(nn.Linear(3, 6), AconC(channel_dim=1))
     assert resolved(module) == (6, 1)
 
 
-def test_told_width_takes_the_dimension():
+def test_given_num_channels_take_the_dimension():
     assert resolved(nn.Sequential(nn.Linear(3, 6), AconC(6))) == (6, -1)
     assert Plain(nn.Linear(3, 6), AconC(6))(torch.randn(TOKENS)).shape == (2, 5, 6)
 
 
-def test_wrong_input_width():
+def test_input_with_other_channels():
     with pytest.raises(ValueError, match=r"AconC at Sequential\.1 has 6 channels, at dimension 1, .* \(2, 3, 8, 8\)"):
         nn.Sequential(nn.Conv2d(3, 6, 1), AconC())[1](torch.randn(MAPS))
 
@@ -221,7 +221,7 @@ def test_wrong_input_width():
 
 
 @pytest.mark.parametrize("again", [nn.SyncBatchNorm.convert_sync_batchnorm, lambda m: nn.Sequential(*m.children())])
-def test_resolved_acons_stay_when_attached_again(again):
+def test_acons_with_channels_do_not_change_when_attached_again(again):
     module = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), AconC(init="paper"), nn.Conv2d(6, 4, 1))
     acon = acon_of(module)
     before = {k: v.clone() for k, v in acon.state_dict().items()}
@@ -230,16 +230,16 @@ def test_resolved_acons_stay_when_attached_again(again):
     assert_close(acon.state_dict(), before, rtol=0, atol=0)
 
 
-def test_unresolved_acons_stay_when_attached_again():
+def test_acons_without_channels_do_not_change_when_attached_again():
     module = nn.Sequential(nn.Flatten(), AconC(), nn.Linear(12, 10))
     assert resolved(nn.SyncBatchNorm.convert_sync_batchnorm(module)) == (None, None)
 
 
-@pytest.mark.parametrize("told", [None, 6])
-def test_put_in_the_place_of_another_layer(told):
-    """What counts are the layers before that place, not the last ones."""
+@pytest.mark.parametrize("num_channels", [None, 6])
+def test_put_in_the_place_of_another_layer(num_channels):
+    """The channels are those of the layers before that place, not of the last layers."""
     module = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1))
-    module[1] = AconC(told)
+    module[1] = AconC(num_channels)
     assert resolved(module) == (6, 1)
     module(torch.randn(MAPS))
 

@@ -1,4 +1,4 @@
-"""``act_cfg`` on the five models: the right sites, the right widths, and nothing else changed."""
+"""``act_cfg`` on the five models: the right sites, the right channels, and nothing else changed."""
 
 import copy
 import pickle
@@ -35,10 +35,10 @@ def relus(model):
 
 
 @pytest.mark.parametrize(("name", "depth"), MODELS_AND_DEPTHS)
-@pytest.mark.parametrize("kind", ["AconC", "MetaAconC"])
-def test_every_acon_runs_and_learns(name, depth, kind):
-    """All sites of all parts: each is called, at its width (checked in its forward), and gets a finite gradient."""
-    model = build(name, depth, **every_part(name, act_cfg=dict(type=kind, init="paper"), act_sites="all"))
+@pytest.mark.parametrize("acon", ["AconC", "MetaAconC"])
+def test_every_acon_runs_and_learns(name, depth, acon):
+    """At all sites of all parts, an ACON is called with its channels (forward checks them) and gets a gradient."""
+    model = build(name, depth, **every_part(name, act_cfg=dict(type=acon, init="paper"), act_sites="all"))
     assert relus(model) == (["bbox_head.relu"] if name == "retinanet" else [])  # that one is never called
     called = set()
     for module_name, module in acons(model).items():
@@ -47,7 +47,7 @@ def test_every_acon_runs_and_learns(name, depth, kind):
     assert called == set(acons(model))
     loss.backward()
     for module_name, module in acons(model).items():
-        assert type(module).__name__ == kind
+        assert type(module).__name__ == acon
         for parameter_name, parameter in module.named_parameters():
             assert parameter.grad is not None, f"{module_name}.{parameter_name}"
             assert parameter.grad.isfinite().all(), f"{module_name}.{parameter_name}"
@@ -55,7 +55,7 @@ def test_every_acon_runs_and_learns(name, depth, kind):
 
 @pytest.mark.parametrize(("name", "depth"), MODELS_AND_DEPTHS)
 def test_relu_at_every_site_is_the_original(name, depth):
-    """Pins the forwards that are written again: outputs and gradients are those of the original classes."""
+    """Rewritten forwards compute the same: outputs and gradients are those of the original classes."""
     original = build(name, depth)
     model = copy.deepcopy(original)
     acon_mm.convert_activations(model, dict(type="ReLU"), "all")
@@ -118,7 +118,7 @@ def test_the_papers_sites_are_the_backbones_default(name):
     assert all(path.endswith(".act2") for path in acons(bottleneck)) and len(acons(bottleneck)) == 16
     basic = build(name, 18, backbone=dict(act_cfg=dict(type="AconC")))
     assert len(acons(basic)) == 16 and {path.rpartition(".")[2] for path in acons(basic)} == {"act1", "act2"}
-    for model in (bottleneck, basic):  # the stem and all the heads keep theirs
+    for model in (bottleneck, basic):  # the stem and all heads are unchanged
         assert all(path.startswith("backbone.layer") for path in acons(model))
 
 
@@ -198,7 +198,7 @@ def test_whole_model_from_its_config_and_from_python():
     assert acons(twin).keys() == acons(model).keys()
 
 
-def test_converting_twice_switches_each_site_again():
+def test_a_second_conversion_replaces_the_first():
     model = build("retinanet")
     acon_mm.convert_activations(model, dict(type="SiLU"), "all")
     acon_mm.convert_activations(model, dict(type="AconC"), ["act1"])
@@ -208,7 +208,7 @@ def test_converting_twice_switches_each_site_again():
 
 
 def test_a_site_list_keeps_the_other_sites_working():
-    """Unchosen sites of a block go on sharing its ReLU, and the ReLU goes when nobody uses it."""
+    """Sites that are not chosen share the block's ReLU as before. It is removed when no site uses it."""
     partly = build("retinanet", 50, backbone=dict(act_cfg=dict(type="AconC"))).backbone.layer1[0]
     assert partly.act1 is partly.act3 is partly.relu
     wholly = build("retinanet", 50, backbone=dict(act_cfg=dict(type="AconC"), act_sites="all")).backbone.layer1[0]
@@ -262,7 +262,7 @@ def test_rpn_with_several_convolutions_activates_once_after_each():
     torch.testing.assert_close(twin.forward_single(x), original.forward_single(x), rtol=0, atol=0)
 
 
-def test_a_norm_that_norm_cfg_freezes_stays_frozen():
+def test_a_norm_that_norm_cfg_freezes_is_frozen():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
     acon_mm.convert_activations(model, dict(type="MetaAconC", norm_cfg=dict(type="BN", requires_grad=False)))
     frozen = {name for name, parameter in model[1].named_parameters() if not parameter.requires_grad}
@@ -279,7 +279,7 @@ def test_empty_batch_of_rois():
 
 
 def test_parts_cover_what_the_models_have():
-    """Nothing of the five models is left without a test: their activations are all in PARTS."""
+    """All activations of the five models are in PARTS, so none is left without a test."""
     for name in BASES:
         model = build(name)
         report = acon_mm.convert_activations(model, dict(type="AconC"), "all")

@@ -1,4 +1,4 @@
-"""Bad ``act_cfg`` and ``act_sites`` say at build what is wrong and what to do."""
+"""Errors for a wrong ``act_cfg`` or ``act_sites`` say at build what is wrong and what to do."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from helpers.five_models import build
 
 @pytest.fixture(scope="module")
 def registry():
-    """A class whose activation nobody knows how to switch, and one whose width nothing tells."""
+    """A class whose activation cannot be converted, and one whose layers do not show the channels."""
 
     class Odd(BaseModule):
         def __init__(self):
@@ -45,18 +45,22 @@ def registry():
         ),
         ("decode_head", dict(act_cfg=dict(type="Foo1")), r"act_cfg of PSPHead: .*registered activations are .*AconC"),
         ("backbone", dict(act_cfg="AconC"), r"act_cfg of ResNetV1c must be a dict with a 'type', got 'AconC'"),
-        ("backbone", dict(act_sites="all"), r"act_sites='all' of ResNetV1c says where, .* no act_cfg"),
+        ("backbone", dict(act_sites="all"), r"act_sites='all' of ResNetV1c needs an act_cfg as well: add it"),
         (
             "backbone",
             dict(act_cfg=dict(type="AconC"), act_sites=["act4"]),
-            r"act_sites of ResNetV1c: 'act4' is none of its sites, which are stem.2, .*layer4.1.act2",
+            r"act_sites of ResNetV1c: no site matches 'act4'. The sites are stem.2, .*layer4.1.act2",
         ),
         (
             "backbone",
             dict(act_cfg=dict(type="AconC"), act_sites="some"),
             r"act_sites of ResNetV1c must be 'paper', 'all' or a list of site names, got 'some'",
         ),
-        ("decode_head", dict(act_cfg=dict(type="AconC"), act_sites="paper"), r"chooses none of the sites of PSPHead"),
+        (
+            "decode_head",
+            dict(act_cfg=dict(type="AconC"), act_sites="paper"),
+            r"act_sites='paper' chooses no site of PSPHead: use 'all'",
+        ),
         (
             "backbone",
             dict(act_cfg=dict(type="AconC", num_channels=7)),
@@ -66,33 +70,33 @@ def registry():
     ],
 )
 def test_errors_at_build(part, options, message):
-    kind = "ResNet" if "of ResNet:" in message else "ResNetV1c"
-    extra = dict(backbone=dict(type=kind))
+    backbone = "ResNet" if "of ResNet:" in message else "ResNetV1c"
+    extra = dict(backbone=dict(type=backbone))
     extra[part] = {**extra.get(part, {}), **options}
     with pytest.raises(ValueError, match=message):
         build("pspnet", **extra)
 
 
 def test_act_cfg_where_nothing_activates():
-    with pytest.raises(ValueError, match="act_cfg on ImgDataPreprocessor, which has no activations: leave it"):
+    with pytest.raises(ValueError, match="act_cfg on ImgDataPreprocessor, which has no activations: leave act_cfg out"):
         MODELS.build(dict(type="ImgDataPreprocessor", act_cfg=dict(type="AconC")))
 
 
-def test_a_site_nobody_handles_is_an_error_and_changes_nothing(registry):
-    with pytest.raises(ValueError, match=r"the activation relu of Odd cannot be switched: .*Odd calls it in a way"):
+def test_an_unknown_site_is_an_error_and_nothing_is_changed(registry):
+    with pytest.raises(ValueError, match=r"the activation relu of Odd cannot be converted: .*how .*Odd calls it"):
         MODELS.build(dict(type="Odd", act_cfg=dict(type="SiLU")))
     model = nn.Sequential(ConvModule(3, 4, 1), MODELS.build(dict(type="Odd")))
-    with pytest.raises(ValueError, match=r"1\.relu of Sequential cannot be switched"):
+    with pytest.raises(ValueError, match=r"1\.relu of Sequential cannot be converted"):
         acon_mm.convert_activations(model, dict(type="SiLU"))
     assert type(model[0].activate) is nn.ReLU
     acon_mm.convert_activations(model, dict(type="SiLU"), ["0.activate"])
     assert type(model[0].activate) is nn.SiLU
 
 
-def test_unresolved_width_is_an_error_at_build(registry):
+def test_unknown_channels_are_an_error_at_build(registry):
     with pytest.raises(
         ValueError,
-        match=r"ChannelsUnknown has activations that do not know their number.* layers\.1\. Add num_channels",
+        match=r"ChannelsUnknown has ACONs that do not know their number.* layers\.1\. Add num_channels",
     ):
         MODELS.build(dict(type="ChannelsUnknown", act_cfg=dict(type="AconC")))
     model = MODELS.build(dict(type="ChannelsUnknown", act_cfg=dict(type="AconC", num_channels=2)))

@@ -45,6 +45,16 @@ class Decorated(OneCall):
         return self.relu(self.conv(x))
 
 
+def closure() -> nn.Module:
+    outside = nn.Identity()
+
+    class Closure(OneCall):
+        def forward(self, x):
+            return self.relu(outside(self.conv(x)))
+
+    return Closure()
+
+
 class WithSequential(OneCall):
     def __init__(self):
         super().__init__()
@@ -73,6 +83,11 @@ def entries(monkeypatch):
         calls = {"forward": ("self.act",)}
         before = {"act": "conv"}
 
+    class ClosureSites(Host):
+        upstream = (closure.__module__ + ".closure.<locals>.Closure.forward",)
+        calls = {"forward": ("self.act",)}
+        before = {"act": "conv"}
+
     class InSequentialSites(Host):
         upstream = method_of(WithSequential)
         calls = {"forward": ("self.layers[1]",)}
@@ -83,7 +98,7 @@ def entries(monkeypatch):
 
 
 def network(**parts: nn.Module) -> nn.Sequential:
-    """Parts behind others that can be switched, with all that a conversion might disturb."""
+    """Modules that can be converted, with everything that a conversion might disturb, and ``parts`` after them."""
     model = nn.Sequential(OrderedDict(first=ConvModule(3, 8, 1), block=BasicBlock(8, 8), **parts))
     model.first.conv.weight.requires_grad_(False)
     model.block.eval()
@@ -120,20 +135,24 @@ CASES = {
         lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sigmoid()), ACON, convert.NoActivationsError, "a gate"
     ),
     "act_sites is a word": Case(network, ACON, ValueError, "must be 'paper', 'all' or a list", "some"),
+    "act_sites is a number": Case(network, ACON, ValueError, "must be 'paper', 'all' or a list", 3),
     "act_sites has no words": Case(network, ACON, ValueError, "must be 'paper', 'all' or a list", [1]),
     "act_sites names no site": Case(network, ACON, ValueError, "'act9'", ["first.activate", "act9"]),
-    "act_sites is empty": Case(network, ACON, ValueError, "chooses none", []),
+    "act_sites is empty": Case(network, ACON, ValueError, "chooses no site", []),
     "no table entry": Case(lambda: network(odd=Unknown()), ACON, ValueError, "odd.relu of Sequential cannot be"),
-    "another version": Case(lambda: network(last=OneCall()), ACON, ValueError, "calls 1 activations, not 2"),
-    "decorated": Case(lambda: network(last=Decorated()), ACON, ValueError, "cannot be compiled by itself"),
+    "another version": Case(
+        lambda: network(last=OneCall()), ACON, ValueError, "calls 1 activations, but its entry in the tables lists 2"
+    ),
+    "decorated": Case(lambda: network(last=Decorated()), ACON, ValueError, "because it has a decorator"),
+    "closure": Case(lambda: network(last=closure()), ACON, ValueError, r"because it uses \['outside'\] of a function"),
     "in a Sequential": Case(
-        lambda: network(last=WithSequential()), ACON, TypeError, "would be called as a part of the Sequential"
+        lambda: network(last=WithSequential()), ACON, TypeError, "the Sequential would call the new activation layers.1"
     ),
     "recursive pyramid": Case(
         lambda: build("rfp", add_extra_convs="on_output", relu_before_extra_convs=True, num_outs=6),
         ACON,
         ValueError,
-        "relu_before_extra_convs=True cannot be switched",
+        "relu_before_extra_convs=True cannot be converted",
     ),
 }
 

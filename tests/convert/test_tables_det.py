@@ -1,4 +1,4 @@
-"""``act_cfg`` on mmdet's necks and heads: every activation, at its width; the original where a method is rewritten."""
+"""``act_cfg`` on mmdet's necks and heads: every activation is converted, and rewritten methods compute the same."""
 
 import inspect
 
@@ -13,19 +13,19 @@ from acon_mm.layers import Acon
 from helpers.act_trace import ActivationTrace, acons, total
 from helpers.det_parts import PARTS, build, call, run, tensors
 
-#: what runs in a component besides ACONs, and stays
-STAYS = {"fsaf": {"relu in relu"}, "rtmdet-ins": {"relu in "}}
+#: the activations other than ACONs that run in a component, because they are kept
+KEPT = {"fsaf": {"relu in relu"}, "rtmdet-ins": {"relu in "}}
 #: components whose own activation is not ReLU
 OWN = {"rtmdet-ins": dict(type="SiLU")}
 
 
 @pytest.mark.parametrize("name", PARTS)
 def test_every_activation_becomes_an_acon(name):
-    """By the config: whether the class takes ``act_cfg`` or not, nothing else activates, and all ACONs learn."""
+    """By the config, whether the class takes ``act_cfg`` or not. No other activation runs, and all ACONs learn."""
     model = build(name, act_cfg=dict(type="AconC"))
     with ActivationTrace(model) as trace:
         total(run(name, model)).backward()
-    assert trace.calls == STAYS.get(name, set())
+    assert trace.calls == KEPT.get(name, set())
     assert trace.acons == set(acons(model)) != set()
     for path, module in acons(model).items():
         assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters()), path
@@ -52,7 +52,7 @@ def test_relu_checkpoint_loads(name):
     original = model.state_dict()
     acon_mm.convert_activations(model, dict(type="MetaAconC"), "all")
     result = model.load_state_dict(original, strict=False)
-    there = model.named_modules(remove_duplicate=False)  # a list of convolutions may stand in two places
+    there = model.named_modules(remove_duplicate=False)  # a list of convolutions may have two names
     own = {f"{path}.{key}" for path, module in there if isinstance(module, Acon) for key in module.state_dict()}
     assert set(result.missing_keys) <= own
     assert result.unexpected_keys == []
@@ -62,7 +62,7 @@ def test_relu_checkpoint_loads(name):
     "name", ["detr-head", "dab-detr-head", "conditional-detr-head", "deformable-detr-head", "maskformer"]
 )
 def test_meta_acon_does_not_mix_the_pictures_of_a_batch(name):
-    """Decoders hand on (layers, batch, queries, channels): a mean over all but the first and last mixes pictures."""
+    """Decoders return (layers, batch, queries, channels). A mean over the second dimension would mix the pictures."""
     model = build(name, act_cfg=dict(type="MetaAconC", init="paper")).eval()
     inputs = tensors(PARTS[name].inputs)
     both = call(name, model, inputs)[1]
@@ -75,7 +75,7 @@ def test_meta_acon_does_not_mix_the_pictures_of_a_batch(name):
     assert not torch.allclose(changed[:, 1], both[:, 1])
 
 
-def test_an_activation_that_upstream_repeats_is_not():
+def test_an_activation_that_upstream_repeats_is_not_repeated():
     """A ReLU after a ReLU changes nothing, an ACON after an ACON does."""
     neck = build("fpn-on-output", act_cfg=dict(type="AconC"))
     assert all(path.endswith(".activate") for path in acons(neck))
@@ -84,8 +84,8 @@ def test_an_activation_that_upstream_repeats_is_not():
     torch.testing.assert_close(outputs[3], neck.fpn_convs[3](outputs[2]), rtol=0, atol=0)
 
 
-def test_what_the_recursive_pyramid_cannot_reach():
-    with pytest.raises(ValueError, match="relu_before_extra_convs=True cannot be switched"):
+def test_the_recursive_pyramid_refuses_what_it_cannot_convert():
+    with pytest.raises(ValueError, match="relu_before_extra_convs=True cannot be converted"):
         build("rfp", add_extra_convs="on_output", relu_before_extra_convs=True, num_outs=6, act_cfg=dict(type="AconC"))
 
 
@@ -100,7 +100,7 @@ def test_what_the_recursive_pyramid_cannot_reach():
         ),
     ],
 )
-def test_what_stays_and_why(name, kept):
+def test_what_is_kept_and_why(name, kept):
     report = acon_mm.convert_activations(build(name), dict(type="AconC"))
     assert report.kept == kept
 
@@ -117,8 +117,8 @@ def test_what_stays_and_why(name, kept):
         ("RTMDetInsSepBNHead", "F.relu(self.rtm_reg[idx](reg_feat))"),
     ],
 )
-def test_calls_that_stay_are_those_of_upstream(cls, call):
-    """Named as upstream's source has them, so that a trace of calls finds its reason."""
+def test_kept_calls_are_those_of_upstream(cls, call):
+    """They are named as in upstream's source, so that a traced call can be matched with its reason."""
     upstream = getattr(mmdet.models, cls)
     assert call in host_of_class(upstream).kept(None)
     assert any(call in inspect.getsource(base) for base in upstream.__mro__ if base.__module__.startswith("mmdet"))

@@ -1,4 +1,4 @@
-"""``act_cfg`` on mmseg's components: every activation, at its width; the original's forward where it is rewritten."""
+"""``act_cfg`` on mmseg's components: every activation is converted, and rewritten methods compute the same."""
 
 import copy
 
@@ -11,32 +11,31 @@ import acon_mm
 from helpers.act_trace import ActivationTrace, acons, total
 from helpers.seg_parts import PARTS, build, inputs
 
-#: what runs in a component besides ACONs, and stays
-STAYS = {
+#: the activations other than ACONs that run in a component, because they are kept
+KEPT = {
     "ham": {"relu in hamburger"},
-    "mobilenetv3": set(),
 }
 #: components whose own activation is not ReLU
 OWN = {"mscan": dict(type="GELU"), "feature2pyramid": dict(type="GELU")}
-#: components that cannot be converted into themselves: of several kinds of activation, or with learned ones
+#: components with activations of several types, or with learned ones, which no single act_cfg restores
 MIXED = ("cgnet", "mobilenetv3", "dpt")
 
 
 @pytest.mark.parametrize("name", PARTS)
 def test_every_activation_becomes_an_acon(name):
-    """By the config: whether the class takes ``act_cfg`` or not, nothing else activates, and all ACONs learn."""
+    """By the config, whether the class takes ``act_cfg`` or not. No other activation runs, and all ACONs learn."""
     model = build(name, act_cfg=dict(type="AconC"))
     if name in ("resnest", "resnext", "hrnet", "bisenetv1", "icnet"):  # the paper's sites are the default
         acon_mm.convert_activations(model, dict(type="AconC"), "all")
     model.train()
     with ActivationTrace(model) as trace:
         total(model(inputs(name))).backward()
-    assert trace.calls == STAYS.get(name, set())
+    assert trace.calls == KEPT.get(name, set())
     assert trace.acons == set(acons(model)) != set()
     for path, module in acons(model).items():
         assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters()), path
     model.eval()
-    model(inputs(name)[1] if name in ("pid", "ddr") else inputs(name))  # which have one branch less then
+    model(inputs(name)[1] if name in ("pid", "ddr") else inputs(name))  # these have one branch less in evaluation
 
 
 @pytest.mark.parametrize("name", [name for name in PARTS if name not in (*MIXED, "mit")])
@@ -67,11 +66,11 @@ def test_attention_keeps_its_gelus_where_no_act_cfg_of_its_own_reaches_them():
         (dict(type="FFN", embed_dims=8, act_cfg=dict(type="QuickGELU")), "a GELU in a transformer's feed-forward"),
         (
             dict(type="CLIPTextEncoder", vocabulary=["a"], embed_dims=8, num_layers=1, total_vocab_size=9),
-            "a language model, whose weights are fetched as they are",
+            "a language model, whose weights are downloaded as they are",
         ),
     ],
 )
-def test_what_stays_of_clip(cfg, reason):
+def test_what_is_kept_of_clip(cfg, reason):
     with DefaultScope.overwrite_default_scope("mmseg"):
         model = MODELS.build(cfg)
     with pytest.raises(acon_mm.convert.NoActivationsError, match=reason):
@@ -80,7 +79,7 @@ def test_what_stays_of_clip(cfg, reason):
 
 @pytest.mark.parametrize("name", [name for name in PARTS if name != "mit"])
 def test_relu_checkpoint_loads(name):
-    """A ReLU network's weights fit; PReLU's learned slopes have no place any more."""
+    """The weights of a ReLU network fit. Only the learned slopes of a PReLU are not used."""
     model = build(name)
     original = model.state_dict()
     acon_mm.convert_activations(model, dict(type="MetaAconC"), "all")

@@ -1,4 +1,4 @@
-"""What activates while a model runs: every ReLU-like operation, by the module that calls it."""
+"""The activations that run in a model: every ReLU-like operation, with the module that calls it."""
 
 import torch
 from torch import nn
@@ -17,11 +17,10 @@ RELU_LIKE = frozenset(
 
 
 class ActivationTrace(TorchDispatchMode):
-    """While it is active, collects the names of modules in which ReLU-like operations run, and the ACONs that do.
+    """Collects, while it is active, the ReLU-like operations that run outside of ACONs, and the ACONs that run.
 
     Attributes:
-        calls: ``"relu in encoder.block"``: the operation and the innermost module that is running, for those outside
-            of ACONs.
+        calls: ``"relu in encoder.block"``: the operation, and the innermost module that is running.
         acons: names of the ACONs that ran.
     """
 
@@ -64,7 +63,7 @@ def acons(model: nn.Module) -> dict[str, Acon]:
 
 
 def total(outputs) -> torch.Tensor:
-    """A scalar that depends on every output tensor, whatever lists, tuples or dicts they stand in."""
+    """A scalar that depends on every tensor in the outputs, also in nested lists, tuples and dicts."""
     if isinstance(outputs, torch.Tensor):
         return outputs.float().square().mean()
     values = outputs.values() if isinstance(outputs, dict) else outputs

@@ -1,4 +1,4 @@
-"""Small components of mmdet, one for every family whose activations need more than their children tell."""
+"""Small components of mmdet, one for every family of classes with an entry in the tables."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -71,11 +71,11 @@ SAMPLE = DetDataSample(metainfo=dict(batch_input_shape=(64, 64), img_shape=(64, 
 
 
 class Part(NamedTuple):
-    """A config, and what its forward takes: shapes of tensors, lists of them, or what is no shape as it is."""
+    """A config, and the inputs of its forward: shapes of tensors, lists of shapes, or other values."""
 
     cfg: dict
     inputs: list
-    run: Callable | None = None  # instead of the forward
+    run: Callable | None = None  # called instead of the forward
 
 
 PARTS = {
@@ -274,7 +274,7 @@ PARTS = {
     "maskformer": Part(MASKFORMER, [LEVELS], lambda module, levels: module(levels, [SAMPLE] * 2)),
     "dynamic-conv": Part(DYNAMIC, [(3, 8), ROIS]),
 }
-if find_spec("mmdet.models.dense_heads.clr_head"):  # of the maintained fork
+if find_spec("mmdet.models.dense_heads.clr_head"):  # only the maintained fork has it
     PARTS["clr"] = Part(
         dict(type="CLRHead", num_priors=4, fc_hidden_dim=8, prior_feat_channels=8, sample_points=36),
         [[(2, 8, 40, 100), (2, 8, 20, 50), (2, 8, 10, 25)]],
@@ -290,7 +290,7 @@ def build(name: str, **options) -> nn.Module:
 
 
 def run(name: str, module: nn.Module):
-    """The outputs for random inputs, which are the same at every call."""
+    """The outputs for random inputs. Every call has the same inputs."""
     return call(name, module, tensors(PARTS[name].inputs))
 
 
@@ -300,7 +300,7 @@ def call(name: str, module: nn.Module, inputs: list):
 
 
 def tensors(shapes: list, generator: torch.Generator | None = None) -> list:
-    """Positive numbers below 1: they may also be boxes or masks."""
+    """Random numbers between 0 and 1, which may also be used as boxes or masks."""
     generator = generator or torch.Generator().manual_seed(0)
     return [_tensor(each, generator) for each in shapes]
 

@@ -2,7 +2,7 @@
 
     python digest_models.py [--import MODULE] CONFIG...    # as mmdet/retinanet/retinanet_r18_fpn_1x_coco.py
 
-It imports nothing of acon_mm unless told to, so that models can be seen without it.
+It imports acon_mm only with ``--import acon_mm``, so that models can be compared with and without it.
 """
 
 import argparse

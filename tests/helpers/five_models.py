@@ -32,7 +32,7 @@ HEAD_CHANNELS_OF = {
         *("roi_head.mask_head.in_channels", "roi_head.mask_head.conv_out_channels"),
     ),
 }
-#: the parts of each model whose activations a user may switch
+#: the parts of each model that have activations
 PARTS = {
     "retinanet": ("backbone", "bbox_head"),
     "mask-rcnn": ("backbone", "rpn_head", "roi_head.bbox_head", "roi_head.mask_head"),

@@ -1,4 +1,4 @@
-"""Small components of mmseg, one for every family whose activations need more than their children tell."""
+"""Small components of mmseg, one for every family of classes with an entry in the tables."""
 
 import torch
 from mmengine.registry import MODELS, DefaultScope

@@ -1,10 +1,10 @@
-"""The table: one small file per family of upstream modules. Importing this package loads them all.
+"""The table entries, one small file for each family of upstream modules. Importing this package imports all files.
 
-- ``backbones/``: of mmdet and mmseg
-- ``necks/``
-- ``det_heads/``: dense, RoI and mask heads of mmdet
+- ``backbones/``: backbones of mmdet and mmseg
+- ``necks/``: necks of mmdet and mmseg
+- ``det_heads/``: dense, box, mask and tracking heads of mmdet
 - ``seg_heads/``: decode heads of mmseg
-- ``layers/``: what several of them are made of
+- ``layers/``: layers that several of them contain
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""HRNet of mmdet and mmseg: one ReLU serves both convolutions of the stem, and one all branches of a module."""
+"""HRNet of mmdet and mmseg: the stem uses one ReLU twice, and each HRModule uses one ReLU for all branches."""
 
 from torch import nn
 
@@ -15,19 +15,19 @@ class HRNetSites(Host):
 
 
 class FreezableHRNetSites(HRNetSites):
-    """mmseg's HRNet, which is the same and has ``frozen_stages`` besides."""
+    """mmseg's HRNet, which also has ``frozen_stages``."""
 
     upstream = ("mmseg.models.backbones.hrnet.HRNet.forward",)
 
     def _freeze_stages(self) -> None:
         super()._freeze_stages()
-        if self.frozen_stages >= 0:  # upstream freezes the stem's convolutions and norms only
+        if self.frozen_stages >= 0:  # upstream freezes only the convolutions and norms of the stem
             for act in (self.act1, self.act2):
                 act.eval().requires_grad_(False)
 
 
 class HRModuleSites(Host):
-    """``acts.N`` after the sum that makes branch N. A module of one branch sums nothing and activates nowhere."""
+    """``acts.N`` after the sum of branch N. A module with one branch has no sum and no activation."""
 
     upstream = (
         "mmdet.models.backbones.hrnet.HRModule.forward",

@@ -1,4 +1,4 @@
-"""MSCAN (SegNeXt) of mmseg, whose GELUs follow convolutions. Its stem takes no notice of the network's ``act_cfg``."""
+"""MSCAN (SegNeXt) of mmseg. Its GELUs come after convolutions, so they are converted. Its stem ignores ``act_cfg``."""
 
 from ...hosts import Host
 

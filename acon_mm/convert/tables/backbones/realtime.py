@@ -1,7 +1,7 @@
 """The small networks of mmseg: BiSeNetV2, CGNet, ERFNet and Fast-SCNN.
 
-Most of their activations are those of ConvModules; here are the others. Several of these classes build a part of their
-blocks, or all, without the ``act_cfg`` that they are given.
+Most of their activations are in ConvModules. Here are the others. Several of these classes do not pass their
+``act_cfg`` on to some of their blocks, or to any.
 """
 
 from torch import nn
@@ -26,7 +26,7 @@ class ContextGuidedBlockSites(Host):
 
 
 class ResamplerSites(Host):
-    """ERFNet: ``act`` after the norm of a block that changes the size."""
+    """ERFNet: ``act`` after the norm of a block that changes the resolution."""
 
     upstream = (
         "mmseg.models.backbones.erfnet.DownsamplerBlock.forward",
@@ -37,7 +37,7 @@ class ResamplerSites(Host):
 
 
 class NonBottleneck1dSites(Host):
-    """ERFNet: one activation stands several times in ``convs_layers``, and once more, as ``act``, after the sum."""
+    """ERFNet: one activation is several times in ``convs_layers``, and once more after the sum, as ``act``."""
 
     upstream = ("mmseg.models.backbones.erfnet.NonBottleneck1d.forward",)
     shared = "act"
@@ -50,7 +50,7 @@ class NonBottleneck1dSites(Host):
 
 
 class FeatureFusionSites(Host):
-    """Fast-SCNN: ``relu`` after the sum of both resolutions."""
+    """Fast-SCNN: ``relu`` after the sum of the two resolutions."""
 
     upstream = ("mmseg.models.backbones.fast_scnn.FeatureFusionModule.forward",)
     before = {"relu": "conv_higher_res"}

@@ -1,10 +1,10 @@
-"""ResNeSt of mmdet and mmseg: a ResNet whose 3x3 convolution is a split-attention block with activations of its own."""
+"""ResNeSt of mmdet and mmseg: a ResNet with a split-attention block in place of each 3x3 convolution."""
 
 from ...hosts import Host
 
 
 class BottleneckSites(Host):
-    """conv1-norm1-``act1``-split attention-conv3-norm3-(+)-``act3``; what is act2 in a ResNet is inside of conv2."""
+    """conv1-norm1-``act1``-split attention-conv3-norm3-(+)-``act3``. The act2 of a ResNet is inside of conv2."""
 
     upstream = (
         "mmdet.models.backbones.resnest.Bottleneck.forward",
@@ -15,7 +15,7 @@ class BottleneckSites(Host):
 
 
 class SplitAttentionSites(Host):
-    """The 3x3 convolution-norm0-``act2`` (the paper's site); ``gate_act`` between the layers of the attention."""
+    """``act2`` (the paper's site) after the 3x3 convolution and norm0; ``gate_act`` inside of the attention."""
 
     upstream = (
         "mmdet.models.backbones.resnest.SplitAttentionConv2d.forward",

@@ -1,6 +1,6 @@
-"""ResNet of mmdet and mmseg: one ReLU serves a whole block, and one the stem.
+"""ResNet of mmdet and mmseg: each block uses one ReLU at all its sites, and the stem has one.
 
-Every class of the ResNet family that inherits these forwards is covered (ResNetV1c, ResNetV1d, ResNeXt, ...).
+The entries also serve all classes that inherit these forwards (ResNetV1c, ResNetV1d, ResNeXt, ...).
 """
 
 from torch import nn
@@ -9,7 +9,7 @@ from ...hosts import Host, HostSite
 
 
 class BasicBlockSites(Host):
-    """conv1-norm1-``act1``-conv2-norm2-(+)-``act2``; the authors activate at both."""
+    """conv1-norm1-``act1``-conv2-norm2-(+)-``act2``. The authors have an ACON at both."""
 
     upstream = (
         "mmdet.models.backbones.resnet.BasicBlock.forward",
@@ -21,9 +21,9 @@ class BasicBlockSites(Host):
 
 
 class BottleneckSites(Host):
-    """conv1-norm1-``act1``-conv2-norm2-``act2``-conv3-norm3-(+)-``act3``; the authors activate at ``act2``.
+    """conv1-norm1-``act1``-conv2-norm2-``act2``-conv3-norm3-(+)-``act3``. The authors have an ACON at ``act2``.
 
-    DetectoRS adds a second forward, which takes features of the pyramid before.
+    DetectoRS adds a second forward, ``rfp_forward``, which also takes features of the pyramid.
     """
 
     upstream = (
@@ -36,7 +36,7 @@ class BottleneckSites(Host):
 
 
 class ResNetSites(Host):
-    """The stem of a ResNet, ``relu`` after norm1, called ``stem``. A deep stem is a Sequential and needs no entry."""
+    """The stem: ``relu`` after norm1, with the name ``stem``. A deep stem is a Sequential and has no site here."""
 
     upstream = (
         "mmdet.models.backbones.resnet.ResNet.forward",
@@ -51,5 +51,5 @@ class ResNetSites(Host):
     def _freeze_stages(self) -> None:
         super()._freeze_stages()
         if self.frozen_stages >= 0 and not self.deep_stem:
-            # upstream freezes conv1 and norm1 only, since a ReLU has nothing to freeze
+            # upstream freezes only conv1 and norm1, because a ReLU has no parameters
             self.relu.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Box heads of mmdet's two-stage detectors. Inputs of the fully connected layers are (RoIs, channels)."""
+"""Box heads of mmdet's two-stage detectors. Their fully connected layers take inputs of shape (RoIs, channels)."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from ...hosts import Host, HostSite
 
 
 def sites_after(layers: Iterable[nn.Module], acts: str) -> list[HostSite]:
-    """A site after each of ``layers``; ``acts`` names their list."""
+    """A site after each of ``layers``: ``acts.0``, ``acts.1``, ..."""
     return [HostSite(f"{acts}.{i}", layer) for i, layer in enumerate(layers)]
 
 
@@ -25,14 +25,14 @@ class ConvFCBBoxHeadSites(Host):
 
 
 class SCNetBBoxHeadSites(ConvFCBBoxHeadSites):
-    """The same, in two methods."""
+    """The same sites, in two methods."""
 
     upstream = ("mmdet.models.roi_heads.bbox_heads.scnet_bbox_head.SCNetBBoxHead.forward",)
     calls = {"_forward_shared": ("self.act_after(fc)",), "_forward_cls_reg": ("self.act_after(fc)",) * 2}
 
 
 class MultiInstanceBBoxHeadSites(Host):
-    """CrowdDet: ``shared_acts``; ``cls_acts.K`` and ``reg_acts.K`` for the K-th prediction; ``ref_act`` to refine."""
+    """CrowdDet: ``shared_acts``; ``cls_acts.K`` and ``reg_acts.K`` of the K-th prediction; ``ref_act`` to refine."""
 
     upstream = ("mmdet.models.roi_heads.bbox_heads.multi_instance_bbox_head.MultiInstanceBBoxHead.forward",)
     calls = {"forward": (*("self.act_after(fc)",) * 3, "self.ref_act")}
@@ -46,14 +46,14 @@ class MultiInstanceBBoxHeadSites(Host):
 
 
 class ResBlockSites(Host):
-    """``relu`` after the sum (Double-Head R-CNN)."""
+    """Double-Head R-CNN: ``relu`` after the sum."""
 
     upstream = ("mmdet.models.roi_heads.bbox_heads.double_bbox_head.BasicResBlock.forward",)
     before = {"relu": "conv2"}
 
 
 class DoubleConvFCBBoxHeadSites(Host):
-    """``fc_acts`` after the fully connected layers; the branch of convolutions is made of ResNet's blocks."""
+    """``fc_acts`` after the fully connected layers. The branch of convolutions consists of ResNet blocks."""
 
     upstream = ("mmdet.models.roi_heads.bbox_heads.double_bbox_head.DoubleConvFCBBoxHead.forward",)
     calls = {"forward": ("self.act_after(fc)",)}
@@ -85,7 +85,7 @@ class SABLHeadSites(Host):
 
 
 class DIIHeadSites(Host):
-    """Sparse R-CNN keeps linear layer, norm and activation, in turn, in one list each for classes and boxes."""
+    """Sparse R-CNN: ``cls_fcs`` and ``reg_fcs`` are lists of linear layer, norm, activation; linear layer, ..."""
 
     upstream = ("mmdet.models.roi_heads.bbox_heads.dii_head.DIIHead.forward",)
     shared = None

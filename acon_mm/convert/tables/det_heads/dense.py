@@ -1,4 +1,4 @@
-"""Dense heads of mmdet: what they call outside of ConvModules."""
+"""Dense heads of mmdet: their activations outside of ConvModules."""
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -9,10 +9,10 @@ _DISTANCE = "keeps the distance from a point to an edge of its box from being ne
 
 
 class RPNHeadSites(Host):
-    """``rpn_act`` after the one convolution.
+    """``rpn_act`` after the convolution.
 
     With ``num_convs > 1`` the convolutions are ConvModules with activations of their own, and upstream activates once
-    more after the last, which ReLU stands (it is idempotent) and ACON does not: the second is dropped.
+    more after the last. A second ReLU changes nothing, but a second ACON does, so it is left out.
     """
 
     upstream = ("mmdet.models.dense_heads.rpn_head.RPNHead.forward_single",)
@@ -63,7 +63,7 @@ class BiCornerPoolSites(Host):
 
 
 class RepPointsHeadSites(Host):
-    """After the convolution that predicts the points, and the two that classify and refine them."""
+    """``pts_init_act``, ``cls_act`` and ``pts_refine_act`` after the three convolutions."""
 
     upstream = ("mmdet.models.dense_heads.reppoints_head.RepPointsHead.forward_single",)
     calls = {"forward_single": ("self.pts_init_act", "self.cls_act", "self.pts_refine_act")}
@@ -75,7 +75,7 @@ class RepPointsHeadSites(Host):
 
 
 class VFNetHeadSites(Host):
-    """After the two deformable convolutions."""
+    """``reg_refine_act`` and ``cls_act`` after the two deformable convolutions."""
 
     upstream = ("mmdet.models.dense_heads.vfnet_head.VFNetHead.forward_single",)
     calls = {"forward_single": ("self.reg_refine_act", "self.cls_act")}
@@ -83,7 +83,7 @@ class VFNetHeadSites(Host):
 
 
 class YOLACTProtonetSites(Host):
-    """Every other layer of ``protonet``, one of which follows an interpolation, which does not tell its channels."""
+    """Every second layer of ``protonet``. One comes after an interpolation, which does not show its channels."""
 
     upstream = ("mmdet.models.dense_heads.yolact_head.YOLACTProtonet.forward",)
     shared = None
@@ -100,7 +100,7 @@ class YOLACTProtonetSites(Host):
 
 
 class DyConvSites(Host):
-    """``relu`` after the fusion over levels (GLIP), unless it is a dynamic ReLU, which has an activation inside."""
+    """GLIP: ``relu`` after the fusion of the levels, unless it is a dynamic ReLU, which contains an activation."""
 
     upstream = ("mmdet.models.dense_heads.atss_vlfusion_head.DyConv.forward",)
     shared = None
@@ -111,7 +111,7 @@ class DyConvSites(Host):
 
 
 class DeadReLUSites(Host):
-    """``relu`` is never called: all activations are those of the ConvModules, or of parts with entries of their own."""
+    """``relu`` is never called. All activations are in ConvModules, or in parts with entries of their own."""
 
     upstream = tuple(
         f"mmdet.models.dense_heads.{method}"
@@ -131,7 +131,7 @@ class DeadReLUSites(Host):
 
 
 class FSAFHeadSites(Host):
-    """RetinaNet's, whose ``relu`` is called here, on the boxes."""
+    """A RetinaHead that calls ``relu``, but on distances."""
 
     upstream = ("mmdet.models.dense_heads.fsaf_head.FSAFHead.forward_single",)
 
@@ -141,7 +141,7 @@ class FSAFHeadSites(Host):
 
 
 class PointDistanceSites(Host):
-    """FCOS and its like bound the distances that they predict."""
+    """FCOS and similar heads keep the distances that they predict from being negative."""
 
     upstream = tuple(
         f"mmdet.models.dense_heads.{method}.forward_single"
@@ -163,7 +163,7 @@ _DYNAMIC = "inside a dynamic convolution: its weights, and so its channels, belo
 
 
 class CondInstMaskHeadSites(Host):
-    """The masks come from convolutions whose weights the box head predicts."""
+    """The convolutions that make the masks have weights that the box head predicts."""
 
     upstream = ("mmdet.models.dense_heads.condinst_head.CondInstMaskHead.forward_single",)
     shared = None
@@ -174,13 +174,13 @@ class CondInstMaskHeadSites(Host):
 
 
 class RTMDetInsHeadSites(CondInstMaskHeadSites):
-    """As CondInst."""
+    """As in CondInst."""
 
     upstream = ("mmdet.models.dense_heads.rtmdet_ins_head.RTMDetInsHead.forward",)
 
 
 class RTMDetInsSepBNHeadSites(CondInstMaskHeadSites):
-    """As CondInst, and distances of points."""
+    """As in CondInst; and the distances of points."""
 
     upstream = ("mmdet.models.dense_heads.rtmdet_ins_head.RTMDetInsSepBNHead.forward",)
 

@@ -7,7 +7,7 @@ from .boxes import sites_after
 
 
 class FCNMaskHeadSites(Host):
-    """``relu`` after the upsampling, which upstream calls only after a deconvolution."""
+    """``relu`` after the upsampling. Upstream calls it only after a deconvolution."""
 
     upstream = tuple(
         f"mmdet.models.roi_heads.mask_heads.{method}.forward"
@@ -24,7 +24,7 @@ class FCNMaskHeadSites(Host):
 
 
 class CoarseMaskHeadSites(Host):
-    """``fc_acts`` after the fully connected layers (PointRend)."""
+    """PointRend: ``fc_acts`` after the fully connected layers."""
 
     upstream = ("mmdet.models.roi_heads.mask_heads.coarse_mask_head.CoarseMaskHead.forward",)
     calls = {"forward": ("self.act_after(fc)",)}
@@ -35,7 +35,7 @@ class CoarseMaskHeadSites(Host):
 
 
 class MaskIoUHeadSites(Host):
-    """``conv_acts`` and ``fc_acts`` after the convolutions and the fully connected layers (Mask Scoring R-CNN)."""
+    """Mask Scoring R-CNN: ``conv_acts`` after the convolutions, ``fc_acts`` after the fully connected layers."""
 
     upstream = ("mmdet.models.roi_heads.mask_heads.maskiou_head.MaskIoUHead.forward",)
     calls = {"forward": ("self.act_after(conv)", "self.act_after(fc)")}
@@ -46,7 +46,7 @@ class MaskIoUHeadSites(Host):
 
 
 class GridHeadSites(Host):
-    """``act`` after norm1. In training it serves the unfused features as well, as the deconvolution and norm do."""
+    """``act`` after norm1. In training, the deconvolution, norm and ``act`` run on the unfused features as well."""
 
     upstream = ("mmdet.models.roi_heads.mask_heads.grid_head.GridHead.forward",)
     shared = None
@@ -55,7 +55,7 @@ class GridHeadSites(Host):
 
 
 class SimplifiedBasicBlockSites(Host):
-    """``relu`` after the first convolution, the only one (SCNet)."""
+    """SCNet: ``relu`` after the first convolution, the only activation."""
 
     upstream = ("mmdet.models.layers.res_layer.SimplifiedBasicBlock.forward",)
     before = {"relu": "conv1"}

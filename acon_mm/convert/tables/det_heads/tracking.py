@@ -1,4 +1,4 @@
-"""Embedding heads of mmdet's trackers, and what its re-identification heads are made of."""
+"""Embedding heads of mmdet's trackers, and the layer of its re-identification heads."""
 
 from torch import nn
 
@@ -18,14 +18,14 @@ class QuasiDenseEmbedHeadSites(Host):
 
 
 class RoIEmbedHeadSites(QuasiDenseEmbedHeadSites):
-    """The same, in another method."""
+    """The same sites, in another method."""
 
     upstream = ("mmdet.models.tracking_heads.roi_embed_head.RoIEmbedHead.forward",)
     calls = {"extract_feat": ("self.act_after(fc)",)}
 
 
 class FcModuleSites(Host):
-    """``activate`` after the fully connected layer (and its norm), if it is there."""
+    """``activate`` after the fully connected layer and its norm, if the module has one."""
 
     upstream = ("mmdet.models.reid.fc_module.FcModule.forward",)
     shared = "activate"

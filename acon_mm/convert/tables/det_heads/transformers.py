@@ -1,7 +1,7 @@
-"""DETR and its relatives, Sparse R-CNN: where they activate outside of Sequentials.
+"""DETR and similar detectors, MaskFormer and Sparse R-CNN: their activations outside of Sequentials.
 
-Their feed-forward networks are Sequentials of Linear and ReLU, which their ``ffn_cfg`` lets a config choose: these are
-sites as any other. Tokens have their channels last: (batch, tokens, channels).
+Their feed-forward networks are Sequentials of Linear and ReLU and need no entry here. Tokens have the channels last:
+(batch, tokens, channels).
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class MLPSites(Host):
         return sites_after(module.layers[:-1], "acts")
 
     def per_sample(self, layer: nn.Module) -> Callable[[Tensor], Tensor]:
-        # (decoder layers, batch, tokens, channels) occurs, and an ACON must not mean over the batch.
+        # The input may be (decoder layers, batch, tokens, channels). A Meta-ACON must not take the mean over the batch.
         act = self.act_after(layer)
         return lambda x: act(x.flatten(0, -3)).view_as(x) if x.dim() > 3 else act(x)
 
@@ -41,13 +41,13 @@ class DETRHeadSites(Host):
         return [HostSite("activate", last)]
 
     def forward(self, hidden_states: Tensor) -> tuple[Tensor, ...]:
-        # (decoder layers, batch, tokens, channels): an ACON must not mean over the batch.
+        # (decoder layers, batch, tokens, channels): a Meta-ACON must not take the mean over the batch.
         outputs = super().forward(hidden_states.flatten(0, 1))
         return tuple(output.unflatten(0, hidden_states.shape[:2]) for output in outputs)
 
 
 class ConditionalDETRHeadSites(Host):
-    """As DETR, layer by layer."""
+    """As in DETR, but upstream runs each decoder layer on its own."""
 
     upstream = ("mmdet.models.dense_heads.conditional_detr_head.ConditionalDETRHead.forward",)
     shared = "activate"
@@ -64,14 +64,14 @@ class MaskFormerHeadSites(Host):
     before = {"mask_embed.1": "mask_embed.0", "mask_embed.3": "mask_embed.2"}
 
     def embed_per_sample(self, x: Tensor) -> Tensor:
-        # (decoder layers, batch, tokens, channels), as in DETR
+        # (decoder layers, batch, tokens, channels), as in DETRHead
         return self.mask_embed(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
 class DynamicConvSites(Host):
-    """One activation of three: ``act_in`` (after norm_in), ``act_out`` (norm_out), and ``act_fc`` of the projection.
+    """``act_in`` after norm_in, ``act_out`` after norm_out, and ``act_fc`` after the norm of the projection.
 
-    Other than in CondInst, channels mean the same for all instances: a norm of as many comes before each.
+    In CondInst, channels have another meaning for each instance. Here they do not: a norm comes before each site.
     """
 
     upstream = ("mmdet.models.layers.transformer.utils.DynamicConv.forward",)
@@ -85,7 +85,7 @@ class DynamicConvSites(Host):
 
 
 class BertSites(Host):
-    """Grounding DINO and GLIP read their captions by it."""
+    """The language model of Grounding DINO and GLIP."""
 
     upstream = ("mmdet.models.language_models.bert.BertModel.forward",)
-    stays = "a language model, whose weights are fetched as they are"
+    reason_to_keep_all = "a language model, whose weights are downloaded as they are"

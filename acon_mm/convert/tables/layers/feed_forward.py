@@ -1,8 +1,7 @@
 """Feed-forward networks of attention layers.
 
-Their GELUs, and CLIP's approximation of one, are no ReLUs that grew up: networks are trained with them, and by default
-nobody means them. Where a class takes ``act_cfg`` for them (Swin, PVT, MiT, ViT, ...), it gets it, and they become
-ACONs.
+Their GELUs, and the QuickGELU of CLIP, are kept, because pretrained transformers need them. A class that takes
+``act_cfg`` for them (Swin, PVT, MiT, ViT, ...) gets it, and then they become ACONs.
 """
 
 from torch import nn
@@ -13,7 +12,7 @@ GELU = "a GELU in a transformer's feed-forward network: only the act_cfg of the 
 
 
 class FFNSites(Host):
-    """``layers.N.1`` after each linear layer, but a GELU."""
+    """``layers.N.1`` after each linear layer but the last, unless it is a GELU."""
 
     upstream = ("mmcv.cnn.bricks.transformer.FFN.forward",)
     shared = None
@@ -30,10 +29,10 @@ class FFNSites(Host):
 
 
 class MixFFNSites(FFNSites):
-    """``layers.N`` after the depthwise convolution, or the first 1x1 convolution, but a GELU."""
+    """``layers.N`` after the depthwise convolution, or the first 1x1 convolution, unless it is a GELU."""
 
     upstream = ("mmdet.models.backbones.pvt.MixFFN.forward", "mmseg.models.backbones.mit.MixFFN.forward")
-    shared = "activate"  # mmseg's, which is also one of the layers
+    shared = "activate"  # of mmseg, where it is also one of the layers
 
     @classmethod
     def sites(cls, module: nn.Module) -> list[HostSite]:
@@ -45,4 +44,5 @@ class MixFFNSites(FFNSites):
 
 
 def _is_gelu(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.GELU) or type(layer).__name__ == "QuickGELU"  # mmseg's, which need not be installed
+    # QuickGELU by its name, because it is mmseg's, which may not be installed.
+    return isinstance(layer, nn.GELU) or type(layer).__name__ == "QuickGELU"

@@ -1,6 +1,6 @@
-"""The FPN family of mmdet, and mmseg's, where it activates by itself.
+"""FPN and its variants, of mmdet and mmseg: their activations outside of ConvModules.
 
-``act_cfg`` of an FPN is None upstream, which means none: giving it one adds an activation after every convolution.
+By default the ``act_cfg`` of an FPN is None: no activations. An ``act_cfg`` adds an activation after every convolution.
 """
 
 from torch import nn
@@ -11,15 +11,15 @@ from ...hosts import Host, HostSite
 class FPNSites(Host):
     """``extra_acts`` between the extra convolutions (``relu_before_extra_convs=True``).
 
-    With ``act_cfg`` an extra convolution has an activation of its own, and upstream's second one in a row, which a ReLU
-    stands (it is idempotent) and an ACON does not, is dropped.
+    With ``act_cfg`` an extra convolution has an activation of its own, and upstream activates once more after it. A
+    second ReLU changes nothing, but a second ACON does, so it is left out.
     """
 
     upstream = (
         "mmdet.models.necks.fpn.FPN.forward",
         "mmdet.models.necks.fpn_dropblock.FPN_DropBlock.forward",
         "mmdet.models.necks.pafpn.PAFPN.forward",
-        "mmdet.models.necks.clrnet_fpn.CLRFPN.forward",  # of the maintained fork
+        "mmdet.models.necks.clrnet_fpn.CLRFPN.forward",  # in the maintained fork
         "mmseg.models.necks.fpn.FPN.forward",
     )
     shared = None
@@ -40,7 +40,7 @@ class FPNSites(Host):
 
 
 class RFPSites(FPNSites):
-    """None of its own. It calls FPN's forward past every subclass, so what FPN activates there is out of reach."""
+    """It has no sites of its own. It calls FPN's forward by ``super()``, so a rewritten forward would not run."""
 
     upstream = ("mmdet.models.necks.rfp.RFP.forward",)
     calls = {}
@@ -48,7 +48,7 @@ class RFPSites(FPNSites):
     @classmethod
     def sites(cls, module: nn.Module) -> list[HostSite]:
         if super().sites(module):
-            raise ValueError("RFP with relu_before_extra_convs=True cannot be switched: set it to False")
+            raise ValueError("RFP with relu_before_extra_convs=True cannot be converted: set it to False")
         return []
 
 
@@ -65,7 +65,7 @@ class RFPASPPSites(Host):
 
 
 class DeadReLUSites(Host):
-    """``relu`` is never called: all activations are those of the ConvModules."""
+    """``relu`` is never called. All activations are in ConvModules."""
 
     upstream = (
         "mmdet.models.necks.fpg.FPG.forward",

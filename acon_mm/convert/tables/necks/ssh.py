@@ -1,4 +1,4 @@
-"""SSH, the neck of a face detector."""
+"""SSH of mmdet, the neck of a face detector."""
 
 from torch import nn
 
@@ -7,7 +7,7 @@ from ...hosts import Host, HostSite
 
 
 class SSHDetModuleSites(Host):
-    """``act`` over the three branches together."""
+    """``act`` after the three branches are concatenated."""
 
     upstream = ("mmdet.models.necks.ssh.SSHDetModule.forward",)
     shared = None

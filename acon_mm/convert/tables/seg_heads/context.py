@@ -1,4 +1,4 @@
-"""Decode heads of mmseg that gather context: what activates in them besides their ConvModules."""
+"""Decode heads of mmseg that gather context: their activations outside of ConvModules."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ from ...hosts import Host
 
 
 class EncModuleSites(Host):
-    """EncHead: ``act`` after the features are weighted. (``encoding.2`` acts on code words, not on channels.)"""
+    """EncHead: ``act`` on the weighted features. (At ``encoding.2``, a site as well, the channels are code words.)"""
 
     upstream = ("mmseg.models.decode_heads.enc_head.EncModule.forward",)
     calls = {"forward": ("self.act",)}
@@ -15,11 +15,11 @@ class EncModuleSites(Host):
 
 
 class EMAHeadSites(Host):
-    """``act1`` on what the attention reconstructs, ``act2`` after the sum."""
+    """``act1`` on the features that the attention reconstructs, ``act2`` after the sum."""
 
     upstream = ("mmseg.models.decode_heads.ema_head.EMAHead.forward",)
     calls = {"forward": ("self.act1", "self.act2")}
-    # As wide as ema_mid_conv, which is always frozen, as what follows it must not be.
+    # The layer before act1 is ema_mid_conv, but that is always frozen. ema_in_conv has as many channels.
     before = {"act1": "ema_in_conv", "act2": "ema_out_conv"}
     shared = None
 
@@ -34,7 +34,7 @@ class ACMSites(Host):
 
 
 class DCMSites(Host):
-    """DMHead: ``activate`` after the dynamic convolution, which has as many channels as go in."""
+    """DMHead: ``activate`` after the dynamic convolution, which keeps the number of channels."""
 
     upstream = ("mmseg.models.decode_heads.dm_head.DCM.forward",)
     before = {"activate": "input_redu_conv"}

@@ -1,4 +1,4 @@
-"""K-Net of mmseg: the kernels' update shares one activation between features and, where they are activated, gates."""
+"""K-Net of mmseg: the update of the kernels uses one activation at up to four sites."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ from ...hosts import Host, HostSite
 
 
 class KernelUpdatorSites(Host):
-    """``act`` on the updated kernels; ``gate_act``, ``param_act`` and ``input_act`` where options ask for them."""
+    """``act`` on the updated kernels; ``gate_act``, ``param_act`` and ``input_act`` if the options ask for them."""
 
     upstream = ("mmseg.models.decode_heads.knet_head.KernelUpdator.forward",)
     calls = {"forward": ("self.gate_act", "self.param_act", "self.input_act", "self.act")}
@@ -21,7 +21,7 @@ class KernelUpdatorSites(Host):
 
 
 class KernelUpdateHeadSites(Host):
-    """``mask_fcs.N``: each third layer of a list."""
+    """``mask_fcs.N``: every third layer of a list."""
 
     upstream = ("mmseg.models.decode_heads.knet_head.KernelUpdateHead.forward",)
     shared = None
@@ -32,7 +32,7 @@ class KernelUpdateHeadSites(Host):
 
 
 class IterativeDecodeHeadSites(Host):
-    """No site of its own: what activates are the heads in it."""
+    """It has no site of its own. The heads in it have."""
 
     upstream = ("mmseg.models.decode_heads.knet_head.IterativeDecodeHead.forward",)
-    takes_act_cfg = False  # its __init__ passes by that of the base which has act_cfg
+    takes_act_cfg = False  # its __init__ does not call the one of the base that takes it

@@ -1,4 +1,4 @@
-"""SAN of mmseg: a perceptron that calls a functional ReLU after all of its layers but the last; a text encoder."""
+"""SAN of mmseg: its perceptron, which calls ``F.relu`` after each layer but the last, and its text encoder."""
 
 from torch import nn
 
@@ -19,7 +19,7 @@ class MLPSites(Host):
 
 
 class CLIPTextEncoderSites(Host):
-    """CLIP's part that reads the names of the classes."""
+    """The part of CLIP that reads the names of the classes."""
 
     upstream = ("mmseg.models.text_encoder.clip_text_encoder.CLIPTextEncoder.forward",)
-    stays = BertSites.stays
+    reason_to_keep_all = BertSites.reason_to_keep_all

@@ -1,4 +1,4 @@
-"""PIDHead of mmseg. Its boundary branch takes no notice of the head's ``act_cfg``."""
+"""PIDHead of mmseg. Its boundary branch ignores the head's ``act_cfg``."""
 
 from ...hosts import Host
 

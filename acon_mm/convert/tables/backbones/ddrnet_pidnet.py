@@ -1,4 +1,4 @@
-"""DDRNet and PIDNet of mmseg: one ReLU serves all branches; most of their blocks ignore the network's ``act_cfg``."""
+"""DDRNet and PIDNet of mmseg: all branches use one ReLU. Most of their blocks ignore the network's ``act_cfg``."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,7 +7,7 @@ from ...hosts import Host, HostSite
 
 
 class BlockSites(Host):
-    """``act`` after the sum, where a block has one: the last of a stage leaves it to the network."""
+    """``act`` after the sum. The last block of a stage has none; the network activates after it."""
 
     upstream = (
         "mmseg.models.utils.basic_block.BasicBlock.forward",
@@ -43,10 +43,10 @@ class PIDNetSites(Host):
 
 
 class DDRNetSites(Host):
-    """``stem.3`` and ``stem.5``; ``context_acts.N`` and ``spatial_acts.N``: before and after each of two fusions.
+    """``stem.3`` and ``stem.5``; ``context_acts.N`` and ``spatial_acts.N`` before and after each of two fusions.
 
-    Upstream adds in place to what it has activated before, which the backward pass of most activations does not stand:
-    the forward is written again, without that.
+    Upstream changes the input of an activation in place after the call. Most activations need their input in the
+    backward pass, so the forward is written again without that.
     """
 
     upstream = ("mmseg.models.backbones.ddrnet.DDRNet.forward",)
@@ -75,7 +75,7 @@ class DDRNetSites(Host):
         return (early, out) if self.training else out
 
     def _fuse(self, number: int, context: Tensor, spatial: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Each branch, with the other added to it."""
+        """Each branch, plus the other one at its size."""
         first = 2 * (number - 1)
         compressed = getattr(self, f"compression_{number}")(self.context_acts[first](context))
         down = getattr(self, f"down_{number}")(self.spatial_acts[first](spatial))

@@ -6,7 +6,7 @@ from ...hosts import Host, HostSite
 
 
 class CLRHeadSites(Host):
-    """``cls_modules`` and ``reg_modules`` are lists of a linear layer and an activation, in turn."""
+    """``cls_modules`` and ``reg_modules`` are lists in which each linear layer is followed by an activation."""
 
     upstream = ("mmdet.models.dense_heads.clr_head.clr_head.CLRHead.forward",)
     shared = None
@@ -22,7 +22,7 @@ class CLRHeadSites(Host):
 
 
 class ROIGatherSites(Host):
-    """``act`` after the norm of the features of a lane."""
+    """``act`` after the norm of a lane's features."""
 
     upstream = ("mmdet.models.dense_heads.clr_head.utils.roi_gather.ROIGather.forward",)
     shared = None

@@ -1,4 +1,4 @@
-"""mmdet's backbones that run a ResNet's layers in a way of their own."""
+"""RegNet, Res2Net, TridentNet and DetectoRS of mmdet: ResNets with another forward, or another block."""
 
 from torch import nn
 
@@ -7,13 +7,13 @@ from .resnet import BottleneckSites, ResNetSites
 
 
 class RegNetSites(ResNetSites):
-    """The stem, as a ResNet's."""
+    """The stem, as in a ResNet."""
 
     upstream = ("mmdet.models.backbones.regnet.RegNet.forward",)
 
 
 class Res2NetBottleneckSites(Host):
-    """As a Bottleneck's, with ``act2.N`` after each 3x3 convolution of a split."""
+    """As in a Bottleneck, but with ``act2.N`` after the N-th 3x3 convolution."""
 
     upstream = ("mmdet.models.backbones.res2net.Bottle2neck.forward",)
     calls = {"forward": ("self.act1", "self.act2[0]", "self.act2[i]", "self.act3")}
@@ -28,24 +28,12 @@ class Res2NetBottleneckSites(Host):
 
 
 class TridentBottleneckSites(BottleneckSites):
-    """As a Bottleneck's; the three branches share weights and so activations."""
+    """As in a Bottleneck. The three branches share their weights, and so their activations."""
 
     upstream = ("mmdet.models.backbones.trident_resnet.TridentBottleneck.forward",)
 
 
 class DetectoRSSites(ResNetSites):
-    """The stem, as a ResNet's, whose forward it calls; ``rfp_forward`` goes through it once more."""
+    """The stem, as in a ResNet. Both ``forward`` and ``rfp_forward`` use it."""
 
     upstream = ("mmdet.models.backbones.detectors_resnet.DetectoRS_ResNet.forward",)
-
-
-class HourglassSites(Host):
-    """``acts.N`` after the sum between two hourglasses."""
-
-    upstream = ("mmdet.models.backbones.hourglass.HourglassNet.forward",)
-    calls = {"forward": ("self.acts[ind]",)}
-    is_backbone = True
-
-    @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
-        return [HostSite(f"acts.{i}", conv) for i, conv in enumerate(module.conv1x1s)]

@@ -4,7 +4,7 @@ from ...hosts import Host
 
 
 class CascadeFeatureFusionSites(Host):
-    """``act`` after the sum of two resolutions."""
+    """``act`` after the sum of the two resolutions."""
 
     upstream = ("mmseg.models.necks.ic_neck.CascadeFeatureFusion.forward",)
     calls = {"forward": ("self.act",)}
