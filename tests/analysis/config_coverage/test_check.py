@@ -28,7 +28,7 @@ def backbones():
     [
         # The head has an activation to convert, the backbone calls a function.
         ("Functional", dict(num_convs=1), "left over", "backbone.F.relu(self.norm(self.conv(x))) ("),
-        ("Unknown", {}, "cannot be converted", "backbone.relu: helpers.coverage_models.Unknown calls it in a way"),
+        ("Unknown", {}, "cannot be converted", "backbone.relu: acon_mm does not know how helpers.cov"),
         ("TwoSizes", dict(in_channels=8, channels=8), "wrong channels", "ValueError: AconC at Sequential.1 has 4 ch"),
         ("Detached", {}, "without gradient", "backbone.layers.1"),
         ("NotCalled", {}, "never called", "backbone.layers.1"),
@@ -48,7 +48,7 @@ def test_an_activation_that_learns_nothing_without_acon_either_is_no_problem(bac
 def test_model_without_activations(backbones):
     result = check(segmentor("NoActivation"), "mmseg", ACON)
     assert result["status"] == "none"
-    assert result["error"] == "act_cfg on EncoderDecoder, which has no activations: leave it out there"
+    assert result["error"] == "act_cfg on EncoderDecoder, which has no activations: leave act_cfg out there"
     hidden = check(segmentor("Functional"), "mmseg", ACON)
     assert hidden["status"] == "failed"
     assert hidden["problems"].keys() == {"activations, but none was found"}
