@@ -8,6 +8,8 @@ from acon_mm.analysis.config_coverage import check_all, configs, table
 from acon_mm.analysis.config_coverage.check_all import Job
 from helpers import coverage_models
 
+pytestmark = pytest.mark.slow  # processes that import everything
+
 SAMPLE = (
     "mmdet/atss/atss_r18_fpn_8xb8-amp-lsj-200e_coco.py",
     "mmdet/autoassign/autoassign_r50-caffe_fpn_1x_coco.py",
@@ -93,13 +95,11 @@ def result_of(name, report):
     return report["models"][report["configs"][name]["model"]]
 
 
-@pytest.mark.slow
 def test_the_sample_is_what_the_packages_ship(report):
     assert set(report["configs"]) == set(SAMPLE)
     assert len({configs.family(name) for name in SAMPLE}) >= 40
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLE)
 def test_config(name, report):
     """Each activation is an ACON with the right channels or has a reason to stay; weights load and gradients flow."""
@@ -112,7 +112,6 @@ def test_config(name, report):
     assert result["not_reached"] == 0
 
 
-@pytest.mark.slow
 def test_the_summary_counts_configs_and_models(report):
     mmdet, mmseg = table.summary(report).splitlines()
     count = sum(name.startswith("mmdet") for name in SAMPLE)
