@@ -73,6 +73,7 @@ def test_wheel_holds_the_package_its_configs_and_tools(site):
     assert shipped and {name.removeprefix(".mim/") for name in installed - package} == shipped
 
 
+@pytest.mark.slow
 def test_installed_wheel_builds_a_shipped_config(site, tmp_path):
     config = site / "acon_mm/.mim/configs" / CONFIG
     done = run("-c", BUILD_SHIPPED_CONFIG, config, cwd=tmp_path, PYTHONPATH=str(site))
@@ -81,6 +82,7 @@ def test_installed_wheel_builds_a_shipped_config(site, tmp_path):
     assert int(activations) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tool", ["train.py", "test.py"])
 def test_installed_tools_start(tool, site, tmp_path):
     done = run(site / "acon_mm/.mim/tools" / tool, "--help", cwd=tmp_path, PYTHONPATH=str(site))
@@ -122,6 +124,7 @@ def build_without_compiler(directory: Path, **environment: str) -> subprocess.Co
     )
 
 
+@pytest.mark.slow
 def test_build_without_a_compiler_goes_on_without_kernels(tmp_path):
     done = build_without_compiler(tmp_path)
     assert done.returncode == 0, done.stderr
@@ -129,6 +132,7 @@ def test_build_without_a_compiler_goes_on_without_kernels(tmp_path):
     assert not list(tmp_path.rglob("*.so"))
 
 
+@pytest.mark.slow
 def test_build_without_a_compiler_fails_where_kernels_are_required(tmp_path):
     assert build_without_compiler(tmp_path, ACON_MM_KERNELS="1").returncode != 0
     refused = build_without_compiler(tmp_path, ACON_MM_KERNELS="yes")

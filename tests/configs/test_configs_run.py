@@ -21,6 +21,8 @@ from PIL import Image
 
 from acon_mm.checkpoints import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 PHOTOGRAPHS = {"person": skimage.data.astronaut, "cup": skimage.data.coffee, "cat": skimage.data.chelsea}
 CITIES = {"train": "aachen", "val": "frankfurt"}

@@ -225,6 +225,7 @@ def test_bad_parameters_are_refused(tmp_path, parameters, message):
         ensure_digits(tmp_path / "digits", **{**SMALL, **parameters})
 
 
+@pytest.mark.slow
 def test_two_processes_make_it_once(made, tmp_path):
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(2, mp_context=context) as pool:

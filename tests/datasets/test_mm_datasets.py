@@ -17,6 +17,7 @@ import acon_mm.datasets  # noqa: F401 (registers the datasets)
 from helpers.digits_sample import SMALL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", ["mmdet", "mmseg"])
 def test_import_registers_with_what_is_installed(hidden):
     """In a process of its own, in which one of the two cannot be found; what makes the sample is not imported yet."""

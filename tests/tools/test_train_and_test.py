@@ -38,6 +38,7 @@ def test_segmentor(configs, trained, tmp_path):
     assert len(list(painted.rglob("*.png"))) == PICTURES
 
 
+@pytest.mark.slow
 def test_tta_of_a_detector_flips_by_default(configs, trained, tmp_path):
     # mmdet has no TTA for masks
     no_masks = ("model.roi_head.mask_head=None", "model.roi_head.mask_roi_extractor=None", "test_evaluator.metric=bbox")
@@ -48,6 +49,7 @@ def test_tta_of_a_detector_flips_by_default(configs, trained, tmp_path):
     assert cfg.test_dataloader.dataset.pipeline[-1].type == "TestTimeAug"
 
 
+@pytest.mark.slow
 def test_tta_of_a_segmentor_is_in_its_config(configs, trained, tmp_path, capsys):
     args = [configs["segmentation"], tmp_path, str(trained["segmentation"]), "--tta"]
     assert error_of(capsys, run, test, *args) == "--tta needs tta_model and tta_pipeline in the config of a segmentor"
@@ -63,6 +65,7 @@ def test_tta_of_a_segmentor_is_in_its_config(configs, trained, tmp_path, capsys)
     assert Config.fromfile(tmp_path / "tta.py").model.type == "SegTTAModel"
 
 
+@pytest.mark.slow
 def test_resumed_training_equals_uninterrupted(configs, trained, tmp_path):
     """Iteration, optimizer state, schedule and data order go on where they stopped."""
     four = ("train_cfg.max_iters=4",)
@@ -75,6 +78,7 @@ def test_resumed_training_equals_uninterrupted(configs, trained, tmp_path):
     assert whole["param_schedulers"] == rest["param_schedulers"]
 
 
+@pytest.mark.slow
 def test_resume_without_a_value(configs, tmp_path):
     """From the latest checkpoint, and from scratch where there is none, as after a crash before the first."""
     run(train, configs["segmentation"], tmp_path, "--resume", options=("load_from=elsewhere.pth",))
@@ -83,6 +87,7 @@ def test_resume_without_a_value(configs, tmp_path):
     assert "resumed epoch: 0, iter: 2" in log_of(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA takes AmpOptimWrapper as it is")
 @pytest.mark.parametrize("task", ["detection", "segmentation"])
 def test_amp_on_cpu_is_bfloat16(configs, trained, tmp_path, task):
@@ -94,6 +99,7 @@ def test_amp_on_cpu_is_bfloat16(configs, trained, tmp_path, task):
     assert differing(mixed, weights(trained[task]))
 
 
+@pytest.mark.slow
 def test_auto_scale_lr(configs, tmp_path):
     """Batches of 2 where the learning rate is meant for 8."""
     run(train, configs["detection"], tmp_path, "--auto-scale-lr", options=(*NO_VAL, "param_scheduler=None"))
