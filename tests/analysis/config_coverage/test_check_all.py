@@ -1,145 +1,39 @@
-"""The check of many shipped configs: a fixed sample of them, and how results are kept and counted."""
+"""The check of many configs: how results are kept, counted and written."""
 
 import json
 
 import pytest
 
-from acon_mm.analysis.config_coverage import check_all, configs, table
+from acon_mm.analysis.config_coverage import check_all, table
 from acon_mm.analysis.config_coverage.check_all import Job
 from helpers import coverage_models
 
-pytestmark = pytest.mark.slow  # processes that import everything
-
-SAMPLE = (
-    "mmdet/atss/atss_r18_fpn_8xb8-amp-lsj-200e_coco.py",
-    "mmdet/autoassign/autoassign_r50-caffe_fpn_1x_coco.py",
-    "mmdet/boxinst/boxinst_r50_fpn_ms-90k_coco.py",
-    "mmdet/cascade_rpn/cascade-rpn_fast-rcnn_r50-caffe_fpn_1x_coco.py",
-    "mmdet/centernet/centernet_r18_8xb16-crop512-140e_coco.py",
-    "mmdet/condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py",
-    "mmdet/deformable_detr/deformable-detr_r50_16xb2-50e_coco.py",
-    "mmdet/detectors/cascade-rcnn_r50-rfp_1x_coco.py",
-    "mmdet/detr/detr_r18_8xb2-500e_coco.py",
-    "mmdet/dyhead/atss_r50_fpn_dyhead_1x_coco.py",
-    "mmdet/efficientnet/retinanet_effb3_fpn_8xb4-crop896-1x_coco.py",
-    "mmdet/fast_rcnn/fast-rcnn_r50-caffe_fpn_1x_coco.py",
-    "mmdet/fcos/fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou_8xb8-amp-lsj-200e_coco.py",
-    "mmdet/foveabox/fovea_r50_fpn_4xb4-1x_coco.py",
-    "mmdet/fpg/faster-rcnn_r50_fpg_crop640-50e_coco.py",
-    "mmdet/fsaf/fsaf_r50_fpn_1x_coco.py",
-    "mmdet/guided_anchoring/ga-fast-rcnn_r50-caffe_fpn_1x_coco.py",
-    "mmdet/hrnet/fcos_hrnetv2p-w18-gn-head_4xb4-1x_coco.py",
-    "mmdet/libra_rcnn/libra-fast-rcnn_r50_fpn_1x_coco.py",
-    "mmdet/mask_rcnn/mask-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco.py",
-    "mmdet/pvt/retinanet_pvt-t_fpn_1x_coco.py",
-    "mmdet/regnet/retinanet_regnetx-800MF_fpn_1x_coco.py",
-    "mmdet/reppoints/reppoints-moment_r50_fpn_1x_coco.py",
-    "mmdet/resnest/faster-rcnn_s50_fpn_syncbn-backbone+head_ms-range-1x_coco.py",
-    "mmdet/retinanet/retinanet_r18_fpn_1x_coco.py",
-    "mmdet/rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py",
-    "mmdet/sabl/sabl-retinanet_r50_fpn_1x_coco.py",
-    "mmdet/solo/solo_r18_fpn_8xb8-lsj-200e_coco.py",
-    "mmdet/ssd/ssd300_coco.py",
-    "mmdet/tood/tood_r50_fpn_1x_coco.py",
-    "mmdet/tridentnet/tridentnet_r50-caffe_1x_coco.py",
-    "mmdet/vfnet/vfnet_r50_fpn_1x_coco.py",
-    "mmdet/yolact/yolact_r50_1xb8-55e_coco.py",
-    "mmdet/yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py",
-    "mmdet/yolox/yolox_tiny_8xb8-300e_coco.py",
-    "mmseg/bisenetv1/bisenetv1_r18-d32-in1k-pre_4xb4-160k_cityscapes-1024x1024.py",
-    "mmseg/bisenetv2/bisenetv2_fcn_4xb4-160k_cityscapes-1024x1024.py",
-    "mmseg/cgnet/cgnet_fcn_4xb4-60k_cityscapes-680x680.py",
-    "mmseg/ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py",
-    "mmseg/emanet/emanet_r101-d8_4xb2-80k_cityscapes-512x1024.py",
-    "mmseg/encnet/encnet_r50-d8_4xb2-40k_cityscapes-512x1024.py",
-    "mmseg/erfnet/erfnet_fcn_4xb4-160k_cityscapes-512x1024.py",
-    "mmseg/fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py",
-    "mmseg/hrnet/fcn_hr18s_4xb2-160k_cityscapes-512x1024.py",
-    "mmseg/icnet/icnet_r18-d8-in1k-pre_4xb2-160k_cityscapes-832x832.py",
-    "mmseg/knet/knet-s3_r50-d8_fcn_8xb2-adamw-80k_ade20k-512x512.py",
-    "mmseg/mobilenet_v2/mobilenet-v2-d8_fcn_4xb2-80k_cityscapes-512x1024.py",
-    "mmseg/mobilenet_v3/mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024.py",
-    "mmseg/pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes.py",
-    "mmseg/point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024.py",
-    "mmseg/segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py",
-    "mmseg/segnext/segnext_mscan-t_1xb16-adamw-160k_ade20k-512x512.py",
-    "mmseg/stdc/stdc1_in1k-pre_4xb12-80k_cityscapes-512x1024.py",
-    "mmseg/swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py",
-    "mmseg/unet/unet-s5-d16_fcn_4xb4-40k_drive-64x64.py",
-)
-
-#: passes that the unchanged model does not run either, in some version
-NOT_RUN = {
-    "mmdet/ssd/ssd300_coco.py": {"predict": "AttributeError: 'SSDHead' object has no attribute 'loss_cls'"},
-}
-#: models that take a second together
 SMALL = (
     "mmseg/erfnet/erfnet_fcn_4xb4-160k_cityscapes-512x1024.py",
     "mmseg/fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py",
 )
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    return check_all.check_all(tmp_path_factory.mktemp("coverage"), prefixes=SAMPLE, workers=2)
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """The directory and the report of a check of two models."""
-    out = tmp_path_factory.mktemp("small")
-    return out, check_all.check_all(out, prefixes=SMALL, workers=1)
-
-
-def result_of(name, report):
-    return report["models"][report["configs"][name]["model"]]
-
-
-def test_the_sample_is_what_the_packages_ship(report):
-    assert set(report["configs"]) == set(SAMPLE)
-    assert len({configs.family(name) for name in SAMPLE}) >= 40
-
-
-@pytest.mark.parametrize("name", SAMPLE)
-def test_config(name, report):
-    """Each activation is an ACON with the right channels or has a reason to stay; weights load and gradients flow."""
-    result = result_of(name, report)
-    assert (result["status"], result["problems"]) == ("converted", {})
-    assert result["converted"] >= result["sites"] > 0
-    not_run = {step: error.partition(" (")[0] for step, error in result["not_run"].items()}
-    assert not_run.items() <= NOT_RUN.get(name, {}).items()
-    assert [*result["passes"], *not_run] == ["loss", "predict"]
-    assert result["not_reached"] == 0
-
-
-def test_the_summary_counts_configs_and_models(report):
-    mmdet, mmseg = table.summary(report).splitlines()
-    count = sum(name.startswith("mmdet") for name in SAMPLE)
-    assert mmdet == f"mmdet: {count} configs ({count} distinct models): {count} converted"
-    assert mmseg.endswith(f"{len(SAMPLE) - count} converted")
-    assert table.failures(report) == []
-
-
-def test_the_report_is_written(small):
-    out, report = small
-    assert json.loads((out / "coverage.json").read_text()) == report
-    written = (out / "coverage.md").read_text()
+@pytest.mark.slow
+def test_results_are_written_and_used_again(tmp_path):
+    """A second call checks what is missing, and with ``retry`` also what failed."""
+    report = check_all.check_all(tmp_path, prefixes=SMALL, workers=1)
+    assert json.loads((tmp_path / "coverage.json").read_text()) == report
+    written = (tmp_path / "coverage.md").read_text()
     assert "mmseg: 2 configs (2 distinct models): 2 converted" in written
     assert "| mmseg/erfnet | 1 | 1 | 0 | 0 | 0 | 0 | 1 | 1 | 74 | 74 |" in written
 
-
-def test_results_are_used_again(small, tmp_path):
-    """A second call checks what is missing, and with ``retry`` also what failed."""
-    _, report = small
-    result = result_of(SMALL[0], report)
     log = tmp_path / "models.jsonl"
+    results = [json.loads(line) for line in log.read_text().splitlines()]
+    assert sorted(result["config"] for result in results) == list(SMALL)
     for status, retry, checked in (("converted", False, False), ("failed", False, False), ("failed", True, True)):
-        log.write_text(json.dumps({**result, "status": status, "seconds": -1}) + "\n")
-        again = result_of(SMALL[0], check_all.check_all(tmp_path, prefixes=SMALL[:1], workers=1, retry=retry))
-        assert (again["seconds"] >= 0) == checked
+        log.write_text(json.dumps({**results[0], "status": status, "seconds": -1}) + "\n")
+        again = check_all.check_all(tmp_path, prefixes=[results[0]["config"]], workers=1, retry=retry)
+        assert (again["models"][results[0]["key"]]["seconds"] >= 0) == checked
     assert len(log.read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_a_model_that_kills_its_process_fails_and_the_others_are_checked(monkeypatch):
     monkeypatch.setattr(check_all, "_MODELS_PER_PROCESS", 2)
     names = ["a", "dies", "b", "c", "d"]
@@ -148,3 +42,31 @@ def test_a_model_that_kills_its_process_fails_and_the_others_are_checked(monkeyp
     assert results.keys() == set(names)
     assert {name for name, each in results.items() if each["status"] == "failed"} == {"dies"}
     assert results["dies"]["problems"] == {"cannot be checked": ["the process died"]}
+
+
+def test_the_table_counts_configs_and_models():
+    converted = {"status": "converted", "sites": 3, "converted": 4, "passes": {"loss": 64}, "config": "mmdet/x/1.py"}
+    failed = {"status": "failed", "sites": 2, "problems": {"left over": ["relu"]}, "config": "mmdet/y/1.py"}
+    entries = {
+        "mmdet/x/1.py": {"model": "a"},
+        "mmdet/x/2.py": {"model": "a"},
+        "mmdet/y/1.py": {"model": "b"},
+        "mmseg/z/1.py": {"status": "unreadable", "error": "no mmpretrain"},
+        "mmseg/z/2.py": {"model": "c"},
+    }
+    models = {"a": {"key": "a", **converted}, "b": {"key": "b", **failed}}
+    report = {"configs": entries, "models": models}
+    assert table.summary(report).splitlines() == [
+        "mmdet: 3 configs (2 distinct models): 2 converted, 1 failed",
+        "mmseg: 2 configs (1 distinct models): 1 unreadable, 1 pending",
+    ]
+    assert table.failures(report) == ["mmdet/y/1.py", "mmseg/z/2.py"]
+    written = table.markdown(report)
+    for line in (
+        "| mmdet/x | 2 | 2 | 0 | 0 | 0 | 0 | 1 | 1 | 3 | 4 |",
+        "| mmdet/y | 1 | 0 | 0 | 1 | 0 | 0 | 1 | 0 | 2 | 0 |",
+        "| mmseg/z | 2 | 0 | 0 | 0 | 1 | 1 | 0 | 0 | 0 | 0 |",
+        "- left over: relu: mmdet/y/1.py",
+        "- no mmpretrain: mmseg/z/1.py",
+    ):
+        assert line in written.splitlines()
