@@ -1,2 +1,2 @@
 class UserError(RuntimeError):
-    """What the caller can put right, in one sentence or two: the tools show it as one line, without a traceback."""
+    """An error that the user can correct. Tools print its text, one or two sentences, without a traceback."""

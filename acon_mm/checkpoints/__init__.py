@@ -1,9 +1,11 @@
-"""Checkpoints: read without running code, checked when they are loaded, and converted.
+"""Checkpoints: reading without running code, loading with checks, and conversion.
 
-- ``reading.py``: reading a file; ``mmengine_loaders.py``: the same for mmengine's own loaders
-- ``loading.py``: the checked load; ``report.py``: its table
-- ``official.py``: from the authors' files, whose layout is in ``authors.py``; ``relu.py``: from a ReLU network
-- ``requirements.py``: what converted weights require of a model; ``acon_types.py``: which ACONs a state dict holds
+- ``reading.py`` reads files; ``mmengine_loaders.py`` holds what :mod:`acon_mm.patches` installs as mmengine's loaders
+- ``loading.py`` loads a state dict: ``comparison.py`` finds the differences from the model, ``rules.py`` judges them,
+  ``report.py`` makes the table for the log
+- ``official.py`` converts files of the authors, which ``authors.py`` describes; ``relu.py`` converts ReLU networks
+- ``requirements.py``: what converted weights require of a model
+- ``acon_types.py``: which ACONs a model has, and which types a state dict has
 """
 
 from .loading import load_state_dict

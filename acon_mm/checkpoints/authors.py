@@ -1,8 +1,9 @@
-"""The ResNets of the authors' release (github.com/nmaac/acon): what is in their files, and what these compute.
+"""The ResNets of the authors' release (github.com/nmaac/acon): what their files contain, and what they compute.
 
-A 7x7 stem, four stages, a classifier ``fc``; the stride of a bottleneck on its first convolution; a bias in every
-convolution; ReLU everywhere but after the 3x3 convolution of a bottleneck (``acon``), or at both activations of a basic
-block (``acon1`` after bn1, ``acon2`` after the sum). The input is BGR, 0..255, not normalised.
+They have a 7x7 stem, four stages and a classifier ``fc``. The stride of a bottleneck is in its first convolution. Every
+convolution has a bias. A bottleneck has ACON after its 3x3 convolution (``acon``), a basic block has it at both
+activations (``acon1`` after bn1, ``acon2`` after the sum). All other activations are ReLU. The input is BGR, 0..255,
+without normalisation.
 """
 
 import re
@@ -19,10 +20,11 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 _BASIC = (18, 34)
 _BN = ("weight", "bias", "running_mean", "running_var")
 _EPS = 1e-5
+_DIFFERS = "it differs from the authors' file, which is needed as they published it"
 
 
 class Layout(NamedTuple):
-    """What distinguishes one of their networks from another.
+    """The differences between their networks.
 
     Attributes:
         depth: 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
@@ -49,32 +51,31 @@ class Layout(NamedTuple):
 
 
 def state_of(checkpoint: Mapping) -> dict[str, Tensor]:
-    """The tensors of one of their files, which may be wrapped in ``state_dict`` and named ``module.``."""
+    """The tensors of one of their files. They may lie in ``state_dict``, with names that begin with ``module.``."""
     state = checkpoint.get("state_dict", checkpoint)
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def layout_of(state: Mapping[str, Tensor]) -> Layout:
-    """Which of their networks a state dict is of.
+    """The layout of the network that a state dict belongs to.
 
     Raises:
-        CheckpointError: none; or a tensor is missing, too many, or of another shape.
+        CheckpointError: it is none of their networks, or a tensor is missing, is unknown or has another shape.
     """
     first = "layer1.0.conv1.weight"
     if "conv1.weight" not in state or first not in state:
         raise CheckpointError(
-            "it is no ResNet of the authors' release, which has conv1.weight, layer1.0.conv1.weight, ...; it has "
+            "it is not a ResNet of the authors' release: these have conv1.weight, layer1.0.conv1.weight, ...; it has "
             + (", ".join(list(state)[:3]) or "nothing")
         )
     basic = "layer1.0.conv3.weight" not in state
     acon = "acon1" if basic else "acon"
     if f"layer1.0.{acon}.p1" not in state:
-        there = (
-            "a ReLU network? Then: tools/model_converters/convert_checkpoint.py relu"
-            if "layer1.0.conv1.bias" not in state
-            else "no ACON"
+        advice = ": if it is a ReLU network, convert it with tools/model_converters/convert_checkpoint.py relu"
+        raise CheckpointError(
+            f"it is not a network of the authors with ACON, since layer1.0.{acon}.p1 is missing"
+            + (advice if "layer1.0.conv1.bias" not in state else "")
         )
-        raise CheckpointError(f"it is no network of the authors' with ACON: layer1.0.{acon}.p1 is missing ({there})")
     acon_type = "MetaAconC" if f"layer1.0.{acon}.fc1.weight" in state else "AconC"
     counts = tuple(
         len({found[1] for key in state if (found := re.match(rf"layer{stage}\.(\d+)\.", key))})
@@ -82,12 +83,10 @@ def layout_of(state: Mapping[str, Tensor]) -> Layout:
     )
     depth = next((d for d, blocks in BLOCKS.items() if blocks == counts and (d in _BASIC) == basic), None)
     if depth is None:
-        lacking = [f"layer{stage}" for stage, count in enumerate(counts, 1) if not count]
-        raise CheckpointError(
-            f"{' and '.join(lacking)} is missing"
-            if lacking
-            else f"stages of {counts} {'basic blocks' if basic else 'bottlenecks'} are none of theirs: {BLOCKS}"
-        )
+        if lacking := [f"layer{stage}" for stage, count in enumerate(counts, 1) if not count]:
+            raise CheckpointError(f"{_DIFFERS}: {' and '.join(lacking)} is missing")
+        blocks = "basic blocks" if basic else "bottlenecks"
+        raise CheckpointError(f"the authors have no ResNet with stages of {counts} {blocks}: they have {BLOCKS}")
     layout = Layout(depth, acon_type, len(state["conv1.weight"]), len(state[first]))
     _check_shapes(state, shapes(layout))
     return layout
@@ -101,15 +100,15 @@ def _check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int,
     ]
     missing = [f"{key} is missing" for key in expected if key not in state]
     ignored = ("num_batches_tracked", "fc.weight", "fc.bias")
-    extra = [f"{key} is not theirs" for key in state if key not in expected and not key.endswith(ignored)]
+    extra = [f"{key} is unknown" for key in state if key not in expected and not key.endswith(ignored)]
     found = [*wrong, *missing, *extra]
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        raise CheckpointError("; ".join(found[:3]) + more)
+        raise CheckpointError(f"{_DIFFERS}: {'; '.join(found[:3])}{more}")
 
 
 def shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all that such a file holds, besides the classifier and BN's counters."""
+    """Names and shapes of the tensors in such a file, without the classifier and the counters of batch norms."""
     expected: dict[str, tuple[int, ...]] = {}
 
     def conv(name: str, norm: str, out: int, into: int, kernel: int) -> None:
@@ -140,9 +139,9 @@ def shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
 
 
 def forward(state: Mapping[str, Tensor], layout: Layout, x: Tensor) -> list[Tensor]:
-    """The outputs of the four stages in evaluation mode, and the classifier's if there is one.
+    """The outputs of the four stages in evaluation mode, and of the classifier if there is one.
 
-    Written with PyTorch's functions alone, so that it can judge this package's modules.
+    It uses functions of PyTorch alone, so that modules of this package can be compared with it.
     """
 
     def conv(x: Tensor, name: str, norm: str, stride: int = 1) -> Tensor:

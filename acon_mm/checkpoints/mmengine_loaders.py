@@ -1,8 +1,8 @@
-"""mmengine's loaders, held to the rules of this package; :mod:`acon_mm.patches` puts them in their places.
+"""The functions that :mod:`acon_mm.patches` installs as mmengine's loaders of checkpoints.
 
-Every way of mmengine's leads through these three (in the maintained fork, a fourth, which reads files): `load_from`,
-resume, test, ``init_cfg=dict(type='Pretrained')`` and ``init_detector``. A model without ACON, given a checkpoint
-without requirements, is loaded by the original functions.
+All loads of mmengine use these functions: ``load_from``, resume, test, ``init_cfg=dict(type='Pretrained')`` and
+``init_detector``. :func:`load_file` is of the maintained fork alone. A model without ACON is loaded by mmengine's own
+function, unless the checkpoint has requirements.
 """
 
 import pickle
@@ -20,11 +20,11 @@ from .acon_types import has_acons
 
 
 def checked(original: Callable, is_active: Callable[[], bool]) -> Callable:
-    """mmengine's ``load_state_dict``, but what goes into a model with ACONs is checked and reported.
+    """mmengine's ``load_state_dict``, which checks and reports loads into models with ACONs.
 
     Args:
-        original: the function that serves all other models.
-        is_active: whether to check at all. Who imported the new function by name still has it after
+        original: mmengine's function, for all other models.
+        is_active: whether to check. A module that imported the new function by name still has it after
             :func:`acon_mm.patches.uninstall`.
     """
 
@@ -39,13 +39,13 @@ def checked(original: Callable, is_active: Callable[[], bool]) -> Callable:
 
 
 def load_checkpoint_with_prefix(prefix: str, filename: str, map_location=None) -> dict:
-    """As mmengine's, but what is below the prefix keeps its metadata."""
+    """mmengine's function of this name, which keeps the metadata of what lies below the prefix."""
     checkpoint = CheckpointLoader.load_checkpoint(filename, map_location)
     return requirements.state_dict_below(checkpoint.get("state_dict", checkpoint), prefix.rstrip("."))
 
 
 def without_code(original: Callable) -> classmethod:
-    """mmengine's ``CheckpointLoader.load_checkpoint``, for all sources, but code in a checkpoint is never run."""
+    """mmengine's ``CheckpointLoader.load_checkpoint``, which never runs code in a checkpoint, wherever it is from."""
 
     @wraps(original)
     def load_checkpoint(cls, filename: str, map_location=None, logger="current") -> dict:
@@ -61,6 +61,7 @@ def without_code(original: Callable) -> classmethod:
 def load_file(file: Any, map_location=None, weights_only=None) -> Any:
     """``torch.load`` with the types that :mod:`acon_mm.checkpoints.reading` allows.
 
-    The fork's own allows ``getattr`` and NumPy's types as they are meanwhile, and then takes them off the list for all.
+    The fork's own function allows the original ``getattr`` and NumPy types while it loads. Afterwards it removes them
+    from the list of allowed types, even those that others had put there.
     """
     return torch.load(file, map_location=map_location, weights_only=True)

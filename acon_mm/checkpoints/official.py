@@ -1,4 +1,4 @@
-"""From the authors' files to backbones of mmdet and mmseg, verified on the way."""
+"""Conversion of the authors' files to backbones of mmdet and mmseg, with a check that the outputs are the same."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -14,47 +14,48 @@ from .authors import Layout
 from .loading import load_state_dict
 from .reading import CheckpointError
 
-#: the largest difference that verification stands, relative to the largest value of a stage
+#: the largest difference of outputs that is allowed, relative to the largest output of a stage
 TOLERANCE = 1e-4
 
 
 def convert_official(checkpoint: Mapping, keep_classifier: bool = False) -> dict:
     """Convert one of the authors' ResNets.
 
-    Each convolution's bias goes into the norm after it, exactly: ``running_mean -= bias``. ACON's parameters keep their
-    values, as ``(C,)``; ``acon`` becomes ``act2``, ``acon1`` and ``acon2`` become ``act1`` and ``act2``.
+    The bias of each convolution is folded into the norm after it, which is exact: ``running_mean -= bias``. ACON's
+    parameters keep their values and get the shape ``(C,)``. ``acon`` becomes ``act2``; ``acon1`` and ``acon2`` become
+    ``act1`` and ``act2``.
 
     Args:
-        checkpoint: as read from their file.
-        keep_classifier: whether ``fc`` stays (a backbone drops it when it loads).
+        checkpoint: what their file contains.
+        keep_classifier: whether to keep ``fc``. A backbone drops it when it loads the file.
 
     Returns:
-        a checkpoint with the names of a bare backbone and what it requires; ``difference`` in its ``meta`` is
-        the worst output's (:func:`compare`).
+        a checkpoint with the names of a backbone, and with requirements. ``meta["difference"]`` is the largest
+        difference that :func:`compare` found.
 
     Raises:
-        CheckpointError: it is no such file, not complete, or the converted network computes something else.
+        CheckpointError: it is not such a file, it is not complete, or the converted network has other outputs.
     """
     state = authors.state_of(checkpoint)
     layout = authors.layout_of(state)
     if keep_classifier and not {"fc.weight", "fc.bias"} <= state.keys():
-        raise CheckpointError("it has no classifier (fc.weight, fc.bias) to keep")
+        raise CheckpointError("it has no classifier (fc.weight, fc.bias): leave out --keep-classifier")
     if not keep_classifier:
         state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     converted = _convert(state, layout)
     requirements.attach(converted, requirements_for(layout))
     differences = compare(state, layout, converted)
     worst = max(differences)
-    if not worst <= TOLERANCE:  # a NaN is no less
+    if not worst <= TOLERANCE:  # not `>`, which is false for NaN
         raise CheckpointError(
-            f"the converted network computes something else: outputs differ by {worst:.1e} relative, "
-            f"not by {TOLERANCE:g} at most"
+            f"the outputs of the converted network differ by {worst:.1e} from those of the authors' network, relative "
+            f"to the largest output; {TOLERANCE:g} is allowed. Is the file damaged?"
         )
     return {"state_dict": converted, "meta": {"acon_mm_version": __version__, "difference": worst}}
 
 
 def requirements_for(layout: Layout) -> requirements.Requirements:
-    """What the weights of such a network need of a backbone and of the pictures."""
+    """What the weights of such a network require of the backbone and of the pictures."""
     return {
         "source": "authors",
         "depth": layout.depth,
@@ -72,7 +73,7 @@ def _convert(state: Mapping[str, Tensor], layout: Layout) -> OrderedDict:
     for key, value in state.items():
         parts = key.split(".")
         if value.is_floating_point() and not value.isfinite().all():
-            raise CheckpointError(f"{key} has values that are not finite")
+            raise CheckpointError(f"{key} has values that are not finite: is the file damaged?")
         if len(parts) > 2 and parts[2] in acon_names:
             parts[2] = acon_names[parts[2]]
             name = ".".join(parts)
@@ -92,7 +93,7 @@ def _is_conv_bias(key: str, state: Mapping[str, Tensor]) -> bool:
 
 
 def _bias_before(key: str) -> str:
-    """The bias of the convolution whose output a running mean is of; for other names, one that does not exist."""
+    """For the name of a running mean: the name of the bias of the convolution before. For others: an empty name."""
     if not key.endswith(".running_mean"):
         return ""
     norm = key.removesuffix(".running_mean")
@@ -100,14 +101,15 @@ def _bias_before(key: str) -> str:
 
 
 def compare(state: Mapping[str, Tensor], layout: Layout, converted: Mapping[str, Tensor]) -> list[float]:
-    """How far the four stages (and the logits) of the converted backbone are from the authors', relative.
+    """The largest differences of the four stages' outputs, and of the logits, from those of the authors' network.
 
-    Both see one random picture, in evaluation mode and double precision, where rounding hides nothing.
+    They are relative to the largest output. Both networks get one random picture, in evaluation mode and in double
+    precision, so that rounding does not hide an error.
     """
     picture = torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 255
     backbone = build_backbone(layout)
     load_state_dict(backbone, converted)
-    backbone.double().eval()  # which returns nothing here
+    backbone.double().eval()
     with torch.no_grad():
         theirs = authors.forward({key: _double(value) for key, value in state.items()}, layout, picture)
         ours = list(backbone(picture))
@@ -122,7 +124,7 @@ def _double(value: Tensor) -> Tensor:
 
 
 def build_backbone(layout: Layout) -> nn.Module:
-    """The mm backbone that such weights are for."""
+    """The backbone of mmdet, or of mmseg if mmdet is not there, that loads such weights."""
     scope = "mmdet" if MODELS.get("mmdet.ResNet") else "mmseg"
     return MODELS.build(
         {

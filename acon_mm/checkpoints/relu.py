@@ -1,4 +1,4 @@
-"""From a ReLU network to its ACON twin, which computes nearly the same and learns on from there."""
+"""Conversion of a ReLU network's weights for the same network with ACON, which computes nearly the same at first."""
 
 import copy
 from collections import OrderedDict
@@ -18,12 +18,12 @@ from .report import LoadReport
 
 
 class Converted(NamedTuple):
-    """What :func:`convert_relu` made.
+    """The result of :func:`convert_relu`.
 
     Attributes:
-        checkpoint: names as in the source, and ACON's parameters.
-        report: what came from the source.
-        difference: of the features on a random picture, relative to the ReLU network's.
+        checkpoint: the tensors of the ReLU network, with the same names, and ACON's parameters.
+        report: which tensors came from the ReLU network.
+        difference: how much the features on a random picture differ from the ReLU network's, relative to these.
     """
 
     checkpoint: dict
@@ -32,26 +32,26 @@ class Converted(NamedTuple):
 
 
 def start_as_relu(model: nn.Module) -> None:
-    """Give every ACON of a model the initial values of ``init='relu'``, whatever it was built with.
+    """Set every ACON of a model to the initial values of ``init='relu'``.
 
     Raises:
-        ValueError: one cannot start as ReLU (ACON-FReLU; Meta-ACON by pixel or layer).
+        ValueError: an ACON has no such values (ACON-FReLU; Meta-ACON by pixel or layer).
     """
     for acon in acons_of(model).values():
         acon.reinitialize("relu")
 
 
 def convert_relu(model: nn.Module, checkpoint: Mapping, allow: Iterable[str] = ()) -> Converted:
-    """Put a ReLU network's weights into an ACON model, whose ACONs then start close to ReLU.
+    """Load a ReLU network's weights into a model whose ACONs then start close to ReLU.
 
     Args:
-        model: built from the config that shall use the result; it is changed.
-        checkpoint: of the whole model, or of its backbone (a classifier is dropped).
-        allow: names that need not fit (:func:`acon_mm.checkpoints.load_state_dict`).
+        model: built from the config that will use the result. It is changed.
+        checkpoint: of the whole model, or of its backbone. A classifier is dropped.
+        allow: what may differ, as for :func:`acon_mm.checkpoints.load_state_dict`.
 
     Raises:
         CheckpointError: the checkpoint has ACONs already, or does not fit.
-        ValueError: the model has no ACON where the weights go, or one that cannot start as ReLU.
+        ValueError: the part of the model that gets the weights has no ACON, or one that cannot start as ReLU.
     """
     state = _without_module(checkpoint.get("state_dict", checkpoint))
     part = _part_for(model, state)
@@ -60,14 +60,14 @@ def convert_relu(model: nn.Module, checkpoint: Mapping, allow: Iterable[str] = (
         raise ValueError(f"{type(part).__name__} has no ACON: give it act_cfg in the config")
     if found := [place for place in acons if acon_type_from_names(names_below(state, place))]:
         raise CheckpointError(
-            f"it has ACONs already ({found[0]}, ...), so it is not of a ReLU network; use it as it is"
+            f"it has ACONs already ({found[0]}, ...), so it is not of a ReLU network: use it without conversion"
         )
     start_as_relu(part)
     report = load_state_dict(part, state, allow=allow)
     difference = relu_difference(part)
-    if not difference < 1:  # a NaN is no less
+    if not difference < 1:  # not `>=`, which is false for NaN
         raise CheckpointError(
-            f"its features and the ReLU network's differ by {difference:.1e} relative: is it damaged?"
+            f"with its weights, the features of ACON and ReLU differ by {difference:.1e} relative: is it damaged?"
         )
     meta = {"acon_mm_version": __version__}
     if isinstance(checkpoint.get("meta"), Mapping) and "dataset_meta" in checkpoint["meta"]:
@@ -82,13 +82,13 @@ def _without_module(state: Mapping[str, Tensor]) -> OrderedDict:
 
 
 def _part_for(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """The model, or the one of its parts whose names the state dict has."""
+    """The model or its direct child that shares the most names with the state dict."""
     candidates = [model, *model.children()]
     return max(candidates, key=lambda part: len(state.keys() & part.state_dict().keys()))
 
 
 def relu_twin(model: nn.Module) -> nn.Module:
-    """A copy of a model with ReLU in the place of every ACON."""
+    """A copy of a model in which every ACON is a ReLU."""
     twin = copy.deepcopy(model)
     for place in acons_of(twin):
         parent, _, leaf = place.rpartition(".")
@@ -97,10 +97,10 @@ def relu_twin(model: nn.Module) -> nn.Module:
 
 
 def relu_difference(model: nn.Module) -> float:
-    """How far the features of a model are from those with ReLU, on one random picture: norm over norm, the worst map.
+    """How much the features of a model differ from those with ReLU, on one random picture.
 
-    Of a detector or segmentor, the features are those of backbone and neck; where the heads take them without RoIs,
-    what these compute.
+    For each feature map this is the norm of the difference over the norm of the map with ReLU; the largest counts. The
+    features of a detector or segmentor are the outputs of its heads, or of its neck if the heads need RoIs.
     """
     picture = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     outputs = []

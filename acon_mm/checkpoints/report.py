@@ -1,4 +1,4 @@
-"""What a load did, as one table for the log."""
+"""The report of a load, which the log shows as one table."""
 
 import logging
 import re
@@ -12,17 +12,17 @@ from .acon_types import acons_of
 
 @dataclass
 class LoadReport:
-    """What came into a model from a checkpoint; the lists hold names of tensors, as in a state dict.
+    """What a model got from a checkpoint. The lists hold names of tensors, except ``inits``.
 
     Attributes:
-        model: class of the model.
-        loaded: from the checkpoint.
-        started: of ACONs about which the checkpoint says nothing: they keep their initial values.
-        inits: how these start: ``"AconC, init='relu'"``.
-        missing: other tensors of the model that the checkpoint has not.
-        dropped: in the checkpoint, and not in the model.
-        wrong_shape: of another size in the checkpoint, and allowed to be.
-        folded: biases that went into the norm after them.
+        model: the class of the model.
+        loaded: tensors from the checkpoint.
+        started: tensors of ACONs for which the checkpoint has nothing. They keep their initial values.
+        inits: these initial values and where they are: ``"AconC, init='relu': layer*.*.act2"``.
+        missing: other tensors that the checkpoint does not have. They keep their initial values.
+        dropped: tensors of the checkpoint that the model does not have.
+        wrong_shape: tensors that have another shape in the checkpoint, and may have. They keep their initial values.
+        folded: biases that were folded into the norm after them.
     """
 
     model: str
@@ -36,7 +36,7 @@ class LoadReport:
 
     @property
     def level(self) -> int:
-        """Of the log: a warning where something deserves a look."""
+        """The level of the log: a warning if a tensor is missing or of the wrong shape, or if there is advice."""
         return logging.WARNING if self.missing or self.wrong_shape or self._advice() else logging.INFO
 
     def _advice(self) -> str | None:
@@ -45,8 +45,8 @@ class LoadReport:
             return None
         change = "random" if "paper" in start else "SiLU"
         return (
-            f"These ACONs start as {change}, which is not what the other weights were trained with if that was ReLU: "
-            "init='relu' in act_cfg starts close to it."
+            f"These ACONs start as {change}. If the other weights were trained with ReLU, set init='relu' in act_cfg, "
+            "which starts close to it."
         )
 
     def __str__(self) -> str:
@@ -62,12 +62,12 @@ class LoadReport:
         head = f"Weights of {self.model}"
         wide = max(len(head), *(len(row[0]) for row in rows))
         lines = [f"{head:{wide}}  tensors"]
-        lines += [f"{label:{wide}}  {len(names):7}  {note}".rstrip() for label, names, note in rows]
+        lines += [f"{label:{wide}}  {len(names):7}  {detail}".rstrip() for label, names, detail in rows]
         return "\n".join([*lines, *([advice] if (advice := self._advice()) else [])])
 
 
 def inits_of(model: nn.Module, places: Iterable[str]) -> list[str]:
-    """How the ACONs at these places start, and where they are."""
+    """The types and initial values of the ACONs at these places, and the places."""
     acons, by_start = acons_of(model), {}
     for place in places:
         start = f"{type(acons[place]).__name__}, init={acons[place].init!r}"
@@ -76,6 +76,6 @@ def inits_of(model: nn.Module, places: Iterable[str]) -> list[str]:
 
 
 def summary(names: Iterable[str], most: int = 6) -> str:
-    """Names with their numbers left out, so that a hundred become a few: ``layer*.*.act1``."""
+    """A short list of names: ``*`` stands for numbers, so that ``layer*.*.act1`` is one entry for many names."""
     patterns = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)|(?<=layer)\d+", "*", name) for name in names))
     return ", ".join([*patterns[:most], *([f"{len(patterns) - most} more"] if len(patterns) > most else [])])

@@ -1,7 +1,8 @@
 """What converted weights require of the model that loads them.
 
-The requirements lie in the metadata of a state dict (``state_dict._metadata``), where PyTorch keeps the version of each
-module. A module that loads weights with requirements keeps them, so that what is saved after training has them as well.
+Requirements are stored in the metadata of a state dict (``state_dict._metadata``), where PyTorch stores the version of
+each module. A module that loads weights with requirements keeps them. So the weights that are saved after training have
+them as well.
 """
 
 from collections import OrderedDict
@@ -15,21 +16,21 @@ from torch import nn
 from .acon_types import acons_of, has_acons
 
 _KEY = "acon_mm"
-#: where a part of a model that is being built finds what its pictures pass first
+#: the attribute of a part in which the data preprocessor of its model is stored
 _PREPROCESSOR = "_acon_data_preprocessor"
 
 Requirements = dict[str, Any]
 
 
 def attach(state_dict: dict, required: Requirements, place: str = "") -> None:
-    """Write requirements of the module at ``place`` into the metadata of a state dict (an ``OrderedDict``)."""
+    """Write the requirements of the module at ``place`` into the metadata of a state dict (an ``OrderedDict``)."""
     if not hasattr(state_dict, "_metadata"):
         state_dict._metadata = {}
     state_dict._metadata.setdefault(place, {})[_KEY] = required
 
 
 def requirements_in(state_dict: Mapping) -> dict[str, Requirements]:
-    """The requirements in a state dict, by the place of the module that has them."""
+    """The requirements in a state dict, by the place of the module that has them. Other metadata is ignored."""
     metadata = getattr(state_dict, "_metadata", None) or {}
     return {
         place: entry[_KEY]
@@ -39,10 +40,10 @@ def requirements_in(state_dict: Mapping) -> dict[str, Requirements]:
 
 
 def state_dict_below(state_dict: Mapping, prefix: str) -> OrderedDict:
-    """What lies below a prefix, with its metadata, the prefix taken off.
+    """The entries and the metadata whose names begin with ``prefix.``, without it.
 
     Raises:
-        AssertionError: nothing does (as mmengine's own).
+        AssertionError: no entry does. (mmengine's own function raises this.)
     """
     start = f"{prefix}."
     part = OrderedDict((key[len(start) :], value) for key, value in state_dict.items() if key.startswith(start))
@@ -57,7 +58,7 @@ def state_dict_below(state_dict: Mapping, prefix: str) -> OrderedDict:
 
 
 class _Keeper:
-    """Writes a module's requirements into the metadata whenever its state dict is made."""
+    """A hook that writes a module's requirements into the metadata whenever its state dict is made."""
 
     def __init__(self, required: Requirements):
         self.required = required
@@ -67,7 +68,7 @@ class _Keeper:
 
 
 def keep(model: nn.Module, found: Mapping[str, Requirements]) -> None:
-    """Let the modules of a model keep these requirements, instead of those of an earlier load."""
+    """Let the modules of a model keep these requirements. Those of an earlier load are forgotten."""
     for module in model.modules():
         for key in [key for key, hook in module._state_dict_hooks.items() if isinstance(hook, _Keeper)]:
             del module._state_dict_hooks[key]
@@ -76,9 +77,9 @@ def keep(model: nn.Module, found: Mapping[str, Requirements]) -> None:
 
 
 def remember_preprocessors(built: nn.Module) -> None:
-    """Tell every part of a model that initialises itself by what its pictures are prepared.
+    """Store a model's data preprocessor in its parts that have ``init_cfg``.
 
-    A part loads its weights without seeing the model around it. Models without ACON stay as they are.
+    Such a part loads its weights alone, and must check what prepares its pictures. Models without ACON do not change.
     """
     if not has_acons(built):
         return
@@ -86,28 +87,28 @@ def remember_preprocessors(built: nn.Module) -> None:
         if isinstance(model, BaseModel):
             for part in model.modules():
                 if part is not model and getattr(part, "init_cfg", None) and has_acons(part):
-                    # Past nn.Module, which would register it as a child.
+                    # Not by setattr, which would register it as a child.
                     part.__dict__[_PREPROCESSOR] = model.data_preprocessor
 
 
 def unmet(required: Requirements, model: nn.Module, place: str) -> list[str]:
-    """Why the module ``place`` of ``model`` does not meet these requirements, each with what to change."""
+    """The requirements that the module ``place`` of ``model`` does not meet, each with what to change."""
     try:
         part = model.get_submodule(place)
     except AttributeError:
-        return [f"it has weights of {place}, which {type(model).__name__} has not"]
+        return [f"it has weights of {place}, which {type(model).__name__} does not have"]
     found = []
     for option in ("depth", "style", "base_channels", "stem_channels"):
         needed, present = required.get(option), getattr(part, option, None)
         if needed is not None and present is not None and present != needed:
-            found.append(f"it needs {option}={needed!r} of the backbone, not {present!r}")
+            found.append(f"it needs a backbone with {option}={needed!r}, not {option}={present!r}")
     if getattr(part, "deep_stem", False) or getattr(part, "avg_down", False):
         found.append(
-            f"it needs a backbone of type='ResNet', with one 7x7 convolution as stem, not {type(part).__name__}"
+            f"it needs a backbone of type='ResNet', whose stem is one 7x7 convolution, not {type(part).__name__}"
         )
     act_cfg = required.get("act_cfg")
     if act_cfg and not acons_of(part):
-        found.append(f"it activates with {act_cfg['type']}: give the backbone act_cfg={dict(act_cfg)}")
+        found.append(f"it has {act_cfg['type']}, and the model no ACON: set act_cfg={dict(act_cfg)} for the backbone")
     if required.get("input"):
         found += _input_problems(required["input"], _preprocessor_of(model, part))
     return found
@@ -118,7 +119,7 @@ def _preprocessor_of(model: nn.Module, part: nn.Module) -> nn.Module | None:
     for around in model.modules():
         if isinstance(around, BaseModel) and any(module is part for module in around.modules()):
             preprocessor = around.data_preprocessor
-    # Semi-supervised detectors wrap theirs.
+    # The data preprocessor of a semi-supervised detector contains another.
     return getattr(preprocessor, "data_preprocessor", preprocessor)
 
 

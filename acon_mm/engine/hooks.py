@@ -1,4 +1,4 @@
-"""The way out where a checkpoint is meant to differ from the model."""
+"""A hook that lists where a checkpoint may differ from the model."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,14 @@ from ..checkpoints.loading import ALLOWED
 
 @HOOKS.register_module()
 class LoadCheckHook(Hook):
-    """Names what need not fit when a checkpoint is loaded: ``load_check=dict(type='LoadCheckHook', allow=[...])``.
+    """Lists where a checkpoint may differ from the model: ``load_check=dict(type='LoadCheckHook', allow=[...])``.
 
     Args:
-        allow: names of tensors or modules, or patterns: ``'bbox_head.retina_cls'``, ``'*.conv_offset.*'``. For what
-            ``init_cfg`` loads into a part of the model, both the part's own names and the model's do.
+        allow: names of tensors or modules, or patterns: ``'bbox_head.retina_cls'``, ``'*.conv_offset.*'``. They are
+            names of the whole model. For what ``init_cfg`` loads into a part, the part's own names also count.
+
+    Raises:
+        TypeError: ``allow`` is not a list of names.
     """
 
     priority = "VERY_HIGH"  # before the copy for a moving average is made

@@ -1,4 +1,4 @@
-"""Safe loading: training checkpoints pass, code and forged NumPy state do not."""
+"""Reading files: training checkpoints are read, code and forged NumPy state are refused."""
 
 import os
 import pickle
@@ -120,7 +120,7 @@ def test_training_is_resumed_from_it(trained, tmp_path):
     assert {int(state["step"]) for state in runner.optim_wrapper.state_dict()["state"].values()} == {6}
 
 
-def test_it_is_refused_when_the_effect_is_undone(trained):
+def test_it_is_refused_where_it_is_not_allowed(trained):
     disallow_training_checkpoints()
     with pytest.raises(CheckpointError, match=r"is refused: it asks for \S*(HistoryBuffer|numpy|getattr)"):
         load_checkpoint(trained)
@@ -141,7 +141,7 @@ def test_undo_leaves_alone_what_others_allowed():
     "entry", [getattr, np.dtype, np.ndarray, HistoryBuffer, np.empty(0).__reduce__()[0], np.float64().__reduce__()[0]]
 )
 def test_works_where_another_entry_of_the_same_name_wins(trained, entry):
-    """Which one does, of ours and of another's plain one, is up to their hashes."""
+    """Ours, or NumPy's own that others have allowed: their hashes decide which one PyTorch takes."""
     name = f"{entry.__module__}.{entry.__qualname__}"
     rest = [each for each in get_safe_globals() if not (isinstance(each, tuple) and each[1] == name)]
     assert len(rest) == len(get_safe_globals()) - 1
@@ -163,7 +163,7 @@ def test_numpy_numbers_survive(tmp_path, code, zipped):
     assert read["number"] == array[1, 1] and type(read["number"]) is type(array[1, 1])
     assert read["array"].dtype == array.dtype and np.array_equal(read["array"], array)
 
-    torch.save(read, path)  # as a plain array again: an undone effect finds nothing of ours in it
+    torch.save(read, path)  # as a plain array again, with no name of ours in the file
     names = {"numpy.dtype", "numpy.ndarray", "numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar"}
     disallow_training_checkpoints()
     assert set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) == names
@@ -177,7 +177,7 @@ def test_checkpoints_of_numpy_1_load(tmp_path):
 
 
 def test_forged_dtype_flags_have_no_effect(tmp_path):
-    """Flags that say "these bytes are objects" would make NumPy follow them as pointers."""
+    """Flags that declare bytes to be objects would make NumPy follow them as pointers."""
     path = tmp_path / "a.pth"
     torch.save({"dtype": Reduces(np.dtype, "f8", False, True, state=(3, ">", None, None, None, -1, -1, 63))}, path)
     dtype = load_checkpoint(path)["dtype"]
@@ -198,14 +198,22 @@ def test_an_array_is_filled_once(tmp_path):
 
 
 MARKER = "ran"
+CODE = [(Reduces(os.system, f"touch {MARKER}"), "posix.system"), (Reduces(eval, f"open('{MARKER}', 'w')"), "eval")]
+
+
+@pytest.mark.parametrize("value", [value for value, _ in CODE])
+def test_code_would_run_otherwise(tmp_path, monkeypatch, value):
+    monkeypatch.chdir(tmp_path)
+    torch.save(value, "a.pth")
+    torch.load("a.pth", weights_only=False)
+    assert Path(MARKER).exists()
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize(
     ("value", "named"),
     [
-        (Reduces(os.system, f"touch {MARKER}"), "posix.system"),
-        (Reduces(eval, f"open('{MARKER}', 'w')"), "eval"),
+        *CODE,
         (Reduces(getattr, HistoryBuffer, "__init__"), "builtins.getattr"),
         (Reduces(getattr, torch.Tensor, "mean"), "builtins.getattr"),
         (Reduces(np.dtype, "O", False, True), "numpy.dtype(O)"),
@@ -227,7 +235,7 @@ def test_code_is_refused_and_not_run(tmp_path, monkeypatch, value, named, zipped
 def test_an_array_cannot_be_made_around_a_buffer(tmp_path):
     path = tmp_path / "a.pth"
     torch.save({"array": Reduces(np.ndarray, (1,), "O", b"AAAAAAAA")}, path)
-    with pytest.raises(CheckpointError, match="is damaged or none: TypeError"):
+    with pytest.raises(CheckpointError, match="is damaged or not a checkpoint: TypeError"):
         load_checkpoint(path)
 
 
@@ -250,9 +258,9 @@ def test_functions_of_a_log_buffer_are_dropped(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is damaged or none: EOFError"),
-        (b"not a checkpoint", "is damaged or none: "),
-        ("truncated", "is damaged or none: (OSError|RuntimeError) ."),
+        (b"", "is damaged or not a checkpoint: EOFError"),
+        (b"not a checkpoint", "is damaged or not a checkpoint: "),
+        ("truncated", "is damaged or not a checkpoint: (OSError|RuntimeError) ."),
     ],
 )
 def test_damaged_files(tmp_path, content, message):
@@ -272,5 +280,5 @@ def test_no_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match="IsADirectoryError"):
         load_checkpoint(tmp_path)
     torch.save([1], tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="it holds a list, not a dictionary"):
+    with pytest.raises(CheckpointError, match="it contains a list, not a dictionary"):
         load_checkpoint(tmp_path / "a.pth")

@@ -1,4 +1,4 @@
-"""From ReLU weights to ACON: nearly the same function, in the backbone alone and everywhere; and it learns on."""
+"""ReLU weights in ACON networks, which compute nearly the same with them, and learn from there."""
 
 from pathlib import Path
 
@@ -24,9 +24,16 @@ def tool(*args: str) -> None:
     load_tool("model_converters/convert_checkpoint").main([str(arg) for arg in args])
 
 
-def model_of(path: Path, acon_type: str | None = None, everywhere: bool = False, init: str = "relu") -> nn.Module:
+def model_of(
+    path: Path, acon_type: str | None = None, everywhere: bool = False, init: str = "relu", base_channels: int = 16
+) -> nn.Module:
     cfg = Config.fromfile(path)
     init_default_scope(cfg.default_scope)
+    cfg.model.backbone.update(base_channels=base_channels, stem_channels=base_channels)
+    if "neck" in cfg.model:
+        cfg.model.neck.in_channels = [base_channels * 2**stage for stage in range(4)]
+    else:
+        cfg.model.decode_head.in_channels, cfg.model.auxiliary_head.in_channels = base_channels * 8, base_channels * 4
     if acon_type:
         act_cfg = dict(type=acon_type, init=init)
         cfg.model.backbone.act_cfg = act_cfg
@@ -40,7 +47,7 @@ def model_of(path: Path, acon_type: str | None = None, everywhere: bool = False,
 
 
 def as_trained(model: nn.Module) -> nn.Module:
-    """Statistics and factors as after training, which keep features of the size that they have then."""
+    """The model with statistics and factors as after training, so that features have the size that they have then."""
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -54,7 +61,7 @@ def as_trained(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("everywhere", [False, True], ids=["paper", "all"])
 @pytest.mark.parametrize("acon_type", ["AconC", "MetaAconC"])
 @pytest.mark.parametrize("path", [DETECTOR, SEGMENTOR], ids=["retinanet", "pspnet"])
-def test_the_twin_computes_nearly_the_same(path, acon_type, everywhere):
+def test_acon_computes_nearly_the_same(path, acon_type, everywhere):
     relu = as_trained(model_of(path))
     acon = model_of(path, acon_type, everywhere)
     report = load_state_dict(acon, relu.state_dict())
@@ -67,7 +74,7 @@ def test_the_twin_computes_nearly_the_same(path, acon_type, everywhere):
 
 @pytest.mark.parametrize("acon_type", [AconC, MetaAconC])
 def test_it_learns_on_from_there(acon_type):
-    """p1, p2 and beta get gradients, and a function that ReLU cannot make is fitted."""
+    """p1, p2 and beta get gradients, and fit a function that ReLU cannot compute."""
     torch.manual_seed(0)
     act = acon_type(4, init="relu")
     x = torch.randn(64, 4, 3, 3)
@@ -81,13 +88,13 @@ def test_it_learns_on_from_there(acon_type):
         loss.backward()
         optimizer.step()
     assert loss < 1e-3
-    learnt = {name for name, value in act.named_parameters() if not torch.equal(value, before[name])}
-    assert {"p1", "p2"} <= learnt and ("beta" in learnt or "bn2.weight" in learnt)
+    learned = {name for name, value in act.named_parameters() if not torch.equal(value, before[name])}
+    assert {"p1", "p2", "beta" if acon_type is AconC else "bn2.weight"} <= learned
 
 
 @pytest.mark.parametrize("norm", ["BN", None])
 def test_meta_starts_the_same_in_training_and_evaluation(norm):
-    """Its batch norms have no statistics yet; beta does not depend on them before its last layer has learnt."""
+    """Its batch norms have no statistics yet. Beta does not depend on them before the last layer has learned."""
     torch.manual_seed(0)
     act = MetaAconC(8, init="relu", norm_cfg=norm and dict(type=norm))
     x = torch.randn(4, 8, 5, 5) + 3 * torch.randn(1, 8, 1, 1)
@@ -130,7 +137,7 @@ def test_what_cannot_start_as_relu():
 
 
 def test_the_tool(tmp_path, capsys):
-    relu = as_trained(model_of(DETECTOR))
+    relu = as_trained(model_of(DETECTOR, base_channels=64))
     torch.save({"state_dict": relu.state_dict()}, tmp_path / "relu.pth")
     config = CONFIGS / "detection/retinanet_r18-aconc_fpn_6e_digits.py"
     tool("relu", tmp_path / "relu.pth", tmp_path / "acon.pth", "--config", config)
@@ -143,17 +150,7 @@ def test_the_tool(tmp_path, capsys):
         tool("relu", tmp_path / "relu.pth", tmp_path / "three.pth", "--config", config, *more)
     assert "size mismatch for bbox_head.retina_cls.weight" in capsys.readouterr().err
     assert not (tmp_path / "three.pth").exists()
-    tool(
-        "relu",
-        tmp_path / "relu.pth",
-        tmp_path / "three.pth",
-        "--config",
-        config,
-        *more,
-        "--allow",
-        "bbox_head.retina_cls",
-    )
-    assert (
-        len(load_checkpoint(tmp_path / "three.pth")["state_dict"]["bbox_head.retina_cls.bias"])
-        == 3 * model_of(DETECTOR).bbox_head.num_base_priors
-    )
+    more += ["--allow", "bbox_head.retina_cls"]
+    tool("relu", tmp_path / "relu.pth", tmp_path / "three.pth", "--config", config, *more)
+    bias = load_checkpoint(tmp_path / "three.pth")["state_dict"]["bbox_head.retina_cls.bias"]
+    assert len(bias) == 3 * model_of(DETECTOR).bbox_head.num_base_priors

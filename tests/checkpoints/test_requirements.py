@@ -35,20 +35,20 @@ def test_a_detector_starts_from_the_authors_weights(weights):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(style="pytorch"), "it needs style='caffe' of the backbone, not 'pytorch'"),
+        (dict(style="pytorch"), "it needs a backbone with style='caffe', not style='pytorch'"),
         (dict(preprocessor=RAW | dict(bgr_to_rgb=True)), "it needs pictures in BGR: set bgr_to_rgb=False"),
         (
             dict(preprocessor=dict(mean=[103.53, 116.28, 123.675], std=[1.0] * 3, bgr_to_rgb=False)),
             r"it needs mean=\[0.0, 0.0, 0.0\] in data_preprocessor, not \[103.53, 116.28, 123.675\]",
         ),
-        (dict(act_cfg=None), r"it activates with AconC: give the backbone act_cfg=\{'type': 'AconC'\}"),
+        (dict(act_cfg=None), r"it has AconC, and the model no ACON: set act_cfg=\{'type': 'AconC'\} for the"),
         (
             dict(act_cfg=dict(type="MetaAconC")),
             r"layer\*.\*.act2 is AconC in the checkpoint and MetaAconC in the model",
         ),
-        (dict(base_channels=8), "it needs base_channels=4 of the backbone, not 8"),
-        (dict(depth=101), "it needs depth=50 of the backbone, not 101"),
-        (dict(deep_stem=True), "it needs a backbone of type='ResNet', with one 7x7 convolution as stem"),
+        (dict(base_channels=8), "it needs a backbone with base_channels=4, not base_channels=8"),
+        (dict(depth=101), "it needs a backbone with depth=50, not depth=101"),
+        (dict(deep_stem=True), "it needs a backbone of type='ResNet', whose stem is one 7x7 convolution, not ResNet"),
     ],
 )
 def test_requirements_that_are_not_met(weights, change, message):
@@ -60,7 +60,7 @@ def test_requirements_that_are_not_met(weights, change, message):
 def test_a_place_that_the_model_does_not_have(weights):
     state = torch.load(weights)["state_dict"]
     state._metadata["student.backbone"] = state._metadata.pop("")
-    refused(backbone(AUTHORS["act_cfg"]), state, "it has weights of student.backbone, which ResNet has not")
+    refused(backbone(AUTHORS["act_cfg"]), state, "it has weights of student.backbone, which ResNet does not have")
 
 
 def test_they_stay_through_training_and_prefix(weights, tmp_path):
@@ -76,7 +76,7 @@ def test_they_stay_through_training_and_prefix(weights, tmp_path):
     right = retinanet(**AUTHORS, **of_backbone)
     right.init_weights()
     assert torch.equal(right.backbone.layer1[0].act2.p1, model.backbone.layer1[0].act2.p1)
-    with pytest.raises(CheckpointError, match="it needs style='caffe'"):
+    with pytest.raises(CheckpointError, match="it needs a backbone with style='caffe'"):
         retinanet(**AUTHORS | dict(style="pytorch"), **of_backbone).init_weights()
 
 

@@ -65,7 +65,7 @@ def test_the_opt_out_of_safe_loading_is_refused(configs, trained, tmp_path, caps
     ("content", "message"),
     [
         (None, "there is no checkpoint {path}"),
-        (b"x" * 100, "checkpoint {path} is damaged or none: "),
+        (b"x" * 100, "checkpoint {path} is damaged or not a checkpoint: "),
         ({"state_dict": {}}, "cannot resume from {path}: it has no meta, message_hub. To start from its "),
     ],
 )

@@ -1,4 +1,4 @@
-"""Files as the authors' release has them, with random weights and statistics."""
+"""Files like those of the authors' release, with random weights and statistics."""
 
 import torch
 
@@ -6,14 +6,14 @@ from acon_mm.checkpoints import authors
 
 
 def make(depth: int = 50, acon_type: str = "AconC", stem: int = 8, base: int = 4, classes: int = 0) -> dict:
-    """The state dict of one of their networks; narrow, unless told otherwise."""
+    """The state dict of one of their networks, with few channels by default."""
     generator = torch.Generator().manual_seed(depth)
     layout = authors.Layout(depth, acon_type, stem, base)
 
     def draw(name: str, shape: tuple[int, ...]) -> torch.Tensor:
         if name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")):
             return torch.rand(shape, generator=generator) + 0.5
-        if name == "conv1.weight":  # of such a size that biases count beside pictures of 0..255
+        if name == "conv1.weight":  # so small that biases matter beside pictures of 0..255
             return torch.randn(shape, generator=generator) * 1e-3
         if name.endswith("weight"):
             return torch.randn(shape, generator=generator) * (2 / torch.Size(shape[1:]).numel()) ** 0.5

@@ -1,4 +1,4 @@
-"""Convert weights for models with ACON: the authors' ResNets, or ReLU networks."""
+"""Convert weights for models with ACON, from the authors' ResNets or from ReLU networks."""
 
 import argparse
 from collections import Counter
@@ -22,19 +22,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     official = commands.add_parser("official", help="the authors' ResNets with ACON-C or Meta-ACON (any depth)")
     official.add_argument("src", help="the authors' file")
-    official.add_argument("dst", help="file to write: a backbone's weights")
+    official.add_argument("dst", help="file to write: weights of a backbone")
     official.add_argument("--keep-classifier", action="store_true", help="keep fc.weight and fc.bias")
 
     relu = commands.add_parser("relu", help="a ReLU network's weights for the ACON model of a config")
-    relu.add_argument("src", help="file, URL or torchvision://NAME: a whole model's weights or its backbone's")
-    relu.add_argument("dst", help="file to write: the same with ACON's parameters, which start close to ReLU")
+    relu.add_argument("src", help="file, URL or torchvision://NAME: weights of a whole model or of its backbone")
+    relu.add_argument("dst", help="file to write: the same weights, and ACON's parameters, which start close to ReLU")
     relu.add_argument("--config", required=True, help="config of the ACON model")
     relu.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override settings of it"
+        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="change settings of the config"
     )
-    relu.add_argument("--allow", nargs="+", default=(), metavar="NAME", help="tensors or modules that need not fit")
+    relu.add_argument("--allow", nargs="+", default=(), metavar="NAME", help="tensors or modules that may differ")
 
-    show = commands.add_parser("show", help="say what a checkpoint holds")
+    show = commands.add_parser("show", help="print what a checkpoint contains")
     show.add_argument("src", help="checkpoint file")
     return parser.parse_args(argv)
 
@@ -79,10 +79,10 @@ def _describe(checkpoint: dict) -> None:
     print(f"{len(state)} tensors; ACONs: {acons or 'none'}")
     for place, required in requirements.requirements_in(state).items():
         needs = ", ".join(f"{key}={value!r}" for key, value in required.items() if key not in ("source", "input"))
-        print(f"Needs of {place or 'the backbone'}: {needs}")
+        print(f"Required of {place or 'the backbone'}: {needs}")
         if required.get("input"):
             pixels = required["input"]
-            print(f"Needs of data_preprocessor: mean={pixels['mean']}, std={pixels['std']}, bgr_to_rgb=False")
+            print(f"Required of data_preprocessor: mean={pixels['mean']}, std={pixels['std']}, bgr_to_rgb=False")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
