@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # two processes that train 19 models for a step
+
 CONFIGS = (
     "mmdet/atss/atss_r18_fpn_8xb8-amp-lsj-200e_coco.py",
     "mmdet/detr/detr_r18_8xb2-500e_coco.py",

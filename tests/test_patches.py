@@ -202,6 +202,7 @@ def test_files_are_read_with_our_list_alone(tmp_path, monkeypatch):
     assert set(get_safe_globals()) == before
 
 
+@pytest.mark.slow
 def test_nothing_else_is_changed():
     """In another process, which sees acon_mm imported for the first time."""
     script = Path(__file__).parent / "helpers/outside_changes.py"

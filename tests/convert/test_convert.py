@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from mmdet.models.backbones import resnet
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -34,6 +35,7 @@ def relus(model):
     return [name for name, module in model.named_modules() if isinstance(module, nn.ReLU)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "depth"), MODELS_AND_DEPTHS)
 @pytest.mark.parametrize("acon", ["AconC", "MetaAconC"])
 def test_every_acon_runs_and_learns(name, depth, acon):
@@ -53,12 +55,15 @@ def test_every_acon_runs_and_learns(name, depth, acon):
             assert parameter.grad.isfinite().all(), f"{module_name}.{parameter_name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "depth"), MODELS_AND_DEPTHS)
 def test_relu_at_every_site_is_the_original(name, depth):
     """Rewritten forwards compute the same: outputs and gradients are those of the original classes."""
     original = build(name, depth)
     model = copy.deepcopy(original)
-    acon_mm.convert_activations(model, dict(type="ReLU"), "all")
+    report = acon_mm.convert_activations(model, dict(type="ReLU"), "all")
+    assert len(relus(model)) == len(report.converted) + ("bbox_head.relu" in report.kept) > len(relus(original))
+    assert type(model.backbone.layer1[0]) is not type(original.backbone.layer1[0])
     assert model.state_dict().keys() == original.state_dict().keys()
     inputs, samples = batch(name)
     outputs = []
@@ -176,6 +181,7 @@ def test_sites_of_a_class_that_takes_act_cfg_itself():
     ],
     ids=lambda cfg: cfg["type"],
 )
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mask-rcnn", "deeplabv3plus"])
 def test_any_registered_activation(name, act_cfg):
     model = build(name, **every_part(name, act_cfg=act_cfg, act_sites="all"))
@@ -219,6 +225,7 @@ def test_a_site_list_keeps_the_other_sites_working():
 def test_frozen_stages_freeze_their_acons(name):
     options = dict(act_cfg=dict(type="MetaAconC"), act_sites="all", frozen_stages=1)
     model = build(name, 50, backbone=options)
+    assert len(acons(model)) > 16 * 3
     frozen = ("backbone.relu", "backbone.stem", "backbone.layer1")
     for when in ("built", "training"):
         if when == "training":
@@ -234,16 +241,25 @@ def test_zero_init_residual_survives():
     assert all(block.norm3.weight.eq(0).all() for block in model.backbone.layer1)
     meta = build("retinanet", 50, backbone=dict(act_cfg=dict(type="MetaAconC", init="paper")))
     norms = [module.bn2 for module in acons(meta).values()]
+    assert len(norms) == 16
     assert all(norm.weight.eq(1).all() and norm.bias.eq(0).all() for norm in norms)
 
 
-def test_with_cp_gives_the_same_gradients():
-    gradients = []
+@pytest.mark.slow
+def test_with_cp_gives_the_same_gradients(monkeypatch):
+    gradients, checkpointed, checkpoint = [], [], resnet.cp.checkpoint
+
+    def watched(*args, **kwargs):
+        checkpointed.append(args)
+        return checkpoint(*args, **kwargs)
+
+    monkeypatch.setattr(resnet.cp, "checkpoint", watched)
     for with_cp in (False, True):
         options = dict(act_cfg=dict(type="AconC"), act_sites="all", with_cp=with_cp)
         model = build("retinanet", 50, backbone=options).eval()  # eval: recomputing would update BN's statistics twice
         sum(out.sum() for out in model.backbone(batch("retinanet")[0].requires_grad_())).backward()
         gradients.append({key: p.grad for key, p in model.backbone.named_parameters()})
+    assert len(checkpointed) == 16
     for key, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][key], gradient, msg=lambda text, key=key: f"{key}: {text}")
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mmcv.cnn import ConvModule
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, Sequential
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -75,6 +75,26 @@ def test_errors_at_build(part, options, message):
     extra[part] = {**extra.get(part, {}), **options}
     with pytest.raises(ValueError, match=message):
         build("pspnet", **extra)
+
+
+def test_act_cfg_on_what_is_no_module():
+    class Plain:
+        pass
+
+    with pytest.raises(ValueError, match=r"act_cfg on Plain, which is not an nn\.Module: leave act_cfg out there"):
+        MODELS.build(dict(type=Plain, act_cfg=dict(type="AconC")))
+
+
+def test_a_list_of_configs():
+    """mmengine builds a Sequential of them."""
+    model = MODELS.build(
+        [
+            dict(type=ConvModule, in_channels=3, out_channels=4, kernel_size=1, act_cfg=dict(type="AconC")),
+            dict(type="mmdet.ResNet", depth=18, in_channels=4, act_cfg=dict(type="AconC"), act_sites=["stem"]),
+        ]
+    )
+    assert isinstance(model, Sequential)
+    assert [name for name, module in model.named_modules() if isinstance(module, Acon)] == ["0.activate", "1.relu"]
 
 
 def test_act_cfg_where_nothing_activates():

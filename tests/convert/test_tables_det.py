@@ -15,6 +15,8 @@ from helpers.det_parts import PARTS, build, call, run, tensors
 
 #: the activations other than ACONs that run in a component, because they are kept
 KEPT = {"fsaf": {"relu in relu"}, "rtmdet-ins": {"relu in "}}
+#: state that an older checkpoint may lack
+OPTIONAL = ("num_batches_tracked", "_extra_state")
 #: components whose own activation is not ReLU
 OWN = {"rtmdet-ins": dict(type="SiLU")}
 
@@ -34,7 +36,7 @@ def test_every_activation_becomes_an_acon(name):
 @pytest.mark.parametrize("name", PARTS)
 def test_the_original_activation_at_every_site_is_the_original(name):
     original, model = build(name), build(name)
-    acon_mm.convert_activations(model, OWN.get(name, dict(type="ReLU")), "all")
+    assert acon_mm.convert_activations(model, OWN.get(name, dict(type="ReLU")), "all").converted
     assert model.state_dict().keys() == original.state_dict().keys()
     losses = []
     for each in (model, original):
@@ -54,7 +56,7 @@ def test_relu_checkpoint_loads(name):
     result = model.load_state_dict(original, strict=False)
     there = model.named_modules(remove_duplicate=False)  # a list of convolutions may have two names
     own = {f"{path}.{key}" for path, module in there if isinstance(module, Acon) for key in module.state_dict()}
-    assert set(result.missing_keys) <= own
+    assert set(result.missing_keys) == {key for key in own if not key.endswith(OPTIONAL)} != set()
     assert result.unexpected_keys == []
 
 
