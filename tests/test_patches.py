@@ -14,7 +14,7 @@ from mmcv.cnn import ConvModule
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer
-from mmengine.registry import MODELS, Registry
+from mmengine.registry import HOOKS, MODEL_WRAPPERS, MODELS, OPTIM_WRAPPERS, Registry
 from mmengine.runner import checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
@@ -251,3 +251,7 @@ def test_registered_by_import():
     assert acon_mm.__version__
     for name in ("AconA", "AconB", "AconC", "MetaAconC", "AconFReLU"):
         assert MODELS.get(name) is getattr(acon_mm, name)
+    devices = acon_mm.engine.devices
+    assert MODEL_WRAPPERS.get("AnyDeviceDistributedDataParallel") is devices.AnyDeviceDistributedDataParallel
+    assert OPTIM_WRAPPERS.get("BFloat16OptimWrapper") is devices.BFloat16OptimWrapper
+    assert HOOKS.get("LoadCheckHook") is acon_mm.engine.LoadCheckHook

@@ -5,6 +5,7 @@
 - ``hooks.py``: hooks for ``default_hooks`` and ``custom_hooks``
 """
 
+from . import devices  # registers its wrappers
 from .hooks import LoadCheckHook
 
-__all__ = ["LoadCheckHook"]
+__all__ = ["LoadCheckHook", "devices"]
