@@ -1,7 +1,7 @@
 """ACON activations for OpenMMLab: ``act_cfg=dict(type='MetaAconC')`` on any backbone, neck or head.
 
-Importing the package registers the activations, a hook and the wrappers for machines without CUDA
-(:mod:`acon_mm.engine`), and makes the changes that :mod:`acon_mm.patches` lists.
+Importing the package registers the activations, a hook, and wrappers for machines without CUDA
+(:mod:`acon_mm.engine`). It also makes the changes that :mod:`acon_mm.patches` lists.
 """
 
 from . import dependencies

@@ -1,14 +1,14 @@
-"""What acon_mm stands on, checked before anything of it is imported."""
+"""The check of the packages that acon_mm needs, before its other modules are imported."""
 
 from importlib import import_module
 
-_INSTALL = "pip install 'acon_mm[openmmlab]' (or [onedl]; README, section Install, says what mmcv needs beforehand)"
-# torch.load reads with weights_only=True by default, and takes an allow-list, since this one.
+_INSTALL = "pip install 'acon_mm[openmmlab]' (or [onedl]; for what mmcv needs before, see Install in the README)"
+# Since this version torch.load uses weights_only=True by default, and takes a list of allowed types.
 _MIN_TORCH = (2, 6)
 
 
 def check() -> None:
-    """Raise an ImportError that says what to install, where a part is missing, too old or does not import."""
+    """Raise an ImportError that says what to install, if a package is missing, too old, or cannot be imported."""
     for package in ("torch", "mmengine", "mmcv"):
         _import(package)
     torch_version = import_module("torch").__version__
@@ -28,5 +28,5 @@ def _import(package: str, optional: bool = False) -> None:
             raise ImportError(f"acon_mm: {package} needs {error.name}, which is not installed: {_INSTALL}") from error
         if not optional:
             raise ImportError(f"acon_mm needs {package}, which is not installed: {_INSTALL}") from error
-    except Exception as error:  # mm packages assert the versions of each other
-        raise ImportError(f"acon_mm: {package} is installed but does not import ({error}): {_INSTALL}") from error
+    except Exception as error:  # OpenMMLab's packages check each other's versions
+        raise ImportError(f"acon_mm: {package} is installed but cannot be imported ({error}): {_INSTALL}") from error

@@ -53,7 +53,7 @@ def test_missing_requirement_of_a_package(package, needed, monkeypatch):
 )
 def test_package_that_does_not_import(package, error, monkeypatch):
     importing(monkeypatch, {package: error})
-    text = rf"^acon_mm: {package} is installed but does not import \({error}\): pip install"
+    text = rf"^acon_mm: {package} is installed but cannot be imported \({error}\): pip install"
     with pytest.raises(ImportError, match=text):
         dependencies.check()
 

@@ -33,6 +33,7 @@ def test_every_activation_becomes_an_acon(name):
         assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters()), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
 def test_the_original_activation_at_every_site_is_the_original(name):
     original, model = build(name), build(name)

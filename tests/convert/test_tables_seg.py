@@ -40,6 +40,7 @@ def test_every_activation_becomes_an_acon(name):
     model(inputs(name)[1] if name in ("pid", "ddr") else inputs(name))  # these have one branch less in evaluation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in PARTS if name not in (*MIXED, "mit")])
 def test_the_original_activation_at_every_site_is_the_original(name):
     original = build(name)
