@@ -19,12 +19,11 @@ from matplotlib.patches import Patch, Rectangle
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.device import get_device
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData, PixelData
 from PIL import Image
-from torch import nn
 
 from ..errors import UserError
 
@@ -147,7 +146,7 @@ def save(figure: Figure, path: Path) -> None:
     picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2).save(path, optimize=True)
 
 
-def _load_model(cfg: Config, checkpoint: str) -> nn.Module:
+def _load_model(cfg: Config, checkpoint: str) -> BaseModel:
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     load_checkpoint(model, checkpoint, map_location="cpu")
     return model.to(get_device()).eval()
@@ -212,7 +211,7 @@ def _draw_label(axes: Axes, box: Box) -> None:
     dx = max(inside.x0 - extent.x0, 0) + min(inside.x1 - extent.x1, 0)
     dy = max(inside.y0 - extent.y0, 0) + min(inside.y1 - extent.y1, 0)
     x, y = axes.transData.transform(label.get_position())
-    label.set_position(axes.transData.inverted().transform((x + dx, y + dy)))
+    label.set_position(tuple(axes.transData.inverted().transform((x + dx, y + dy))))
 
 
 def _occurring(examples: Sequence[Example], classes: Classes) -> list[int]:

@@ -7,9 +7,10 @@ import gc
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
@@ -105,7 +106,7 @@ def measure(
                 )
 
 
-def build(name: str, variant: str, device: torch.device) -> nn.Module:
+def build(name: str, variant: str, device: torch.device) -> BaseModel:
     """A model of :data:`MODELS_TO_MEASURE` with the activations of a variant, without pretrained weights."""
     family, _, backbone = name.partition("-")
     package = _CONFIGS[family].partition("/")[0]
@@ -128,7 +129,7 @@ def build(name: str, variant: str, device: torch.device) -> nn.Module:
     return model.to(device)
 
 
-def training_step(model: nn.Module, batch: int, size: int, device: torch.device) -> Callable[[], object]:
+def training_step(model: BaseModel, batch: int, size: int, device: torch.device) -> Callable[[], object]:
     """A function that computes loss and gradients and does a step of SGD, on random pictures."""
     pictures = _pictures(batch, size, device)
     samples = [_sample(model, size, device) for _ in range(batch)]
@@ -144,7 +145,7 @@ def training_step(model: nn.Module, batch: int, size: int, device: torch.device)
     return run
 
 
-def inference(model: nn.Module, batch: int, size: int, device: torch.device) -> Callable[[], object]:
+def inference(model: BaseModel, batch: int, size: int, device: torch.device) -> Callable[[], object]:
     """A function that computes the output of the network, without what follows it (NMS, argmax)."""
     pictures = _pictures(batch, size, device)
 
@@ -156,7 +157,7 @@ def inference(model: nn.Module, batch: int, size: int, device: torch.device) -> 
     return run
 
 
-def _sample(model: nn.Module, size: int, device: torch.device):
+def _sample(model: BaseModel, size: int, device: torch.device) -> Any:
     """The annotations of a picture: one label everywhere, or three boxes."""
     shape = dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size), batch_input_shape=(size, size))
     if hasattr(model, "decode_head"):
@@ -179,7 +180,7 @@ def _has_activations(module: nn.Module) -> bool:
     return any(isinstance(child, nn.ReLU) for child in module.modules())
 
 
-def _peaks(name: str, variants: Sequence[str], batch: int, size: int, device: torch.device) -> dict[str, float]:
+def _peaks(name: str, variants: Sequence[str], batch: int, size: int, device: torch.device) -> dict[str, int]:
     context = multiprocessing.get_context("spawn")
     peaks = {}
     for variant in variants:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +121,7 @@ def _candidates(act: str, channels: int, peers: Sequence[str], device: torch.dev
     forms = FORMS[name]
     options = dict(norm_cfg=None) if no_norm else {}
     ours = forms["ours"](channels, init="paper", **options)
-    modules: dict[str, nn.Module] = {REFERENCE: nn.SiLU(), "ours": ours}
+    modules: dict[str, Any] = {REFERENCE: nn.SiLU(), "ours": ours}
     for peer in peers:
         if peer == "ReLU":
             modules[peer] = nn.ReLU()

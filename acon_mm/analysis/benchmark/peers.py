@@ -5,6 +5,7 @@ operator after the other, and autograd keeps every intermediate result that it n
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,11 @@ def yolov5(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
     return d * torch.sigmoid(beta * d) + p2 * x
 
 
+def _align(x: Tensor, dim: int, *values: Any) -> list[Tensor]:
+    """Values for each channel, in shapes that broadcast to x."""
+    return [reference.align(value, x, dim) for value in values]
+
+
 class OfficialAconC(AconC):
     """ACON-C in the authors' expression."""
 
@@ -31,7 +37,7 @@ class OfficialAconC(AconC):
 
     def forward(self, x: Tensor) -> Tensor:
         dim = self._channel_dim_of(x)
-        return self.form(x, *(reference.align(p, x, dim) for p in (self.p1, self.p2, self.beta)))
+        return self.form(x, *_align(x, dim, self.p1, self.p2, self.beta))
 
 
 class OfficialMetaAconC(MetaAconC):
@@ -45,7 +51,7 @@ class OfficialMetaAconC(MetaAconC):
         for space in sorted((d for d in range(1, x.dim()) if d != dim % x.dim()), reverse=True):
             mean = mean.mean(space)
         beta = self._channel_beta(mean.float())
-        return self.form(x, *(reference.align(p, x, dim) for p in (self.p1, self.p2, beta)))
+        return self.form(x, *_align(x, dim, self.p1, self.p2, beta))
 
 
 class Yolov5AconC(OfficialAconC):

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -166,13 +166,13 @@ def _key(name: str) -> tuple[str | None, str | None]:
         text = re.sub(r"[^\s'\"]*site-packages/", "", " ".join(str(error).split()))
         text = text.partition(", the current sys.path")[0]
         return None, f"{type(error).__name__}: {text[:300]}"
-    return (None if model is None else configs.layers_key(model, name)), None
+    return (configs.layers_key(model, name) if model else None), None
 
 
 def _within_limit(function: Callable[[], dict]) -> dict:
     """The function's result, or one that says that it failed or took too long."""
 
-    def stop(*_):
+    def stop(*_: Any) -> None:
         raise TimeoutError(f"took more than {TIME_LIMIT} s")
 
     previous = signal.signal(signal.SIGALRM, stop)

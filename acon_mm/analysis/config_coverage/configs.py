@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from ...convert import registry
 
-#: settings that change no layer and no activation, but for the number of classes
+#: settings that change no layer and no activation, apart from the number of classes
 _NO_LAYERS = ("data_preprocessor", "train_cfg", "test_cfg", "num_classes", "ignore_index", "align_corners")
 #: settings that download weights
 _WEIGHTS = ("pretrained", "init_cfg", "teacher_ckpt")
@@ -25,7 +25,7 @@ _WRAPPERS = ("roi_head", "detector", "student", "teacher", "track_head", "panopt
 def config_dir(package: str) -> Path:
     """The directory of configs in an installed mmdet or mmseg."""
     spec = importlib.util.find_spec(package)
-    if spec is None:
+    if spec is None or spec.origin is None:
         raise FileNotFoundError(f"{package} is not installed")
     return Path(spec.origin).parent / ".mim" / "configs"
 
@@ -55,12 +55,11 @@ def family(config: str) -> str:
     return "/".join(config.split("/")[:2])
 
 
-def model_of(config: str) -> dict | None:
-    """The model of a config, without the settings that download weights; None if the config has no model."""
+def model_of(config: str) -> dict:
+    """The model of a config, without the settings that download weights; empty if the config has no model."""
     package, _, path = config.partition("/")
     cfg = Config.fromfile(config_dir(package) / path)
-    model = cfg.get("model")
-    return None if model is None else _without_weights(model.to_dict())
+    return _without_weights(cfg.model.to_dict()) if cfg.get("model") else {}
 
 
 def _without_weights(node: Any) -> Any:

@@ -1,12 +1,14 @@
 """Which activations of a model get no gradient from its loss."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from ...convert.sites import find_sites
 
 
-def without_gradient(loss: Tensor, modules: dict[str, nn.Module], full: bool = False) -> list[str]:
+def without_gradient(loss: Tensor, modules: Mapping[str, nn.Module], full: bool = False) -> list[str]:
     """The names of the modules to whose parameters the loss gives no gradient.
 
     Args:

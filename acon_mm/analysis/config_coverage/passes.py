@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from ...layers import Acon
@@ -48,7 +49,7 @@ class RunReport:
     not_reached: list[str] = field(default_factory=list)
 
 
-def run_passes(model: nn.Module, original: nn.Module) -> RunReport:
+def run_passes(model: BaseModel, original: BaseModel) -> RunReport:
     """Run each pass of ``model`` on the smallest pictures that ``original`` runs on."""
     report, pair = RunReport(), _Pair(model, original)
     with _recorded_calls(model, pair.called):
@@ -65,7 +66,7 @@ def run_passes(model: nn.Module, original: nn.Module) -> RunReport:
 class _Pair:
     """A model with ACON, the unchanged model, and what was seen of the former."""
 
-    def __init__(self, model: nn.Module, original: nn.Module):
+    def __init__(self, model: BaseModel, original: BaseModel) -> None:
         self.model, self.original = model, original
         self.trace = Trace()
         self.called: set[str] = set()
@@ -97,7 +98,7 @@ class _Pair:
 
 
 def attempt(
-    model: nn.Module, each: samples.Pass, size: int, trace: Trace | None = None
+    model: BaseModel, each: samples.Pass, size: int, trace: Trace | None = None
 ) -> tuple[Tensor | None, Exception | None]:
     """Run a pass; its loss (None outside of training) and its error, one of them None."""
     torch.manual_seed(0)
@@ -108,6 +109,13 @@ def attempt(
     except Exception as error:
         return None, error
     return (samples.total(output) if each.train else None), None
+
+
+def _loss(model: BaseModel, each: samples.Pass, size: int) -> Tensor:
+    loss, error = attempt(model, each, size)
+    if loss is None:
+        raise RuntimeError(f"{each.name} at {size} fails, though it ran with ACON before") from error
+    return loss
 
 
 def _run_pass(pair: _Pair, each: samples.Pass, report: RunReport) -> None:
@@ -141,9 +149,9 @@ def _check_gradients(pair: _Pair, each: samples.Pass, size: int, loss: Tensor, r
     names = without_gradient(loss, acons)
     if names:
         # A part that is computed again in backward shows its gradients only in a full backward pass.
-        names = without_gradient(attempt(pair.model, each, size)[0], {name: acons[name] for name in names}, full=True)
+        names = without_gradient(_loss(pair.model, each, size), {name: acons[name] for name in names}, full=True)
     if names:
-        unused = never_learns(pair.model, pair.original, names, attempt(pair.original, each, size)[0])
+        unused = never_learns(pair.model, pair.original, names, _loss(pair.original, each, size))
         report.unused += unused
         report.without_gradient += [name for name in names if name not in unused]
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 
@@ -77,7 +78,7 @@ def detection_batch(
     return torch.randn(count, 3, size, size, generator=generator), samples
 
 
-def track_batch(size: int, count: int = 2) -> tuple[dict[str, Tensor], list]:
+def track_batch(size: int, count: int = 2) -> tuple[Tensor, list]:
     """One video: a key frame and a reference frame with the same two objects."""
     from mmdet.structures import TrackDataSample
 
@@ -102,7 +103,7 @@ def _boxes(size: int) -> Tensor:
     return torch.tensor([[0.1, 0.1, 0.6, 0.7], [0.3, 0.2, 0.95, 0.9]]) * size
 
 
-def _instances(size: int):
+def _instances(size: int) -> Any:
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData
 
@@ -132,7 +133,7 @@ class Pass(NamedTuple):
     step: Callable[[nn.Module, int], Any]
 
 
-def passes(model: nn.Module) -> list[Pass]:
+def passes(model: BaseModel) -> list[Pass]:
     """The ways to run a model; none for a class that is not known."""
     bases = {base.__name__ for base in type(model).__mro__}
     if "BaseSegmentor" in bases:
@@ -153,7 +154,7 @@ def passes(model: nn.Module) -> list[Pass]:
     return []
 
 
-def _detection(detector: nn.Module) -> Callable:
+def _detection(detector: BaseModel) -> Callable:
     # RTMDet for boxes uses masks if there are any, but cannot read BitmapMasks.
     masks = type(detector).__name__ != "RTMDet" or "Ins" in type(detector.bbox_head).__name__
     return partial(detection_batch, masks=masks, proposals=not getattr(detector, "with_rpn", True))
@@ -162,11 +163,11 @@ def _detection(detector: nn.Module) -> Callable:
 def _passes(batch: Callable, part: str = "") -> list[Pass]:
     """Loss and prediction of a model, or of a part of it."""
 
-    def loss(model: nn.Module, size: int):
+    def loss(model: nn.Module, size: int) -> Any:
         MessageHub.get_current_instance().update_info_dict(dict(epoch=0, iter=0))  # TOOD and BoxInst read them
         return model.get_submodule(part)(*batch(size), mode="loss")
 
-    def predict(model: nn.Module, size: int):
+    def predict(model: nn.Module, size: int) -> Any:
         return model.get_submodule(part)(*batch(size, count=1), mode="predict")  # guided anchoring takes no more
 
     suffix = f" ({part})" if part else ""

@@ -86,7 +86,8 @@ def _problems(report: dict) -> str:
 
 
 def _kept(report: dict) -> str:
-    counts, models = Counter(), Counter()
+    counts: Counter[str] = Counter()
+    models: Counter[str] = Counter()
     for result in report["models"].values():
         for source in ("kept", "kept_calls"):
             for reason, count in result.get(source, {}).items():

@@ -4,9 +4,10 @@ import linecache
 import sys
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from mmengine.model import BaseModel
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -59,11 +60,11 @@ class Call(NamedTuple):
 class Trace(TorchDispatchMode):
     """A context that records the ReLU-like calls inside of it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.calls: set[Call] = set()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         name = func.overloadpacket.__name__
         if name in _NAMES or (name in _CLAMPS and _is_relu(name, args, kwargs or {})):
             self.calls.add(_caller(sys._getframe(1)))
@@ -76,18 +77,18 @@ def _is_relu(name: str, args: tuple, kwargs: dict) -> bool:
     return isinstance(low, (int, float)) and low == 0 and (high == 6 if name.startswith("hardtanh") else high is None)
 
 
-def _caller(frame: FrameType | None) -> Call:
+def _caller(frame: FrameType) -> Call:
     """The call that led to ``frame``: its source is outside of PyTorch, its module may be a layer of PyTorch."""
     module = None
-    while frame is not None:
+    while True:
         owner = frame.f_locals.get("self")
         inside = frame.f_code.co_filename.startswith((_TORCH, _OURS))
         if module is None and isinstance(owner, nn.Module) and (not inside or isinstance(owner, ACTIVATIONS)):
             module = owner
-        if not inside:
+        if not inside or frame.f_back is None:
             break
         frame = frame.f_back
-    outer = frame
+    outer: FrameType | None = frame
     while module is None and outer is not None:  # the call is in a function: find the module that called it
         module = outer.f_locals.get("self") if isinstance(outer.f_locals.get("self"), nn.Module) else None
         outer = outer.f_back
@@ -98,7 +99,7 @@ def _caller(frame: FrameType | None) -> Call:
 
 def _text(code: CodeType, instruction: int) -> str:
     """The source of the expression that ``instruction`` belongs to, on one line."""
-    line, end_line, column, end_column = list(code.co_positions())[instruction // 2]
+    line, end_line, column, end_column = (each or 0 for each in list(code.co_positions())[instruction // 2])
     lines = [linecache.getline(code.co_filename, number) for number in range(line, end_line + 1)]
     # Positions count bytes.
     lines[-1] = lines[-1].encode()[:end_column].decode(errors="replace")
@@ -106,7 +107,7 @@ def _text(code: CodeType, instruction: int) -> str:
     return " ".join(" ".join(lines).split())
 
 
-def explain(model: nn.Module, calls: set[Call]) -> tuple[dict[str, str], list[str]]:
+def explain(model: BaseModel, calls: set[Call]) -> tuple[dict[str, str], list[str]]:
     """Why each call stays, by the name of the call; and the calls without a reason. Calls of ACONs are left out."""
     names: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
