@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..ops import reference
 from .reading import CheckpointError
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -141,7 +142,8 @@ def shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
 def forward(state: Mapping[str, Tensor], layout: Layout, x: Tensor) -> list[Tensor]:
     """The outputs of the four stages in evaluation mode, and of the classifier if there is one.
 
-    It uses functions of PyTorch alone, so that modules of this package can be compared with it.
+    It uses functions of PyTorch and the formula in ``ops/reference.py``, but no module of this package, so that the modules
+    can be compared with it.
     """
 
     def conv(x: Tensor, name: str, norm: str, stride: int = 1) -> Tensor:
@@ -157,8 +159,7 @@ def forward(state: Mapping[str, Tensor], layout: Layout, x: Tensor) -> list[Tens
         else:
             hidden = conv(x.mean((2, 3), keepdim=True), f"{name}.fc1", f"{name}.bn1")
             beta = torch.sigmoid(conv(hidden, f"{name}.fc2", f"{name}.bn2"))
-        d = (p1 - p2) * x
-        return d * torch.sigmoid(beta * d) + p2 * x
+        return reference.forward_composed(x, p1, p2, beta, channel_dim=1)
 
     x = F.max_pool2d(conv(x, "conv1", "bn1", 2).relu(), 3, 2, 1)
     outputs = []

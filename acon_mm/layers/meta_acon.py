@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops import backend_for, cpu
 from ..ops import functional as F
+from ..ops.generator import Generator
 from .base import RELU_BETA, Acon, check_option, reset_slopes
 from .inner import InnerConv2d, build_norm, has_batch_statistics, normalize
 
@@ -166,36 +167,65 @@ class MetaAconC(Acon):
 
 
 def fused_meta_acon(module: nn.Module, x: Tensor, channel_dim: int) -> Tensor | None:
-    """What a channel-wise :class:`acon_mm.MetaAconC` makes of ``x``; None where it must do that itself.
+    """The output of a channel-wise :class:`MetaAconC`, by one operator; None where the operator cannot compute it.
 
-    It must without compiled kernels, with more than 16 samples, without space to take a mean of, with other norms than
-    a batch norm that has running statistics, with dtypes other than that which is computed in, under ``torch.compile``
-    and export, and where a module inside has hooks, which want to see it called, or was replaced by another class.
+    The module must call its layers one by one:
+
+    - without compiled kernels, on another device than a CPU, under ``torch.compile`` and export;
+    - with more than 16 samples or none, and where there is no space to take the mean over;
+    - with other norms than batch norms that have running statistics, weights and the same options;
+    - where a parameter has another dtype than the operator computes in;
+    - where a layer has hooks, or was replaced by another class.
 
     Shape:
-        x ``(N, ..., C, ...)`` with C at ``channel_dim``; the result has the same
+        x ``(N, ..., C, ...)`` with C at ``channel_dim``; the result has the same shape.
     """
     if F.is_exporting() or torch.compiler.is_compiling() or x.dim() < 3 or not 0 < x.shape[0] <= FEW_SAMPLES:
         return None
-    fc1, bn1, fc2, bn2 = layers = module.fc1, module.bn1, module.fc2, module.bn2
+    fc1, bn1, fc2, bn2 = module.fc1, module.bn1, module.fc2, module.bn2
     # An adapter around a layer, or a layer of another class, computes something else from the same weight.
-    if any(_has_hooks(layer) for layer in layers) or not all(_is_inner(layer) for layer in (fc1, fc2)):
+    if not (_is_inner(fc1) and _is_inner(fc2)):
         return None
-    parameters = [fc1.weight, fc1.bias, fc2.weight, fc2.bias]
-    buffers, from_batch, momentum, eps = [], False, 0.0, 0.0
-    if not (isinstance(bn1, nn.Identity) and isinstance(bn2, nn.Identity)):
-        if not _is_plain(bn1) or not _is_plain(bn2) or _options(bn1) != _options(bn2):
-            return None
-        parameters[2:2] = bn1.weight, bn1.bias
-        parameters += bn2.weight, bn2.bias
-        from_batch, momentum, eps = _options(bn1)
-        buffers = [t for norm in (bn1, bn2) for t in (norm.running_mean, norm.running_var, norm.num_batches_tracked)]
-        from_batch = from_batch and has_batch_statistics(bn1, x.shape[:2])
+    if _has_hooks(fc1) or _has_hooks(bn1) or _has_hooks(fc2) or _has_hooks(bn2):
+        return None
+    if type(bn1) is type(bn2) is nn.Identity:
+        norms = _NO_NORMS
+    elif _is_plain(bn1) and _is_plain(bn2) and _options(bn1) == _options(bn2):
+        norms = dict(
+            bn1_weight=bn1.weight,
+            bn1_bias=bn1.bias,
+            bn1_running_mean=bn1.running_mean,
+            bn1_running_var=bn1.running_var,
+            bn1_num_batches_tracked=bn1.num_batches_tracked,
+            bn2_weight=bn2.weight,
+            bn2_bias=bn2.bias,
+            bn2_running_mean=bn2.running_mean,
+            bn2_running_var=bn2.running_var,
+            bn2_num_batches_tracked=bn2.num_batches_tracked,
+            batch_statistics=bn1.training and has_batch_statistics(bn1, x.shape[:2]),
+            momentum=bn1.momentum,
+            eps=bn1.eps,
+        )
+    else:
+        return None
+    generator = Generator(
+        fc1_weight=fc1.weight,
+        fc1_bias=fc1.bias,
+        fc2_weight=fc2.weight,
+        fc2_bias=fc2.bias,
+        beta_scale=module.beta_scale,
+        **norms,
+    )
     p1, p2 = module.p1, module.p2
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    if backend_for(x) != "compiled" or any(t.dtype != dtype for t in (p1, p2, *parameters)):
+    dtypes = {t.dtype for t in (p1, p2, *generator.learned())}
+    if dtypes != {torch.promote_types(x.dtype, torch.float32)} or backend_for(x) != "compiled":
         return None
-    return cpu.meta_acon_c(x, p1, p2, parameters, buffers, from_batch, momentum, eps, module.beta_scale, channel_dim)
+    return cpu.meta_acon_c(x, p1, p2, generator, channel_dim)
+
+
+# What stands in for two norms: no tensors, and options without effect.
+_NO_NORMS = dict.fromkeys(name for name in Generator._fields if name.startswith("bn"))
+_NO_NORMS |= dict(batch_statistics=False, momentum=0.0, eps=0.0)
 
 
 def _is_inner(linear: nn.Module) -> bool:

@@ -18,7 +18,6 @@ the rest; naming one that is not there is an error.
 """
 
 import os
-from functools import reduce
 from types import ModuleType
 
 import torch
@@ -31,12 +30,13 @@ BACKENDS: dict[str, ModuleType] = {"compiled": cpu, "triton": gpu, "reference": 
 
 def backend_for(x: Tensor, *parameters: Tensor) -> str:
     """Name of the implementation that serves ``x`` and the parameters, by their device and dtype."""
-    compute_dtype = _compute_dtype(x, *parameters)
-    return next(name for name in _candidates if BACKENDS[name].serves(x, compute_dtype))
-
-
-def _compute_dtype(*tensors: Tensor) -> torch.dtype:
-    return reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
+    compute_dtype = torch.promote_types(x.dtype, torch.float32)
+    for parameter in parameters:
+        compute_dtype = torch.promote_types(compute_dtype, parameter.dtype)
+    for name in _candidates:
+        if BACKENDS[name].serves(x, compute_dtype):
+            return name
+    raise AssertionError("the reference serves every tensor")
 
 
 def _forced(name: str | None) -> list[str]:

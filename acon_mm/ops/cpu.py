@@ -1,15 +1,17 @@
-"""The C++ kernels for CPUs: ``torch.ops.acon_mm.acon_c``, built by ``setup.py`` out of ``csrc/``.
+"""The C++ kernels for CPUs, as operators of PyTorch: ``torch.ops.acon_mm``. ``setup.py`` builds them from ``csrc/``.
 
-The library is named after the PyTorch that it was compiled against and is loaded with that one only. AVX-512, AVX2 or
-the baseline is chosen when it runs, as PyTorch chooses for its own kernels; ``ATEN_CPU_CAPABILITY`` (``avx512``,
+The library's name has the version of PyTorch that it was compiled for, and only that version loads it. It holds kernels
+for AVX-512, AVX2 and older processors, and chooses at run time as PyTorch does; ``ATEN_CPU_CAPABILITY`` (``avx512``,
 ``avx2``, ``default``) forces one.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from . import reference
+from .generator import Generator, generate_beta
 
 _DTYPES = {
     torch.float32: torch.float32,
@@ -25,66 +27,66 @@ def problem() -> str | None:
 
 
 def serves(x: Tensor, compute_dtype: torch.dtype) -> bool:
-    """Whether the kernels take ``x``, computing in ``compute_dtype``."""
-    return _problem is None and x.device.type == "cpu" and _DTYPES.get(x.dtype) == compute_dtype
+    """Whether the kernels take ``x`` and compute in ``compute_dtype``."""
+    return _problem is None and is_meant_for(x, compute_dtype)
+
+
+def is_meant_for(x: Tensor, compute_dtype: torch.dtype) -> bool:
+    """Whether :func:`serves` is true where the kernels are built."""
+    return x.device.type == "cpu" and _DTYPES.get(x.dtype) == compute_dtype
 
 
 def acon_c(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> Tensor:
-    """ACON-C, equation 7; parameters are ``(C,)``, ``(N, C)`` or ``(N, 1)``. Differentiable twice."""
+    r"""ACON-C: :math:`(p_1 - p_2)\,x\,\sigma(\beta (p_1 - p_2)\,x) + p_2\,x` (equation 7), twice differentiable.
+
+    Shape:
+        x ``(N, ..., C, ...)`` with C at ``channel_dim``; p1, p2 and beta ``(C,)``, ``(N, C)`` or ``(N, 1)``. The result
+        is as ``x``.
+
+    Raises:
+        RuntimeError: another dtype of ``x`` than float32, float64, bfloat16 and float16, or another shape.
+    """
     return torch.ops.acon_mm.acon_c.default(x, p1, p2, beta, channel_dim)
 
 
 def input_and_mean(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
     """``x`` and its mean per sample and channel, ``(N, C)``.
 
-    What uses the first in place of ``x`` lets backward add the mean's gradient in place to the other of ``x``.
+    Use the returned ``x`` in place of yours: backward can then add the gradient of the mean to that of ``x`` in place.
     """
     return torch.ops.acon_mm.input_and_mean.default(x, channel_dim)
 
 
-def meta_acon_c(
-    x: Tensor,
-    p1: Tensor,
-    p2: Tensor,
-    parameters: Sequence[Tensor],
-    buffers: Sequence[Tensor],
-    batch_statistics: bool,
-    momentum: float,
-    eps: float,
-    beta_scale: float,
-    channel_dim: int,
-) -> Tensor:
-    r"""Meta-ACON-C with the channel-wise generator, all at once. Differentiable twice.
+def meta_acon_c(x: Tensor, p1: Tensor, p2: Tensor, generator: Generator, channel_dim: int) -> Tensor:
+    r"""Meta-ACON-C with its channel-wise generator, in one operator, twice differentiable.
 
     .. math::
         \beta = k\,\sigma(BN_2(fc_2(BN_1(fc_1(\mathrm{mean}(x)))))), \quad
         y = (p_1 - p_2)\,x\,\sigma(\beta (p_1 - p_2)\,x) + p_2\,x
 
-    (arXiv 2009.04759, section 3.3 and equation 7.) With ``batch_statistics``, which take two samples, the norms move
-    their running statistics as in training; otherwise these normalise.
-
-    Args:
-        parameters: weight and bias of fc1, bn1, fc2 and bn2, all float32 (float64 where ``x`` is); of fc1 and fc2
-            where there are no norms.
-        buffers: running mean, running variance and number of batches of bn1 and bn2, or none.
-        beta_scale: :math:`k`.
+    (arXiv 2009.04759, section 3.3 and equation 7.) With batch statistics, the running statistics of the norms move as
+    in training. All tensors of ``generator`` have the dtype of p1: float64 where ``x`` is float64, otherwise float32.
 
     Shape:
-        x ``(N, ..., C, ...)``, N > 0; p1 and p2 ``(C,)``; fc1's weight ``(H, C, 1, 1)``, fc2's ``(C, H, 1, 1)``, all
-        else ``(H,)`` and ``(C,)``. The result is as ``x``.
+        x ``(N, ..., C, ...)``, N > 0, with C at ``channel_dim``; p1 and p2 ``(C,)``; ``generator``: see
+        :class:`Generator`. The result is as ``x``.
 
     Raises:
-        RuntimeError: another number of parameters or buffers, another shape or dtype of one, batch statistics of a
-            single sample.
+        RuntimeError: one norm without the other, another shape or dtype of a tensor, no sample, or batch statistics of
+            a single sample.
     """
-    return torch.ops.acon_mm.meta_acon_c.default(
-        x, p1, p2, parameters, buffers, batch_statistics, momentum, eps, beta_scale, channel_dim
-    )
+    return torch.ops.acon_mm.meta_acon_c.default(x, p1, p2, *generator, channel_dim)
 
 
 def instruction_set() -> str:
-    """``'avx512'``, ``'avx2'`` or ``'baseline'``: the one that is in use."""
+    """The instruction set in use: ``'avx512'``, ``'avx2'`` or ``'baseline'``."""
     return torch.ops.acon_mm.cpu_kernels().removesuffix("_table")
+
+
+def _composed_meta_acon_c(x: Tensor, p1: Tensor, p2: Tensor, *generator_and_dim) -> Tensor:
+    *values, channel_dim = generator_and_dim
+    beta = generate_beta(reference.spatial_mean(x, channel_dim), Generator(*values))
+    return acon_c(x, p1, p2, beta, channel_dim)
 
 
 def _load() -> str | None:
@@ -105,3 +107,8 @@ def _load() -> str | None:
 
 
 _problem = _load()
+if _problem is None:
+    # C++ calls these for double backward, and for tensors without memory that kernels could read.
+    _library = torch.library.Library("acon_mm", "IMPL")
+    _library.impl("acon_c_backward_composed", reference.backward, "CompositeImplicitAutograd")
+    _library.impl("meta_acon_c_composed", _composed_meta_acon_c, "CompositeImplicitAutograd")

@@ -100,14 +100,11 @@ def input_and_mean(x: Tensor, channel_dim: int = 1) -> tuple[Tensor, Tensor]:
     Use the first in place of ``x``: backward may then add the mean's gradient in place to the other gradient of ``x``,
     without a further tensor of its size.
     """
-    space = [d for d in range(1, x.dim()) if d != channel_dim % x.dim()]
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    if not space:
-        return x, x.to(dtype)
-    # Under torch.compile, an operator must not return its input; the compiler fuses the addition itself.
-    if backend_for(x) == "compiled" and not (is_exporting() or torch.compiler.is_compiling()):
+    # Under torch.compile, an operator must not return its input, and the compiler fuses the addition itself.
+    without_operator = x.dim() == 2 or is_exporting() or torch.compiler.is_compiling()
+    if not without_operator and backend_for(x) == "compiled":
         return cpu.input_and_mean(x, channel_dim)
-    return x, x.mean(space, dtype=dtype)
+    return x, reference.spatial_mean(x, channel_dim)
 
 
 def is_exporting() -> bool:

@@ -46,6 +46,13 @@ def align(parameter: Tensor, x: Tensor, channel_dim: int) -> Tensor:
     return parameter.reshape(shape)
 
 
+def spatial_mean(x: Tensor, channel_dim: int) -> Tensor:
+    """The mean of ``x`` over space per sample and channel, ``(N, C)``, in float32 or wider."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    space = [d for d in range(1, x.dim()) if d != channel_dim % x.dim()]
+    return x.mean(space, dtype=dtype) if space else x.to(dtype)
+
+
 def forward(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> Tensor:
     """``y`` of ACON-C; allocates the result and nothing else of its size where ``beta`` is small."""
     p1, p2, beta = _prepared(x, p1, p2, beta, channel_dim)

@@ -63,7 +63,8 @@ def assert_exact(function, x: Tensor, parameters: list[Tensor], dim: int, roundi
             assert (got.double() - want).abs().max().item() <= 1e-5 * size
 
 
-def parameters_for(x: Tensor, dim: int, kind: str) -> list[Tensor]:
+def parameters_for(x: Tensor, dim: int, beta_shape: str) -> list[Tensor]:
+    """p1, p2 and a beta of shape ``(C,)``, ``(N, C)`` or ``(N, 1)``: ``beta_shape`` is ``C``, ``NC`` or ``N1``."""
     channels, samples = x.shape[dim], x.shape[0]
-    shape = {"C": (channels,), "NC": (samples, channels), "N1": (samples, 1)}[kind]
+    shape = {"C": (channels,), "NC": (samples, channels), "N1": (samples, 1)}[beta_shape]
     return [torch.randn(channels), torch.randn(channels), torch.randn(shape)]

@@ -1,4 +1,4 @@
-"""Every implementation of ACON-C computes what float64 autograd of the plain formula says, on every sort of tensor."""
+"""The compiled kernels and the reference: ACON-C and the mean against float64 autograd of the plain formula."""
 
 import os
 import subprocess
@@ -12,19 +12,19 @@ from torch import Tensor
 from acon_mm import functional as F
 from acon_mm.ops import cpu as compiled
 from acon_mm.ops import reference
-from helpers.exactness import assert_exact, exact, layouts, parameters_for, run
+from helpers.exactness import assert_exact, layouts, parameters_for, run
+from helpers.kernels import NEEDS_COMPILED, buffers, fused, meta_inputs
 
-NEEDS_COMPILED = pytest.mark.skipif(compiled.problem() is not None, reason=str(compiled.problem()))
 HERE = Path(__file__).parent
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+BACKENDS = [pytest.param("compiled", marks=NEEDS_COMPILED), "reference"]
 
 
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-BACKENDS = [pytest.param("compiled", marks=NEEDS_COMPILED), "reference"]
 
 
 def implementation(name: str):
@@ -43,8 +43,8 @@ def by_reference(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, dim: int) -> T
 )
 def test_values_and_gradients(name, dtype, shape):
     for x, dim in layouts(shape, dtype).values():
-        for kind in ("C", "NC", "N1"):
-            assert_exact(implementation(name), x, parameters_for(x, dim, kind), dim)
+        for beta_shape in ("C", "NC", "N1"):
+            assert_exact(implementation(name), x, parameters_for(x, dim, beta_shape), dim)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -58,7 +58,7 @@ def test_odd_planes(name, plane, dtype):
 
 @NEEDS_COMPILED
 @pytest.mark.parametrize("channels", [1, 3, 16, 100, 3000])
-def test_rows_of_many_widths(channels):
+def test_rows_of_many_channels(channels):
     x = torch.randn(2, 50, channels).transpose(1, 2)
     assert_exact(compiled.acon_c, x, parameters_for(x, 1, "NC"), 1)
 
@@ -116,11 +116,11 @@ def test_huge_tiny_infinite_and_nan_are_those_of_the_reference(dtype, beta):
 
 
 @NEEDS_COMPILED
-@pytest.mark.parametrize("kind", ["C", "NC", "N1"])
+@pytest.mark.parametrize("beta_shape", ["C", "NC", "N1"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
-def test_gradcheck_of_the_operator(kind, layout):
+def test_gradcheck_of_the_operator(beta_shape, layout):
     x, dim = layouts((2, 3, 2, 3), torch.float64)[layout]
-    inputs = [t.double().requires_grad_() for t in (x.detach(), *parameters_for(x, dim, kind))]
+    inputs = [t.double().requires_grad_() for t in (x.detach(), *parameters_for(x, dim, beta_shape))]
     assert torch.autograd.gradcheck(compiled.acon_c, (*inputs, dim))
     assert torch.autograd.gradgradcheck(compiled.acon_c, (*inputs, dim))
 
@@ -140,7 +140,7 @@ def test_opcheck(layout):
 @NEEDS_COMPILED
 def test_operator_refuses_what_does_not_fit():
     x, ones = torch.randn(2, 3, 4), torch.ones(3)
-    with pytest.raises(RuntimeError, match=r"shape \[4\] fits no input of shape \[2, 3, 4\]"):
+    with pytest.raises(RuntimeError, match=r"shape \[4\] does not fit an input of shape \[2, 3, 4\]"):
         compiled.acon_c(x, ones, ones, torch.ones(4), 1)
     with pytest.raises(RuntimeError, match="takes float32, float64, bfloat16 and float16, got Long"):
         compiled.acon_c(x.long(), ones, ones, ones, 1)
@@ -205,129 +205,6 @@ def test_mean_is_added_in_place_to_a_gradient_of_its_own():
     assert "acon_mm::acon_c_backward" in called and "aten::add" not in called
 
 
-# Meta-ACON's generator, in one operator with its mean and the activation
-
-NORMS = ("none", "batch", "running")
-BETA_SCALE = 2.5
-
-
-def meta_inputs(shape: tuple[int, ...], hidden: int, norm: str, dtype: torch.dtype) -> tuple[list, list]:
-    """Tensors that are learned, x first, and buffers."""
-    channels = shape[1]
-    # Samples whose means differ, as a norm of the batch divides by their differences.
-    x = torch.randn(shape) + torch.randn(shape[0], channels, *[1] * (len(shape) - 2))
-    learned, buffers = [x, torch.randn(channels), torch.randn(channels)], []
-    for inputs, outputs in ((channels, hidden), (hidden, channels)):
-        learned += [torch.randn(outputs, inputs, 1, 1) / inputs**0.5, torch.randn(outputs)]
-        if norm != "none":
-            learned += [torch.randn(outputs), torch.randn(outputs)]
-            buffers += [torch.randn(outputs), torch.rand(outputs) + 0.5, torch.tensor(3)]
-    wide = [t.to(dtype) if t.is_floating_point() else t for t in buffers]
-    return [t.to(dtype).requires_grad_() for t in learned], wide
-
-
-def meta_at_once(learned: list, buffers: list, norm: str) -> Tensor:
-    x, p1, p2, *parameters = learned
-    return compiled.meta_acon_c(x, p1, p2, parameters, buffers, norm == "batch", 0.1, 1e-5, BETA_SCALE, 1)
-
-
-def meta_by_modules(learned: list, buffers: list, norm: str) -> Tensor:
-    x, p1, p2, *parameters = learned
-    pooled, own = x.flatten(2).mean(2), len(parameters) // 2
-    for index in range(2):
-        weight, bias, *affine = parameters[own * index : own * (index + 1)]
-        pooled = torch.nn.functional.linear(pooled, weight.flatten(1), bias)
-        if norm != "none":
-            mean, var, count = buffers[3 * index : 3 * (index + 1)]
-            count += norm == "batch"
-            pooled = torch.nn.functional.batch_norm(pooled, mean, var, *affine, training=norm == "batch")
-    return exact(x, p1, p2, BETA_SCALE * pooled.sigmoid(), 1)[0]
-
-
-@NEEDS_COMPILED
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize(
-    ("shape", "hidden"),
-    [((1, 5, 3, 3), 16), ((2, 64, 9, 7), 16), ((3, 2048, 2, 2), 128), ((7, 700, 5), 100), ((16, 33, 2, 2, 2), 16)],
-)
-def test_meta_at_once(shape, hidden, norm):
-    if norm == "batch" and shape[0] == 1:
-        shape = (4, *shape[1:])
-    learned, buffers = meta_inputs(shape, hidden, norm, torch.float32)
-    wide = [t.detach().double().requires_grad_() for t in learned]
-    wide_buffers = [t.double() if t.is_floating_point() else t.clone() for t in buffers]
-    y, wanted = meta_at_once(learned, buffers, norm), meta_by_modules(wide, wide_buffers, norm)
-    grad = torch.randn(shape)
-    grads, grads_wanted = (
-        torch.autograd.grad(result, tensors, grad.to(result.dtype))
-        for result, tensors in ((y, learned), (wanted, wide))
-    )
-    # The gradients of biases in front of a norm of the batch are 0, the others' are of one scale each.
-    scale = max(t.abs().max().item() for t in grads_wanted[3:])
-    for ours, theirs in zip([y, *grads], [wanted, *grads_wanted], strict=True):
-        assert ours.shape == theirs.shape and ours.dtype == torch.float32
-        torch.testing.assert_close(ours.double(), theirs, rtol=1e-3, atol=1e-4 * scale)
-    for ours, theirs in zip(buffers, wide_buffers, strict=True):
-        torch.testing.assert_close(ours.double(), theirs.double(), rtol=1e-4, atol=1e-5)
-
-
-@NEEDS_COMPILED
-@pytest.mark.parametrize("norm", NORMS)
-def test_meta_at_once_to_the_second_derivative(norm):
-    learned, buffers = meta_inputs((3, 4, 2, 3), 2, norm, torch.float64)
-
-    def y(*tensors):
-        # The buffers move, but no result of a norm of the batch depends on them.
-        return meta_at_once(tensors, buffers, norm)
-
-    torch.testing.assert_close(y(*learned), meta_by_modules(learned, buffers, norm))
-    assert torch.autograd.gradcheck(y, learned)
-    assert torch.autograd.gradgradcheck(y, learned)
-
-
-@NEEDS_COMPILED
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided", "flipped strides"])
-def test_meta_at_once_in_any_layout(layout):
-    learned, buffers = meta_inputs((2, 5, 7, 9), 4, "none", torch.float64)
-    x = layouts((2, 5, 7, 9), torch.float64)[layout][0].requires_grad_()
-    learned[0] = x
-    y, wanted = meta_at_once(learned, buffers, "none"), meta_by_modules(learned, buffers, "none")
-    grad = torch.randn_like(y)
-    torch.testing.assert_close(y, wanted)
-    for ours, theirs in zip(
-        torch.autograd.grad(y, learned, grad), torch.autograd.grad(wanted, learned, grad), strict=True
-    ):
-        torch.testing.assert_close(ours, theirs)
-
-
-@NEEDS_COMPILED
-def test_meta_at_once_on_tensors_that_kernels_cannot_read():
-    """Batches of gradients, and tensors without values."""
-    learned, buffers = meta_inputs((3, 4, 2, 3), 2, "batch", torch.float64)
-    y = meta_at_once(learned, buffers, "batch")
-    grads = torch.randn(5, *y.shape, dtype=y.dtype)
-    batched = torch.autograd.grad(y, learned, grads, is_grads_batched=True, retain_graph=True)
-    for index, grad in enumerate(grads):
-        for ours, theirs in zip(batched, torch.autograd.grad(y, learned, grad, retain_graph=True), strict=True):
-            torch.testing.assert_close(ours[index], theirs)
-    without = [[t.detach().to("meta") for t in tensors] for tensors in (learned, buffers)]
-    assert meta_at_once(*without, "batch").shape == y.shape
-
-
-@NEEDS_COMPILED
-def test_meta_at_once_refuses():
-    learned, _ = meta_inputs((1, 4, 2, 3), 2, "none", torch.float32)
-    with pytest.raises(RuntimeError, match="4 parameters of the generator and no buffers, or 8 and 6, got 3 and 0"):
-        meta_at_once(learned[:-1], [], "none")
-    with pytest.raises(RuntimeError, match=r"with 2 outputs takes contiguous tensors .* of Float, got one of Double"):
-        meta_at_once([*learned[:3], learned[3].double(), *learned[4:]], [], "none")
-    learned, buffers = meta_inputs((1, 4, 2, 3), 2, "batch", torch.float32)
-    with pytest.raises(RuntimeError, match="batch statistics take two samples, got 1"):
-        meta_at_once(learned, buffers, "batch")
-    with pytest.raises(RuntimeError, match="N > 0"):
-        meta_at_once([learned[0][:0], *learned[1:]], buffers, "running")
-
-
 # Threads and instruction sets
 
 
@@ -341,13 +218,14 @@ def test_same_bits_for_any_number_of_threads(layout, dtype):
     try:
         for threads in (1, 2, 3, 8):
             torch.set_num_threads(threads)
-            for kind in ("C", "NC"):
+            for beta_shape in ("C", "NC"):
                 torch.manual_seed(1)
-                results.append(run(compiled.acon_c, x, parameters_for(x, dim, kind), dim, grad))
+                results.append(run(compiled.acon_c, x, parameters_for(x, dim, beta_shape), dim, grad))
             mean = compiled.input_and_mean(x, dim)[1]
-            learned, buffers = meta_inputs((3, 2048, 2, 2), 300, "batch", torch.float32)
-            y = meta_at_once(learned, buffers, "batch")
-            results[-1] += [mean, y.detach(), *buffers, *torch.autograd.grad(y.square().sum(), learned)]
+            tensors, generator = meta_inputs((3, 2048, 2, 2), 300, "batch", torch.float32)
+            y = fused(tensors, generator)
+            grads = torch.autograd.grad(y.square().sum(), [*tensors, *generator.learned()])
+            results[-1] += [mean, y.detach(), *buffers(generator), *grads]
     finally:
         torch.set_num_threads(before)
     for start in (0, 1):
@@ -355,32 +233,24 @@ def test_same_bits_for_any_number_of_threads(layout, dtype):
             assert all(torch.equal(a, b) for a, b in zip(results[start], other, strict=True))
 
 
-CHECK_INSTRUCTION_SET = """
-import sys, torch
-sys.path[:0] = sys.argv[2:]
-from acon_mm.ops import cpu as compiled
-assert compiled.instruction_set() == sys.argv[1], compiled.instruction_set()
-import test_cpu
-from helpers.exactness import assert_exact, layouts, parameters_for
-for dtype in test_cpu.DTYPES:
-    test_cpu.test_large_results_are_those_of_their_parts(dtype)
-    for shape in [(2, 5, 7, 9), (3, 17, 5, 5), (2, 40, 33)]:
-        for x, dim in layouts(shape, dtype).values():
-            assert_exact(compiled.acon_c, x, parameters_for(x, dim, "NC"), dim)
-for norm in test_cpu.NORMS:
-    test_cpu.test_meta_at_once((7, 100, 3, 3), 16, norm)
-"""
+def test_instruction_set():
+    """That of PyTorch's own kernels, or the one that the environment asks for."""
+    asked = os.environ.get("ATEN_CPU_CAPABILITY", torch.backends.cpu.get_cpu_capability()).lower()
+    assert compiled.instruction_set() == (asked if asked in ("avx512", "avx2") else "baseline")
 
 
 @NEEDS_COMPILED
-@pytest.mark.parametrize(("capability", "instructions"), [("default", "baseline"), ("avx2", "avx2")])
-def test_each_instruction_set(capability, instructions):
+@pytest.mark.parametrize("capability", ["default", "avx2"])
+def test_each_instruction_set(capability):
+    """The tests of values and gradients again, in a process that uses other instructions."""
     if compiled.instruction_set() == "baseline" and capability != "default":
         pytest.skip("this processor has no AVX2")
+    chosen = "test_instruction_set or large_results or (values_and_gradients and not reference)"
     done = subprocess.run(
-        [sys.executable, "-c", CHECK_INSTRUCTION_SET, instructions, str(HERE), str(HERE.parent)],
+        [sys.executable, "-m", "pytest", HERE / "test_cpu.py", HERE / "test_fused.py", "-k", chosen],
+        cwd=HERE.parents[1],
         env=os.environ | {"ATEN_CPU_CAPABILITY": capability},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "skipped" not in done.stdout, done.stdout + done.stderr

@@ -44,8 +44,8 @@ def test_values_and_gradients(dtype, shape):
     # The interpreter cuts bfloat16 off instead of rounding it.
     roundings = 1 if dtype == torch.bfloat16 and DEVICE == "cpu" else 0.5
     for x, dim in layouts(shape, dtype).values():
-        for kind in ("C", "NC", "N1"):
-            assert_exact(Kernels.apply, x, parameters_for(x, dim, kind), dim, roundings)
+        for beta_shape in ("C", "NC", "N1"):
+            assert_exact(Kernels.apply, x, parameters_for(x, dim, beta_shape), dim, roundings)
 
 
 @pytest.mark.parametrize("plane", [1, 7, 25, 63, 65])

@@ -1,4 +1,5 @@
-// The operators on the CPU, without autograd: tensors cut up as layout.h says, the loops of kernels.cpp over the parts.
+// ACON-C and the mean on a CPU, without autograd. Tensors are cut into chunks (layout.h); the loops of kernels.cpp
+// compute a chunk.
 #include "cpu.h"
 
 #include <ATen/Parallel.h>
@@ -11,13 +12,7 @@
 
 namespace acon {
 
-at::ScalarType compute_type(const Tensor& x) {
-  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
-namespace {
-
-// As PyTorch's own kernels: the best that this processor has, or what ATEN_CPU_CAPABILITY says.
+// As PyTorch's own kernels choose.
 const Table& table() {
   static const Table& chosen = []() -> const Table& {
 #if defined(ACON_X86)
@@ -34,6 +29,8 @@ const Table& table() {
   return chosen;
 }
 
+namespace {
+
 template <typename S>
 const Kernels<S>& kernels() {
   if constexpr (std::is_same_v<S, float>) {
@@ -47,7 +44,7 @@ const Kernels<S>& kernels() {
   }
 }
 
-// Calls `f` with a value of the kernels' type for the elements of `x`.
+// Calls `f` with a value of the kernels' type for the dtype of `x`.
 template <typename F>
 void dispatch(const Tensor& x, const char* name, F f) {
   switch (x.scalar_type()) {
@@ -64,7 +61,7 @@ void dispatch(const Tensor& x, const char* name, F f) {
   }
 }
 
-// A parameter of shape (C,), (N, C) or (N, 1) in the type that is computed in.
+// A parameter of shape (C,), (N, C) or (N, 1), in the compute type.
 struct Prepared {
   Tensor tensor;
   int64_t sample_stride, channel_stride;
@@ -75,8 +72,8 @@ struct Prepared {
     TORCH_CHECK(
         (rank == 1 && tensor.size(0) == channels) ||
             (rank == 2 && tensor.size(0) == samples && (tensor.size(1) == channels || tensor.size(1) == 1)),
-        "a parameter of shape ", tensor.sizes(), " fits no input of shape ", x.sizes(),
-        " whose channels lie at dimension ", channel_dim, ": it must be (C,), (N, C) or (N, 1)");
+        "a parameter of shape ", tensor.sizes(), " does not fit an input of shape ", x.sizes(),
+        " with channels at dimension ", channel_dim, ": it must be (C,), (N, C) or (N, 1)");
     sample_stride = rank == 1 ? 0 : tensor.size(1);
     channel_stride = tensor.size(-1) == 1 ? 0 : 1;
   }
@@ -109,16 +106,6 @@ struct Inputs {
   }
 };
 
-// Null where there is no tensor, or nothing in it.
-template <typename S>
-S* data(const Tensor& t) {
-  return t.defined() ? static_cast<S*>(t.data_ptr()) : nullptr;
-}
-template <typename S>
-const S* const_data(const Tensor& t) {
-  return t.defined() ? static_cast<const S*>(t.const_data_ptr()) : nullptr;
-}
-
 template <typename F>
 void for_each_task(const Layout& layout, F f) {
   at::parallel_for(0, layout.tasks(), layout.grain(), [&](int64_t begin, int64_t end) {
@@ -128,12 +115,13 @@ void for_each_task(const Layout& layout, F f) {
   });
 }
 
-// Adds what each chunk summed up, in the order of the chunks: (tasks, kinds) of planes or (tasks, kinds, C) of rows becomes
-// (N, kinds, C). By hand, since the tensors are small: PyTorch's operators would take longer to call than to compute.
+// Adds the `count` sums of all chunks, in the order of the chunks. `partial` is (tasks, count) of planes or (tasks,
+// count, C) of rows; the result is (N, count, C). The tensors are small: calling PyTorch's operators would take longer
+// than these loops.
 template <typename A>
-Tensor total(const Tensor& partial, const Layout& layout, int64_t kinds) {
-  const int64_t channels = layout.channels, size = kinds * channels;
-  Tensor result = at::zeros({layout.samples, kinds, channels}, partial.options());
+Tensor total(const Tensor& partial, const Layout& layout, int64_t count) {
+  const int64_t channels = layout.channels, size = count * channels;
+  Tensor result = at::zeros({layout.samples, count, channels}, partial.options());
   const A* from = const_data<A>(partial);
   A* to = data<A>(result);
   for (int64_t sample = 0; sample < layout.samples; ++sample, to += size) {
@@ -147,9 +135,9 @@ Tensor total(const Tensor& partial, const Layout& layout, int64_t kinds) {
     }
     for (int64_t block = 0; block < layout.blocks; ++block) {
       for (int64_t channel = 0; channel < channels; ++channel) {
-        for (int64_t chunk = 0; chunk < layout.chunks; ++chunk, from += kinds) {
-          for (int64_t kind = 0; kind < kinds; ++kind) {
-            to[kind * channels + channel] += from[kind];
+        for (int64_t chunk = 0; chunk < layout.chunks; ++chunk, from += count) {
+          for (int64_t i = 0; i < count; ++i) {
+            to[i * channels + channel] += from[i];
           }
         }
       }
@@ -158,21 +146,21 @@ Tensor total(const Tensor& partial, const Layout& layout, int64_t kinds) {
   return result;
 }
 
-// The gradient of a parameter, (C,), (N, C) or (N, 1): what is of kind `kind` in sums (N, kSums, C).
+// The gradient of a parameter, (C,), (N, C) or (N, 1), from its sum `which` among the sums (N, kSums, C).
 template <typename A>
-Tensor reduced(const Tensor& sums, int64_t kind, const Tensor& parameter) {
+Tensor reduced(const Tensor& sums, Sum which, const Tensor& parameter) {
   const int64_t samples = sums.size(0), channels = sums.size(2);
   Tensor result = at::zeros(parameter.sizes(), sums.options());
   const int64_t sample_stride = parameter.dim() == 1 ? 0 : parameter.size(1);
   const int64_t channel_stride = parameter.size(-1) == channels ? 1 : 0;
   A* to = data<A>(result);
   for (int64_t sample = 0; sample < samples; ++sample) {
-    const A* from = const_data<A>(sums) + (sample * kSums + kind) * channels;
+    const A* from = const_data<A>(sums) + (sample * kSums + which) * channels;
     for (int64_t channel = 0; channel < channels; ++channel) {
       to[sample * sample_stride + channel * channel_stride] += from[channel];
     }
   }
-  if (kind == kBetaSum) { // without infinities, as reference.finite
+  if (which == kBetaSum) { // without infinities, see `finite` in ops/reference.py
     constexpr A largest = std::numeric_limits<A>::max();
     for (int64_t i = 0; i < result.numel(); ++i) {
       to[i] = to[i] > largest ? largest : to[i] < -largest ? -largest : to[i];
@@ -181,100 +169,10 @@ Tensor reduced(const Tensor& sums, int64_t kind, const Tensor& parameter) {
   return result.to(parameter.scalar_type());
 }
 
-// A result of so many bytes would not stay in a cache that others use as well, so it need not pass through.
+// A result of this many bytes would not stay in the cache, so it is written without it.
 constexpr int64_t kPastCache = 16 << 20;
 
-// Weights of a linear layer that are worth a thread of their own.
-constexpr int64_t kLayerGrain = 65536;
-
-template <typename A>
-const LayerKernels<A>& layer_kernels() {
-  if constexpr (std::is_same_v<A, float>) {
-    return table().layer32;
-  } else {
-    return table().layer64;
-  }
-}
-
-// A layer of the generator, cut into blocks of outputs of a fixed size, as in layout.h.
-template <typename A>
-struct LayerBlocks {
-  Layer<A> layer;
-  int64_t outputs, blocks;
-
-  explicit LayerBlocks(const Layer<A>& layer)
-      : layer(layer),
-        outputs(std::max<int64_t>(1, kLayerGrain / std::max<int64_t>(layer.in, 1))),
-        blocks((layer.out + outputs - 1) / outputs) {}
-
-  // Calls f(block, first output, end).
-  template <typename F>
-  void for_each(F f) const {
-    at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t block = begin; block < end; ++block) {
-        f(block, block * outputs, std::min((block + 1) * outputs, layer.out));
-      }
-    });
-  }
-};
-
-// Calls `f` with a value of the type that the layer's tensors have.
-template <typename F>
-void dispatch_layer(const Tensor& x, F f) {
-  if (x.scalar_type() == at::kDouble) {
-    return f(double());
-  }
-  TORCH_CHECK(x.scalar_type() == at::kFloat, "the generator takes float32 and float64, got ", x.scalar_type());
-  f(float());
-}
-
-template <typename A>
-Layer<A> layer_of(const Tensor& x, const GeneratorLayer& layer, const GeneratorOutputs& outputs) {
-  return {
-      x.size(0),
-      x.size(1),
-      layer.weight.size(0),
-      const_data<A>(x),
-      const_data<A>(layer.weight),
-      const_data<A>(layer.bias),
-      const_data<A>(layer.norm_weight),
-      const_data<A>(layer.norm_bias),
-      layer.batch_statistics,
-      data<A>(layer.running_mean),
-      data<A>(layer.running_var),
-      static_cast<A>(layer.momentum),
-      static_cast<A>(layer.eps),
-      static_cast<A>(layer.sigmoid_scale),
-      data<A>(outputs.y),
-      data<A>(outputs.z),
-      data<A>(outputs.mean),
-      data<A>(outputs.rstd)};
-}
-
-void check(const Tensor& x, const GeneratorLayer& layer) {
-  const int64_t samples = x.size(0), in = x.size(1), out = layer.weight.size(0);
-  TORCH_CHECK(
-      samples > 0 && layer.weight.numel() == out * in, "a layer of the generator takes x (N, in), N > 0, and weight ",
-      "(out, in), got ", x.sizes(), " and ", layer.weight.sizes());
-  TORCH_CHECK(
-      !layer.norm_weight.defined() || !layer.batch_statistics || samples > 1,
-      "batch statistics take two samples, got ", samples);
-  for (const Tensor* t :
-       {&layer.weight, &layer.bias, &layer.norm_weight, &layer.norm_bias, &layer.running_mean, &layer.running_var}) {
-    TORCH_CHECK(
-        !t->defined() ||
-            (t->scalar_type() == x.scalar_type() && t->is_contiguous() && t->size(0) == out &&
-             (t == &layer.weight || t->dim() == 1)),
-        "a layer of the generator with ", out, " outputs takes contiguous tensors of them and of ", x.scalar_type(),
-        ", got one of ", t->scalar_type(), " and shape ", t->sizes());
-  }
-}
-
 } // namespace
-
-const char* instruction_set() {
-  return table().name;
-}
 
 Tensor acon_c_cpu(const Tensor& input, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
   const Inputs in(input, p1, p2, beta, channel_dim);
@@ -341,7 +239,6 @@ Gradients acon_c_backward_cpu(
   return {input.is_same(in.x) ? grad_x : like(input).copy_(grad_x), grad_p1, grad_p2, grad_beta};
 }
 
-// The mean of each sample and channel, (N, C), in the type that is computed in.
 Tensor channel_mean_cpu(const Tensor& input, int64_t dim) {
   const int64_t channel_dim = at::maybe_wrap_dim(dim, input.dim());
   const Tensor walked = walkable(input, channel_dim);
@@ -373,8 +270,8 @@ Tensor channel_mean_cpu(const Tensor& input, int64_t dim) {
   return mean;
 }
 
-// Adds one value per sample and channel, (N, C), to all that it stands for; `x` must be walkable.
-void add_per_channel_(const Tensor& x, const Tensor& values, int64_t dim) {
+// Adds `values`, (N, C), to all elements of their sample and channel. `x` must be walkable.
+static void add_per_channel_(const Tensor& x, const Tensor& values, int64_t dim) {
   const int64_t channel_dim = at::maybe_wrap_dim(dim, x.dim());
   const Layout layout(x.sizes(), channel_dim, is_channels_last(x, channel_dim));
   const Tensor wide = values.to(compute_type(x)).contiguous();
@@ -400,7 +297,7 @@ void add_per_channel_(const Tensor& x, const Tensor& values, int64_t dim) {
 Tensor with_gradient_of_mean(Tensor grad_x, const Tensor& grad_mean, int64_t channel_dim) {
   const int64_t area = grad_x.numel() / std::max<int64_t>(1, grad_mean.numel());
   const Tensor share = grad_mean / static_cast<double>(area);
-  // Neither through the tensor, nor through a view of it, nor in a graph.
+  // Nobody else has the tensor or a view of it, and no graph records it.
   const bool ours = !at::GradMode::is_enabled() && grad_x.use_count() == 1 && !at::isTensorSubclassLike(grad_x) &&
       grad_x.storage().use_count() == 1 && (grad_x.is_contiguous() || is_channels_last(grad_x, channel_dim));
   if (ours) {
@@ -411,50 +308,6 @@ Tensor with_gradient_of_mean(Tensor grad_x, const Tensor& grad_mean, int64_t cha
   shape[0] = grad_x.size(0);
   shape[channel_dim] = grad_x.size(channel_dim);
   return (grad_x + share.reshape(shape)).to(grad_x.scalar_type());
-}
-
-GeneratorOutputs generator_layer(const Tensor& x, const GeneratorLayer& layer) {
-  check(x, layer);
-  const bool has_norm = layer.norm_weight.defined();
-  const int64_t samples = x.size(0), out = layer.weight.size(0);
-  const auto empty = [&](at::IntArrayRef sizes) { return at::empty(sizes, x.options()); };
-  GeneratorOutputs outputs{empty({samples, out}), {}, {}, {}};
-  if (has_norm) {
-    outputs.z = empty({samples, out}), outputs.mean = empty({out}), outputs.rstd = empty({out});
-  }
-  dispatch_layer(x, [&](auto element) {
-    using A = decltype(element);
-    const LayerBlocks<A> work(layer_of<A>(x, layer, outputs));
-    work.for_each([&](int64_t, int64_t begin, int64_t end) { layer_kernels<A>().forward(work.layer, begin, end); });
-  });
-  if (has_norm && layer.batch_statistics) {
-    *layer.batches.data_ptr<int64_t>() += 1;
-  }
-  return outputs;
-}
-
-GeneratorGradients generator_layer_backward(
-    const Tensor& grad_y, const Tensor& x, const GeneratorLayer& layer, const GeneratorOutputs& outputs) {
-  const int64_t samples = x.size(0), in = x.size(1), out = layer.weight.size(0);
-  const auto empty = [&](at::IntArrayRef sizes) { return at::empty(sizes, x.options()); };
-  GeneratorGradients to{{}, empty(layer.weight.sizes()), empty({out}), {}, {}};
-  if (layer.norm_weight.defined()) {
-    to.norm_weight = empty({out}), to.norm_bias = empty({out});
-  }
-  const Tensor grad_z = empty({samples, out});
-  dispatch_layer(x, [&](auto element) {
-    using A = decltype(element);
-    const LayerBlocks<A> work(layer_of<A>(x, layer, outputs));
-    to.x = at::zeros({work.blocks, samples, in}, x.options());
-    work.for_each([&](int64_t block, int64_t begin, int64_t end) {
-      const LayerGradients<A> grad{
-          const_data<A>(grad_y), data<A>(grad_z), data<A>(to.x) + block * samples * in, data<A>(to.weight),
-          data<A>(to.bias), data<A>(to.norm_weight), data<A>(to.norm_bias)};
-      layer_kernels<A>().backward(work.layer, grad, begin, end);
-    });
-  });
-  to.x = to.x.size(0) == 1 ? to.x.squeeze(0) : to.x.sum(0);
-  return to;
 }
 
 } // namespace acon

@@ -1,5 +1,7 @@
-// The loops over planes and rows. setup.py compiles this file once per instruction set, with ACON_TABLE naming the table.
-#include "generator.h"
+// The loops over planes and rows (see Kernels in kernels.h). setup.py compiles this file once per instruction set;
+// ACON_TABLE is the name of the table that it defines.
+#include "formula.h"
+#include "generator_loops.h"
 #include "kernels.h"
 #include "simd.h"
 
@@ -11,8 +13,8 @@ using acon::kP2Sum;
 using acon::Kernels;
 using acon::Parameters;
 
-// Asks for the beginning of the page after that of `p`, once in a page. Some processors fetch ahead by themselves only to
-// the end of a page of 4 KiB; asking for every line would cost those that do better more than it brings.
+// Prefetches the beginning of the next page, once per page. Some processors prefetch only to the end of a page of 4
+// KiB. Prefetching every line would cost the others more than it brings.
 template <typename S>
 inline void prefetch(const S* p) {
   constexpr uintptr_t page = 4096, line = 64, lines = 2;
@@ -24,66 +26,13 @@ inline void prefetch(const S* p) {
   }
 }
 
-// Where there is little to compute, asking for every line pays.
+// Prefetches one line. Loops that compute little gain from prefetching every line.
 template <typename S>
 inline void prefetch_line(const S* p) {
   __builtin_prefetch(reinterpret_cast<const char*>(p) + 2048);
 }
 
-// What the gradients of p1, of p1 and p2 together, and of beta (up to the factor width^2) sum up.
-template <typename A>
-struct Sums {
-  typename Vector<A>::type p1, both, beta;
-};
-
-// ACON-C for one vector (arXiv 2009.04759, equations 7 and 8). With d = width x, z = beta d, s = sigmoid(z):
-//
-//   y      = x (p2 + width s)
-//   dy/dx  = p2 + width h,  h = s + z s (1-s)
-//   dy/dp1 = x h,  dy/dp2 = x (1-h),  dy/dbeta = d^2 s (1-s)
-template <typename A>
-struct AconC {
-  using V = typename Vector<A>::type;
-
-  V width, p2, scale; // scale: z = scale x
-
-  AconC() = default;
-  AconC(V p1, V p2, V beta) : width(p1 - p2), p2(p2), scale(beta * (p1 - p2)) {}
-  AconC(A p1, A p2, A beta) : AconC(broadcast<V>(p1), broadcast<V>(p2), broadcast<V>(beta)) {}
-
-  // Beyond this |z|, s (1-s) counts as 0, so that nothing which is infinite is multiplied with it.
-  static constexpr A kMaxZ = std::is_same<A, float>::value ? 87 : 708;
-
-  V y(V x) const {
-    const V s = A(1) / (A(1) + exp2(x * (scale * -kLog2E<A>)));
-    return x * (p2 + width * s);
-  }
-
-  // grad_x; adds to the sums.
-  V grad_x(V grad_y, V x, Sums<A>& sums) const {
-    const V z = x * scale;
-    const V e = exp2(z * -kLog2E<A>);
-    const V s = A(1) / (A(1) + e);
-    const auto saturated = z * z >= kMaxZ * kMaxZ;
-    const V slope = saturated ? V{} : s * (e * s); // 1-s = e s, which does not cancel
-    const V h = saturated ? s : z * slope + s;
-    const V weighted = grad_y * x;
-    sums.p1 += weighted * h;
-    sums.both += weighted;
-    sums.beta += weighted * slope * x;
-    return grad_y * (p2 + width * h);
-  }
-};
-
-// width^2 times a sum that may have overflowed, which a width of 0 must not make NaN.
-template <typename A>
-A times_width_squared(A sum, A width) {
-  constexpr A largest = std::is_same<A, float>::value ? A(3.402823466e+38) : A(1.7976931348623157e+308);
-  sum = sum > largest ? largest : sum < -largest ? -largest : sum;
-  return sum * width * width;
-}
-
-// A step (see simd.h), or the last elements, which do not fill one.
+// Loads and stores a whole step (see simd.h).
 template <typename S>
 struct Whole {
   using A = typename Io<S>::A;
@@ -102,6 +51,8 @@ struct Whole {
     WideIo<S>::store(to, v);
   }
 };
+
+// Loads and stores the last `n` elements, fewer than a step.
 template <typename S>
 struct Rest {
   using A = typename Io<S>::A;
@@ -129,7 +80,7 @@ struct Loops {
   static constexpr int group = Io<S>::group;
   static constexpr int step = Io<S>::step;
 
-  // Calls f(i, io) for each step: of a plane, or of the channels of a row.
+  // Calls f(i, io) for each step of a plane, or of the channels of a row. `io` is Whole or Rest.
   template <typename F>
   static void for_steps(int64_t count, F f) {
     int64_t i = 0;
@@ -190,8 +141,8 @@ struct Loops {
       io.store(grad_x + i, grad);
     });
     sums[kP1Sum] = sum_of_lanes(total.p1);
-    sums[kP2Sum] = sum_of_lanes(total.both) - sums[kP1Sum];
-    sums[kBetaSum] = times_width_squared<A>(sum_of_lanes(total.beta), p1 - p2);
+    sums[kP2Sum] = sum_of_lanes(total.p1_and_p2) - sums[kP1Sum];
+    sums[kBetaSum] = times_p_diff_squared<A>(sum_of_lanes(total.beta), p1 - p2);
   }
 
   static A plane_sum(const S* x, int64_t count) {
@@ -229,50 +180,53 @@ struct Loops {
     });
   }
 
-  // Rows are walked in the order of memory, which is what the processor fetches ahead best. What belongs to their channels,
-  // activations and sums, waits meanwhile, step by step, in the order that a step's vectors have. It has to stay in the
-  // first cache, so of many channels a part is walked at a time, `columns` at most.
+  // Rows are read in the order of memory, which prefetches best. Meanwhile the parameters and sums of their channels
+  // must stay in the first cache. So many channels are cut into parts of at most `columns` channels.
+  //
+  // Columns holds one value per channel of a part, in the order of the vectors of a step.
   template <typename T, int64_t columns>
   using Columns = T[columns / step][group];
 
   template <int64_t columns>
   struct Part {
-    int64_t channels, first, width;
+    int64_t channels; // of a row
+    int64_t first, count; // channels of this part
 
-    // Calls f(part) for each, of about the same width.
+    // Calls f(part) for each part; all have about the same size.
     template <typename F>
     static void for_each(int64_t channels, F f) {
       const int64_t parts = (channels + columns - 1) / columns;
-      const int64_t width = parts == 0 ? 0 : ((channels + parts - 1) / parts + step - 1) / step * step;
-      for (int64_t first = 0; first < channels; first += width) {
-        f(Part{channels, first, channels - first < width ? channels - first : width});
+      const int64_t most = parts == 0 ? 0 : ((channels + parts - 1) / parts + step - 1) / step * step;
+      for (int64_t first = 0; first < channels; first += most) {
+        f(Part{channels, first, channels - first < most ? channels - first : most});
       }
     }
 
-    // Calls f(i, c, io) for each step of each row: where it is, and which channel of the part begins it.
+    // Calls f(i, c, io) for each step of each row. `i` is its index from the first row, `c` its first channel in the
+    // part.
     template <typename F>
-    void for_rows(int64_t count, F f) const {
-      for (int64_t row = first; row < count * channels; row += channels) {
-        for_steps(width, [&](int64_t c, auto io) { f(row + c, c, io); });
+    void for_rows(int64_t rows, F f) const {
+      for (int64_t row = first; row < rows * channels; row += channels) {
+        for_steps(count, [&](int64_t c, auto io) { f(row + c, c, io); });
       }
     }
 
-    // Of a part, the processor does not guess where the next row goes on.
+    // A part of a row ends before the next begins, so the processor cannot guess where to prefetch.
     void prefetch_input(const S* p) const {
-      if (width < channels) {
+      if (count < channels) {
         __builtin_prefetch(p + channels);
       } else {
         prefetch(p);
       }
     }
     void prefetch_output(S* p) const {
-      if (width < channels) {
+      if (count < channels) {
         __builtin_prefetch(p + channels, 1);
       }
     }
 
     void load(Columns<AconC<A>, columns>& acons, int64_t sample, const Parameters<A>& parameters) const {
-      for_steps(width, [&](int64_t c, auto io) {
+      for_steps(count, [&](int64_t c, auto io) {
         const auto load = [&](const acon::Parameter<A>& p, V(&v)[group]) {
           if (p.channel_stride != 0) {
             return io.load_wide(p.at(sample, first + c), v);
@@ -332,11 +286,11 @@ struct Loops {
         }
         io.store(grad_x + i, grad);
       });
-      for_steps(part.width, [&](int64_t c, auto io) {
+      for_steps(part.count, [&](int64_t c, auto io) {
         V p1[group], p2[group], beta[group];
         for (int k = 0; k < group; ++k) {
           const Sums<A>& total = totals[c / step][k];
-          p1[k] = total.p1, p2[k] = total.both - total.p1, beta[k] = total.beta;
+          p1[k] = total.p1, p2[k] = total.p1_and_p2 - total.p1, beta[k] = total.beta;
         }
         A* const to = sums + part.first + c;
         io.store_wide(to + kP1Sum * channels, p1);
@@ -345,8 +299,8 @@ struct Loops {
       });
     });
     for (int64_t c = 0; c < channels; ++c) {
-      const A width = *parameters.p1.at(sample, c) - *parameters.p2.at(sample, c);
-      sums[kBetaSum * channels + c] = times_width_squared(sums[kBetaSum * channels + c], width);
+      const A p_diff = *parameters.p1.at(sample, c) - *parameters.p2.at(sample, c);
+      sums[kBetaSum * channels + c] = times_p_diff_squared(sums[kBetaSum * channels + c], p_diff);
     }
   }
 
@@ -363,7 +317,7 @@ struct Loops {
           totals[c / step][k] += v[k];
         }
       });
-      for_steps(part.width, [&](int64_t c, auto io) { io.store_wide(sums + part.first + c, totals[c / step]); });
+      for_steps(part.count, [&](int64_t c, auto io) { io.store_wide(sums + part.first + c, totals[c / step]); });
     });
   }
 
@@ -371,7 +325,7 @@ struct Loops {
     constexpr int64_t columns = 8192 / sizeof(A);
     Part<columns>::for_each(channels, [&](auto part) {
       Columns<V, columns> value;
-      for_steps(part.width, [&](int64_t c, auto io) { io.load_wide(values + part.first + c, value[c / step]); });
+      for_steps(part.count, [&](int64_t c, auto io) { io.load_wide(values + part.first + c, value[c / step]); });
       part.for_rows(count, [&](int64_t i, int64_t c, auto io) {
         V v[group];
         prefetch_line(x + i);

@@ -1,12 +1,13 @@
-// The loops of ACON-C, one table of them per instruction set. No PyTorch in here: kernels.cpp is compiled once per
-// instruction set, and what it includes must not reach the linker under names that another copy shares.
+// The loops of ACON-C and of Meta-ACON's generator: one table of functions per instruction set. This header includes
+// nothing of PyTorch. kernels.cpp is compiled once per instruction set, and the linker would merge inline functions of
+// PyTorch that were compiled for different ones.
 #pragma once
 
 #include <cstdint>
 
 namespace acon {
 
-// The element types of tensors; bfloat16 and float16 are held as their bits.
+// The element types without a type in C++17, as their bits.
 struct BFloat16 {
   uint16_t bits;
 };
@@ -14,7 +15,7 @@ struct Float16 {
   uint16_t bits;
 };
 
-// Parameters and sums are float, or double for double.
+// What is computed in, and the type of parameters and sums: double for double, float for all others.
 template <typename S>
 struct Compute {
   using type = float;
@@ -24,7 +25,7 @@ struct Compute<double> {
   using type = double;
 };
 
-// A parameter per sample and channel; a stride of 0 repeats.
+// A parameter of each sample and channel. A stride of 0 repeats its values.
 template <typename A>
 struct Parameter {
   const A* data;
@@ -41,16 +42,16 @@ struct Parameters {
   Parameter<A> p1, p2, beta;
 };
 
-// Sums over a chunk, for the gradients of the parameters.
+// The sums over a chunk that the gradients of p1, p2 and beta are made of.
 enum Sum { kP1Sum, kP2Sum, kBetaSum, kSums };
 
-// Planes hold `count` consecutive elements of one sample and channel. Rows hold the `channels` of one position;
-// `count` rows follow one another, all of one sample.
+// A plane has `count` consecutive elements of one sample and channel. A row has the `channels` elements of one
+// position; `count` rows of one sample follow one another.
 template <typename S>
 struct Kernels {
   using A = typename Compute<S>::type;
 
-  // past_cache: y is not to stay in the cache.
+  // past_cache: write y to memory without the cache.
   void (*plane_forward)(const S* x, S* y, int64_t count, A p1, A p2, A beta, bool past_cache);
   void (*plane_backward)(const S* grad_y, const S* x, S* grad_x, int64_t count, A p1, A p2, A beta, A* sums);
   A (*plane_sum)(const S* x, int64_t count);
@@ -66,43 +67,43 @@ struct Kernels {
   void (*add_to_rows)(S* x, int64_t count, int64_t channels, const A* values);
 };
 
-// A layer of Meta-ACON's generator on the pooled maps of a few samples:
+// A layer of Meta-ACON's generator, for a few samples:
 //
 //   z = x w^T + b,  n = (z - mean) rstd g + c,  y = scale sigmoid(n)
 //
-// with x (samples, in), w (out, in), z, n and y (samples, out), all else (out,). Without a norm n = z, and without a
-// sigmoid y = n.
+// Shapes: x (samples, in), w (out, in); z, n and y (samples, out); all others (out,). Without a norm, n = z. Without a
+// sigmoid, y = n.
 template <typename A>
 struct Layer {
   int64_t samples, in, out;
   const A *x, *weight, *bias;
-  // g and c. Null: no norm.
+  // g and c; null where there is no norm.
   const A *norm_weight, *norm_bias;
-  // Whether mean and variance are those of the samples, which then move the running ones by `momentum`; otherwise they
-  // are the running ones.
+  // True: mean and variance are those of the samples, and the running statistics move towards them by `momentum`.
+  // False: mean and variance are the running statistics.
   bool batch_statistics;
   A *running_mean, *running_var;
   A momentum, eps;
-  // 0: no sigmoid.
+  // 0 where there is no sigmoid.
   A scale;
-  // What forward sets: y, and with a norm the others as well.
+  // The results of forward. z, mean and rstd only where there is a norm.
   A *y, *z, *mean, *rstd;
 };
 
 template <typename A>
 struct LayerGradients {
   const A* y;
-  // Scratch, (samples, out).
+  // Scratch memory, (samples, out).
   A* z;
-  // x's starts as 0.
+  // The gradient of x must be 0 at first.
   A *x, *weight, *bias, *norm_weight, *norm_bias;
 };
 
-// Both handle the outputs from `begin` to `end`.
+// Both functions compute the outputs from `begin` to `end`.
 template <typename A>
 struct LayerKernels {
   void (*forward)(const Layer<A>& layer, int64_t begin, int64_t end);
-  // Adds to the gradient of x, sets all others.
+  // Adds to the gradient of x and sets all others.
   void (*backward)(const Layer<A>& layer, const LayerGradients<A>& grad, int64_t begin, int64_t end);
 };
 
@@ -116,9 +117,12 @@ struct Table {
   Kernels<Float16> float16;
 };
 
-// One per instruction set; which of them exist is the build's choice (setup.py).
+// One per instruction set. setup.py decides which of them are built.
 extern const Table baseline_table;
 extern const Table avx2_table;
 extern const Table avx512_table;
+
+// The table for this processor, or for ATEN_CPU_CAPABILITY where that is set.
+const Table& table();
 
 } // namespace acon

@@ -1,4 +1,4 @@
-// How the kernels see a tensor: as planes or as rows, cut into chunks.
+// How the kernels walk a tensor: as planes or as rows, cut into chunks.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -6,11 +6,11 @@
 
 namespace acon {
 
-// (N, B, C, S): N samples of B blocks each, in which C channels of S elements follow one another. S = 1 makes rows: the
-// channels of one position are neighbours.
+// A tensor as (N, B, C, S): N samples of B blocks, each with C channels of S elements. With S = 1 the walk is by rows:
+// the channels of one position are neighbours.
 //
-// Work is cut into chunks of a fixed size, which the number of threads has no part in, so sums are the same to the bit for
-// any number of them.
+// The size of a chunk does not depend on the number of threads. So sums are equal to the last bit for any number of
+// threads.
 struct Layout {
   int64_t samples, blocks, channels, inner;
   bool rows;
@@ -18,7 +18,7 @@ struct Layout {
   int64_t chunks; // of a plane, or of a sample
 
   static constexpr int64_t kChunkElements = 16384;
-  // Rows add up per column: longer chunks, so that the sums stay small beside what they are sums of.
+  // A chunk of rows has one sum per channel. Longer chunks keep these few, compared with the elements.
   static constexpr int64_t kRowChunkElements = 131072;
 
   Layout(at::IntArrayRef sizes, int64_t channel_dim, bool channels_last) {
@@ -45,19 +45,19 @@ struct Layout {
     return rows ? samples * chunks : samples * blocks * channels * chunks;
   }
 
-  // Tasks that are worth a thread of their own.
+  // The number of tasks that is worth a thread.
   int64_t grain() const {
     const int64_t elements = rows ? chunk * channels : std::min(chunk, inner);
     return std::max<int64_t>(1, kChunkElements / std::max<int64_t>(elements, 1));
   }
 };
 
-// One chunk of a plane: where it starts, and its length.
+// A chunk of a plane: its first element and its length.
 struct PlaneTask {
   int64_t sample, channel, offset, count;
 
   PlaneTask(const Layout& layout, int64_t task) {
-    // Divisions are as slow as a vector's whole arithmetic, and small planes are many.
+    // A division takes as long as the arithmetic of a vector, and there may be many small planes.
     const bool whole = layout.chunks == 1;
     const int64_t plane = whole ? task : task / layout.chunks, from = whole ? 0 : task % layout.chunks * layout.chunk;
     sample = plane / layout.channels;
@@ -68,7 +68,7 @@ struct PlaneTask {
   }
 };
 
-// Some rows of a sample: where they start, and how many.
+// Some rows of a sample: the first element and the number of rows.
 struct RowTask {
   int64_t sample, offset, count;
 
@@ -80,18 +80,18 @@ struct RowTask {
   }
 };
 
-// Whether the channels of a position are neighbours in memory: channels_last, or a transposed (N, L, C).
+// Whether the channels of a position are neighbours in memory, as in channels_last or a transposed (N, L, C).
 inline bool is_channels_last(const at::Tensor& x, int64_t channel_dim) {
   return !x.is_contiguous() && x.movedim(channel_dim, -1).is_contiguous();
 }
 
-// A result of the shape of `x`: dense inputs keep their strides, others become contiguous.
+// An empty result of the shape of `x`. It has the strides of `x` where these are dense, and is contiguous otherwise.
 inline at::Tensor like(const at::Tensor& x) {
   return at::empty_like(
       x, x.is_non_overlapping_and_dense() ? at::MemoryFormat::Preserve : at::MemoryFormat::Contiguous);
 }
 
-// `x` in an order of memory that the kernels can walk: as it is, or copied.
+// `x` as it is where the kernels can walk it, otherwise a contiguous copy.
 inline at::Tensor walkable(const at::Tensor& x, int64_t channel_dim) {
   return is_channels_last(x, channel_dim) ? x : x.contiguous();
 }
@@ -99,6 +99,16 @@ inline at::Tensor walkable(const at::Tensor& x, int64_t channel_dim) {
 // `other` in the order of memory of `x`.
 inline at::Tensor ordered_as(const at::Tensor& other, const at::Tensor& x) {
   return other.strides() == x.strides() ? other : at::empty_like(x).copy_(other);
+}
+
+// The elements of a tensor; null where there is no tensor.
+template <typename S>
+S* data(const at::Tensor& t) {
+  return t.defined() ? static_cast<S*>(t.data_ptr()) : nullptr;
+}
+template <typename S>
+const S* const_data(const at::Tensor& t) {
+  return t.defined() ? static_cast<const S*>(t.const_data_ptr()) : nullptr;
 }
 
 } // namespace acon

@@ -1,5 +1,6 @@
-// Vectors as wide as the instruction set has them, by the compilers' vector extension: what is written here once becomes
-// SSE2, NEON, AVX2 or AVX-512. Everything is in an unnamed namespace, so that no copy stands in for another.
+// Vectors of the size that the instruction set has, by the vector extension of GCC and Clang. The same source becomes
+// SSE2, NEON, AVX2 or AVX-512. Everything is in an unnamed namespace, so that the linker never merges the copies of two
+// instruction sets.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +33,7 @@ typedef uint32_t U32 __attribute__((vector_size(kBytes)));
 typedef double F64 __attribute__((vector_size(kBytes)));
 typedef int64_t I64 __attribute__((vector_size(kBytes)));
 
-// The vector of an arithmetic type, and integers of its width.
+// The vector of an arithmetic type, and the vector of integers of the same size.
 template <typename A>
 struct Vector;
 template <>
@@ -53,7 +54,7 @@ V broadcast(decltype(V{}[0] + 0) value) {
   return V{} + value;
 }
 
-// NaN in `x` stays: both return `x` unless it is beyond the limit.
+// Both return `x` unless it is beyond the limit, so NaN in `x` stays.
 template <typename V>
 V at_most(V x, V limit) {
   return limit < x ? limit : x;
@@ -64,7 +65,7 @@ V at_least(V x, V limit) {
 }
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
-// The compiler makes a comparison and a blend of the above; min and max are one instruction with the same rule for NaN.
+// One instruction with the same rule for NaN. The compiler makes two of the code above.
 template <>
 F32 at_most(F32 x, F32 limit) {
   return (F32)_mm256_min_ps((__m256)limit, (__m256)x);
@@ -75,15 +76,15 @@ F32 at_least(F32 x, F32 limit) {
 }
 #endif
 
-// By halves, so that the additions depend on one another as little as can be.
+// Adds the second half of the lanes to the first, again and again: few additions wait for one another.
 template <typename V>
 auto sum_of_lanes(V v) {
   constexpr int lanes = sizeof(V) / sizeof(v[0]);
   decltype(v[0] + 0) values[lanes];
   std::memcpy(values, &v, sizeof(V));
-  for (int width = lanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) {
-      values[i] += values[i + width];
+  for (int half = lanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) {
+      values[i] += values[i + half];
     }
   }
   return values[0];
@@ -95,15 +96,17 @@ inline auto sum_of_lanes(F32 v) {
 }
 #endif
 
-// 2^t, 0 below the smallest normal number (or below the smallest of all) and infinity above the largest; NaN stays.
+// 2^t. It is infinity above the largest number, and 0 below the smallest (AVX-512) or the smallest normal one (others).
+// NaN stays.
 //
-// t = n + f with an integer n: 2^f is a polynomial, 2^n is put together from its bits. Adding `kShift`, whose last bit is
-// worth 1, rounds t to n and leaves n plus the exponent's bias in the low bits.
+// t = n + f with an integer n. A polynomial gives 2^f, and the bits of n give 2^n. The last bit of `kShift` is worth 1,
+// so adding it rounds t to n; the low bits of the sum are then n plus the bias of the exponent.
 #if defined(__AVX512F__)
 F32 exp2(F32 t) {
-  // What is above the integer below t, and a product with 2 to that integer, are one instruction each.
+  // f = t - floor(t), and the product with 2^floor(t), are one instruction each.
   const F32 f = (F32)_mm512_reduce_ps((__m512)t, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-  // Minimax for the relative error over 0..1, 8.2e-8; in pairs, which depend on one another less than Horner's form.
+  // The minimax polynomial of the relative error, 8.2e-8, over 0..1. Computed in pairs, which wait less than Horner's
+  // form.
   const F32 low = f * 6.931513118e-1f + 1.0f;
   const F32 middle = f * 5.579991310e-2f + 2.401644502e-1f;
   const F32 high = f * 1.867130070e-3f + 9.017030322e-3f;
@@ -117,7 +120,7 @@ F32 exp2(F32 t) {
   t = at_least(at_most(t, broadcast<F32>(128.0f)), broadcast<F32>(-127.0f));
   const F32 shifted = t + kShift;
   const F32 f = t - (shifted - kShift);
-  // Minimax for the relative error over -1/2..1/2, 1.9e-9.
+  // The minimax polynomial of the relative error, 1.9e-9, over -1/2..1/2.
   F32 p = f * 1.534581104e-4f + 1.33999312e-3f;
   p = p * f + 9.61848896e-3f;
   p = p * f + 5.550328777e-2f;
@@ -133,7 +136,7 @@ F64 exp2(F64 t) {
   t = at_least(at_most(t, broadcast<F64>(1024.0)), broadcast<F64>(-1023.0));
   const F64 shifted = t + kShift;
   const F64 f = t - (shifted - kShift);
-  // Taylor's terms ln(2)^k / k!; the first that is left out is below 5e-18.
+  // Taylor's terms ln(2)^k / k!. The first one left out is below 5e-18.
   constexpr double kTerms[] = {
       1.3691488853904128e-12, 2.5678435993488202e-11, 4.4455382718708113e-10, 7.0549116208011234e-09,
       1.0178086009239699e-07, 1.3215486790144310e-06, 1.5252733804059841e-05, 1.5403530393381608e-04,
@@ -149,7 +152,7 @@ F64 exp2(F64 t) {
 template <typename A>
 constexpr A kLog2E = 1.442695040888963407359924681;
 
-// Stores past the cache, which spares reading what is overwritten; `to` lies on a boundary of kBytes.
+// Stores without the cache, so that the memory is not read first. `to` is a multiple of kBytes.
 template <typename V>
 void stream(void* to, V v) {
 #if defined(__AVX512F__)
@@ -160,17 +163,17 @@ void stream(void* to, V v) {
   std::memcpy(to, &v, sizeof(V));
 #endif
 }
-// Such stores are seen by other threads only after this.
+// Other threads see these stores only after this.
 inline void finish_streams() {
 #if defined(__AVX2__)
   _mm_sfence();
 #endif
 }
 
-// Loading and storing. `Io<S>` moves a step, which is `group` vectors, between elements S in memory and vectors of
-// `Compute<S>`; the forms with `n` handle fewer elements than a step has, and touch no others; what is beyond them is 0.
-// The vectors of a step need not hold its elements in their order, so `load_wide` and `store_wide` bring parameters and sums,
-// which lie in memory as `Compute<S>`, into the same.
+// Loading and storing. A step is `group` vectors. `Io<S>` loads elements S of memory into vectors of `Compute<S>`, and
+// stores them back. The functions with `n` load or store only the first `n` elements of a step; the others are 0 in the
+// vectors. The vectors of a step may have its elements in another order. `WideIo<S>` brings parameters and sums, which
+// are `Compute<S>` in memory, into the same order.
 template <typename S, int vectors>
 struct IoBase {
   using A = typename acon::Compute<S>::type;
@@ -224,7 +227,7 @@ void Io<float>::store(float* to, const F32 (&v)[1], int n) {
 }
 #endif
 
-// The part of a step by way of a whole one.
+// Loads and stores a part of a step through a buffer that holds a whole one.
 template <typename S, int vectors, typename Derived>
 struct BufferedIo : IoBase<S, vectors> {
   using typename IoBase<S, vectors>::V;
@@ -241,8 +244,8 @@ struct BufferedIo : IoBase<S, vectors> {
   }
 };
 
-// Two vectors at a time, of the even and of the odd elements: these are the low and the high halves of 32-bit words, and
-// so cost one operation each to take apart, and two to put together.
+// Two vectors at a time: the even and the odd elements. These are the low and the high halves of 32-bit words, so
+// loading takes one operation each.
 template <>
 struct Io<BFloat16> : BufferedIo<BFloat16, 2, Io<BFloat16>> {
   using BufferedIo::load;
@@ -268,7 +271,7 @@ struct Io<BFloat16> : BufferedIo<BFloat16, 2, Io<BFloat16>> {
   static U32 rounded(F32 v) {
     const U32 bits = (U32)v;
     const U32 to_nearest_even = bits + 0x7fff + ((bits >> 16) & 1);
-    // Rounding could carry a NaN over to infinity.
+    // Rounding could turn a NaN into infinity.
     return v == v ? to_nearest_even : (bits | 0x400000);
   }
 };
@@ -308,7 +311,7 @@ struct Io<Float16> : BufferedIo<Float16, 1, Io<Float16>> {
 #endif
 };
 
-// What goes with a step of S and lies in memory as `Compute<S>`.
+// Loads and stores `Compute<S>` in the order of the vectors of `Io<S>`.
 template <typename S>
 struct WideIo {
   using A = typename Io<S>::A;
@@ -362,7 +365,7 @@ struct WideIo<BFloat16> : BufferedIo<float, 2, WideIo<BFloat16>> {
     return merged(i + lanes);
   }
 
-  // The elements at(0), at(1), ... of two vectors one after the other.
+  // The elements at(0), at(1), ... of the vectors `a` and `b` put together.
   template <int (*at)(int), int... i>
   static F32 picked(F32 a, F32 b, std::integer_sequence<int, i...>) {
 #if defined(__clang__)

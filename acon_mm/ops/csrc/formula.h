@@ -1,0 +1,63 @@
+// ACON-C and its gradients, for one vector: the formula in C++. Python has it in ops/reference.py.
+#pragma once
+
+#include "simd.h"
+
+namespace {
+
+// The sums that the gradients of p1, p2 and beta are made of.
+template <typename A>
+struct Sums {
+  typename Vector<A>::type p1; // of grad_y dy/dp1
+  typename Vector<A>::type p1_and_p2; // of grad_y (dy/dp1 + dy/dp2) = grad_y x
+  typename Vector<A>::type beta; // of grad_y dy/dbeta / p_diff^2
+};
+
+// ACON-C (arXiv 2009.04759, equations 7 and 8). With p_diff = p1 - p2, z = beta p_diff x, s = sigmoid(z):
+//
+//   y      = x (p2 + p_diff s)
+//   dy/dx  = p2 + p_diff h,  h = s + z s (1-s)
+//   dy/dp1 = x h,  dy/dp2 = x (1-h),  dy/dbeta = (p_diff x)^2 s (1-s)
+template <typename A>
+struct AconC {
+  using V = typename Vector<A>::type;
+
+  V p_diff, p2, z_slope; // z = z_slope x
+
+  AconC() = default;
+  AconC(V p1, V p2, V beta) : p_diff(p1 - p2), p2(p2), z_slope(beta * (p1 - p2)) {}
+  AconC(A p1, A p2, A beta) : AconC(broadcast<V>(p1), broadcast<V>(p2), broadcast<V>(beta)) {}
+
+  // Beyond this |z|, s (1-s) counts as 0. So nothing infinite is multiplied by it.
+  static constexpr A kMaxZ = std::is_same<A, float>::value ? 87 : 708;
+
+  V y(V x) const {
+    const V s = A(1) / (A(1) + exp2(x * (z_slope * -kLog2E<A>)));
+    return x * (p2 + p_diff * s);
+  }
+
+  // Returns grad_x and adds to the sums.
+  V grad_x(V grad_y, V x, Sums<A>& sums) const {
+    const V z = x * z_slope;
+    const V e = exp2(z * -kLog2E<A>);
+    const V s = A(1) / (A(1) + e);
+    const auto saturated = z * z >= kMaxZ * kMaxZ;
+    const V slope = saturated ? V{} : s * (e * s); // 1-s = e s, without the cancellation
+    const V h = saturated ? s : z * slope + s;
+    const V weighted = grad_y * x;
+    sums.p1 += weighted * h;
+    sums.p1_and_p2 += weighted;
+    sums.beta += weighted * slope * x;
+    return grad_y * (p2 + p_diff * h);
+  }
+};
+
+// p_diff^2 times a sum. The sum may have overflowed to infinity, and a p_diff of 0 must not make NaN of that.
+template <typename A>
+A times_p_diff_squared(A sum, A p_diff) {
+  constexpr A largest = std::is_same<A, float>::value ? A(3.402823466e+38) : A(1.7976931348623157e+308);
+  sum = sum > largest ? largest : sum < -largest ? -largest : sum;
+  return sum * p_diff * p_diff;
+}
+
+} // namespace
