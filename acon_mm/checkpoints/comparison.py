@@ -30,7 +30,7 @@ class WrongShape(NamedTuple):
 
 @dataclass
 class Comparison:
-    """How a state dict and a model differ. The counters of batch norms do not count.
+    """How a state dict and a model differ. The counters of batch norms are left out.
 
     Attributes:
         shapes: the model's parameters and persistent buffers, by name.
@@ -64,7 +64,7 @@ def compare(model: nn.Module, state_dict: Mapping[str, Any], metadata: Mapping[s
     Args:
         model: a module; wrappers (DDP) in it are looked through.
         state_dict: names and tensors.
-        metadata: the ``_metadata`` of the state dict: versions of the modules, by name.
+        metadata: the ``_metadata`` of the state dict, which has the versions of the modules by name.
     """
     found = Comparison()
     _compare(model, OrderedDict(state_dict), "", metadata, found)
@@ -80,7 +80,9 @@ def _compare(module: nn.Module, entries: OrderedDict, prefix: str, metadata: Map
     trial._load_from_state_dict(entries, prefix, local_metadata, True, found.missing, unexpected, errors)
     # `entries` are translated now.
     wrong_shape = _wrong_shapes(trial, entries, prefix)
-    if wrong_shape:  # PyTorch has put an error for each into the list. Without them, it holds the module's own.
+    if (
+        wrong_shape
+    ):  # PyTorch has reported each as an error. Without these entries, only the module's own errors remain.
         rest = OrderedDict((key, value) for key, value in before.items() if key not in wrong_shape)
         errors = []
         _copy_of(module)._load_from_state_dict(rest, prefix, local_metadata, True, [], [], errors)
@@ -96,8 +98,7 @@ def load(model: nn.Module, state_dict: Mapping[str, Any], metadata: Mapping[str,
     """Load what :func:`compare` has found to fit.
 
     Raises:
-        RuntimeError: a module reports an error that it did not report to :func:`compare`. The model may then have part
-            of the weights.
+        RuntimeError: a module reports an error that it did not report to :func:`compare`. The model is loaded in part.
     """
     errors: list[str] = []
     _load(model, OrderedDict(state_dict), "", metadata, _IncompatibleKeys([], []), errors)

@@ -49,8 +49,8 @@ def load_state_dict(
 
     Raises:
         CheckpointError: something does not fit. The model is unchanged: parameters, buffers and extra states.
-        RuntimeError: a module reports an error only when it is loaded, and not before, when all modules load into
-            copies of themselves. No module of PyTorch, OpenMMLab or this package does. The model is loaded in part.
+        RuntimeError: a module reports an error only in the load itself, and not in the comparison before it. No module
+            of PyTorch, OpenMMLab or this package does this. The model is loaded in part.
     """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module

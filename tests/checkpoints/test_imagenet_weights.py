@@ -93,6 +93,10 @@ def test_other_biases_of_convolutions():
     refused(build(style="caffe", **ACON), state, message)
 
 
+def test_a_bias_of_another_shape_is_not_folded():
+    refused(build(**ACON), source() | {"conv1.bias": torch.ones(1)}, "are not in the model: conv1.bias")
+
+
 def test_a_bias_without_running_mean_is_named():
     """With a group norm there is nothing to put it into; `allow` drops it, as mm does."""
     norm = dict(norm_cfg=dict(type="GN", num_groups=2))

@@ -110,7 +110,7 @@ def test_parts_that_a_whole_model_does_not_have():
     refused(retinanet(), state, "1 of its tensors are not in the model: mask_head.weight")
 
 
-@pytest.mark.parametrize(("source", "target"), [(ACONC, META), (META, ACONC)])
+@pytest.mark.parametrize(("source", "target"), [(ACONC, META), (META, ACONC), (dict(type="AconFReLU"), ACONC)])
 def test_another_type_of_acon(source, target):
     there, here = source["type"], target["type"]
     message = rf"layer\*.\*.act1, layer\*.\*.act2 is {there} in the checkpoint and {here} in the model: set the same"

@@ -1,8 +1,13 @@
 """LoadCheckHook: what a config lists may differ."""
 
-import pytest
+from unittest.mock import Mock
 
+import pytest
+from torch import nn
+
+from acon_mm.checkpoints import load_state_dict
 from acon_mm.engine import LoadCheckHook
+from helpers.loading import ACONC, backbone, refused, without
 from helpers.tiny_runs import error_of, log_of, run, test, train
 
 
@@ -27,6 +32,15 @@ def test_it_lists_differences_for_a_run(configs, trained, tmp_path, capsys):
     longer = ("train_cfg.max_iters=4",)
     run(train, tmp_path / name, tmp_path / "on", "--resume", str(tmp_path / "run/iter_2.pth"), options=longer)
     assert "ACON's own, keep their init        0" in log_of(tmp_path / "on")
+
+
+def test_parts_know_the_differences_by_their_own_names():
+    """`allow` has names of the whole model, and `init_cfg` loads into a part of it."""
+    model = nn.Sequential(backbone(ACONC))
+    state = without("layer4.", backbone().state_dict())
+    refused(model[0], state, "it has no weights for layer4")
+    LoadCheckHook(allow=["0.layer4"]).before_run(Mock(model=model))
+    assert load_state_dict(model[0], state).missing and load_state_dict(model, {f"0.{k}": state[k] for k in state})
 
 
 @pytest.mark.parametrize("allow", ["bbox_head", [1]])
