@@ -1,4 +1,4 @@
-"""The embedded sample. Importing this registers its datasets with mmdet and mmseg, as far as installed."""
+"""The embedded sample. The import registers its datasets in mmdet and mmseg, where these are installed."""
 
 from importlib.util import find_spec
 

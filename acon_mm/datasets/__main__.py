@@ -1,7 +1,7 @@
-"""Make the embedded sample up front: `python -m acon_mm.datasets [root]`."""
+"""Make the embedded sample: `python -m acon_mm.datasets [DIRECTORY]`."""
 
 import sys
 
 from .digits import ensure_digits
 
-print(ensure_digits(*sys.argv[1:2]))
+print(ensure_digits(sys.argv[1]) if len(sys.argv) > 1 else ensure_digits())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 
@@ -11,17 +13,17 @@ from .pictures import CLASSES, PALETTE
 
 @DATASETS.register_module()
 class DigitsDetDataset(CocoDataset):
-    """Handwritten digits on photographs, with boxes and masks; made in `data_root` when first loaded.
+    """Handwritten digits on photographs, with boxes and masks. The first use makes them in `data_root`.
 
-    `sample` overrides parameters of `ensure_digits`. Datasets that share a `data_root` must agree on it, or each
-    replaces what the other made.
+    `sample` sets parameters of `ensure_digits`. Datasets with the same `data_root` must have the same `sample`.
+    Otherwise each replaces the files of the other.
     """
 
-    #: tells the tools not to look for files before the dataset is built
+    #: the tools do not look for the files before the dataset is built
     makes_own_data = True
     METAINFO = {"classes": CLASSES, "palette": PALETTE}
 
-    def __init__(self, *args, data_root: str = "data/digits", sample: dict | None = None, **kwargs) -> None:
+    def __init__(self, *args: Any, data_root: str = "data/digits", sample: dict | None = None, **kwargs: Any) -> None:
         self.sample = sample or {}
         super().__init__(*args, data_root=data_root, **kwargs)
 

@@ -1,4 +1,4 @@
-"""The embedded sample on disk: made on first use, checked for being whole whenever it is used."""
+"""The embedded sample on disk. The first use makes it, and every use checks that it is complete."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from .pictures import CLASSES, PINNED, SPLITS, PictureMaker
 
 MADE_BY = "acon_mm.datasets.digits"
-VERSION = 1  # raise it whenever the same parameters give other pixels or annotations
+VERSION = 1  # increase it when the same parameters give other pixels or annotations
 MANIFEST = "manifest.json"
 
 
@@ -28,34 +28,34 @@ def ensure_digits(
     image_size: int = 160,
     seed: int = 0,
 ) -> Path:
-    """Return the directory of the digits sample, made first if it is absent, damaged or of other parameters.
+    """Return the directory of the digits sample. Make the sample if it is missing, damaged or has other parameters.
 
-    It holds `images/{split}/000000.png` (RGB), `labels/{split}/000000.png` (0 background, 1 + digit, 255
-    ignored), `annotations/instances_{split}.json` (COCO) and `manifest.json` with the SHA-256 of every file. It
-    is made beside its place and moved there whole, under a file lock: processes that start together make it
-    once.
+    The directory contains `images/{split}/000000.png` (RGB), `labels/{split}/000000.png` (0 background, 1 + digit,
+    255 ignored), `annotations/instances_{split}.json` (COCO) and `manifest.json` with the SHA-256 of every file. The
+    sample is made in a directory beside it and then moved, under a file lock. So processes that start together make
+    it once, and none sees a part of it.
 
     Raises:
-        FileExistsError: making it would remove files that are not part of the sample.
-        ImportError: it has to be made and a package of the `sample` extra is missing.
-        ValueError: a count is below 1, the seed below 0 or the pictures are too small.
+        FileExistsError: the directory has files that are not part of the sample and would be removed.
+        ImportError: the sample must be made, and a package of the `sample` extra is missing.
+        ValueError: a count is below 1, the seed is below 0 or the pictures are too small.
     """
     for name, value, least in (("num_train", num_train, 1), ("num_val", num_val, 1), ("seed", seed, 0)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
     root = Path(root).resolve()
     parameters = {"num_train": num_train, "num_val": num_val, "image_size": image_size, "seed": seed}
-    # Without the lock first, so that a whole sample on a read-only disk can be used.
+    # First without the lock, so that a complete sample on a read-only disk can be used.
     if _fault(root, parameters):
         root.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(root.with_name(f".{root.name}.lock")):
-            if fault := _fault(root, parameters):  # unless another process has made it meanwhile
+            if fault := _fault(root, parameters):  # another process may have made it
                 _replace(root, parameters, fault)
     return root
 
 
 def _read_manifest(root: Path) -> dict | None:
-    """The manifest of a sample that this module made, None if there is none."""
+    """The manifest of a sample that this module made, or None."""
     try:
         manifest = json.loads((root / MANIFEST).read_text())
     except (OSError, ValueError):
@@ -65,13 +65,13 @@ def _read_manifest(root: Path) -> dict | None:
 
 
 def _fault(root: Path, parameters: dict) -> str | None:
-    """Why the sample must be made, None when it is whole."""
+    """Why the sample must be made, or None if it is complete."""
     manifest = _read_manifest(root)
     if manifest is None:
-        return "it is not there"
+        return "it is missing"
     for name, value in {"version": VERSION, **parameters}.items():
         if manifest.get(name) != value:
-            return f"it was made with {name}={manifest.get(name)}, and {name}={value} is wanted"
+            return f"it was made with {name}={manifest.get(name)}, not {name}={value}"
     for name, digest in manifest["files"].items():
         try:
             found = _digest(root / name)
@@ -79,9 +79,9 @@ def _fault(root: Path, parameters: dict) -> str | None:
             return f"{name} is missing"
         if found != digest:
             return f"{name} has changed"
-    for picture in root.glob("images/*/*.png"):  # mmseg would take any picture in there as part of the data
+    for picture in root.glob("images/*/*.png"):  # mmseg uses all pictures in a directory
         if (name := picture.relative_to(root).as_posix()) not in manifest["files"]:
-            return f"{name} does not belong to it"
+            return f"{name} is not part of it"
     return None
 
 
@@ -89,7 +89,7 @@ def _replace(root: Path, parameters: dict, fault: str) -> None:
     _refuse_foreign(root)
     print_log(f"Making the digits sample in {root}: {fault}.", logger="current")
     new, old = (root.with_name(f".{root.name}.acon_mm-{state}") for state in ("new", "old"))
-    for leftover in (new, old):  # of a process that was killed
+    for leftover in (new, old):  # from a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         _make(new, **parameters)
@@ -103,15 +103,15 @@ def _replace(root: Path, parameters: dict, fault: str) -> None:
 
 def _refuse_foreign(root: Path) -> None:
     if root.exists() and not root.is_dir():
-        raise FileExistsError(f"{root} is not a directory: remove it or choose another data_root")
+        raise FileExistsError(f"{root} is not a directory: move it away or choose another data_root")
     manifest = _read_manifest(root)
     ours = set() if manifest is None else {MANIFEST, *manifest["files"]}
     present = (path for path in root.rglob("*") if path.is_symlink() or not path.is_dir())
     foreign = sorted({path.relative_to(root).as_posix() for path in present} - ours)
     if foreign:
         raise FileExistsError(
-            f"making the digits sample in {root} would remove {len(foreign)} file(s) there that are not part of "
-            f"it, such as {foreign[0]!r}: move them away or choose another data_root"
+            f"the digits sample cannot be made in {root}: this would remove {len(foreign)} file(s) that are not part "
+            f"of it, such as {foreign[0]!r}. Move them away or choose another data_root"
         )
 
 
@@ -119,8 +119,8 @@ def _make(root: Path, num_train: int, num_val: int, image_size: int, seed: int) 
     maker = PictureMaker(seed, image_size)
     if maker.packages != PINNED:
         print_log(
-            f"The digits sample is made with {_spell(maker.packages)}, while acon_mm[sample] pins "
-            f"{_spell(PINNED)}: its pixels may differ from those on other machines.",
+            f"The digits sample is made with {_versions(maker.packages)}. Its pixels may differ from those on other "
+            f"machines. For the same pixels, use the versions that acon_mm[sample] pins: {_versions(PINNED)}.",
             logger="current",
             level=logging.WARNING,
         )
@@ -152,7 +152,7 @@ def _make_split(root: Path, maker: PictureMaker, split: str, count: int, progres
         Image.fromarray(picture.image).save(root / "images" / split / name)
         Image.fromarray(picture.labels).save(root / "labels" / split / name)
         images.append({"id": index, "file_name": name, "width": maker.image_size, "height": maker.image_size})
-        # Ids count from 1: pycocotools takes a match with annotation 0 for no match.
+        # Ids start at 1, since pycocotools takes a match with annotation 0 for no match.
         for number, instance in enumerate(picture.instances, len(annotations) + 1):
             annotations.append({"id": number, "image_id": index, **instance})
         progress.update()
@@ -165,5 +165,5 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _spell(packages: dict[str, str]) -> str:
+def _versions(packages: dict[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in packages.items())

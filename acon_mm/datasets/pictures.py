@@ -1,12 +1,12 @@
-"""Pictures of the embedded sample: handwritten digits composited on photographs, in integers only."""
+"""Pictures of the embedded sample: handwritten digits on photographs, computed in integers only."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.resources
 from typing import NamedTuple
 
 import numpy as np
-import PIL
 from PIL import Image
 
 SPLITS = ("train", "val")
@@ -17,7 +17,7 @@ PALETTE = [
 ]
 IGNORE = 255
 
-# Files inside the wheels of scikit-image and scikit-learn: nothing is downloaded.
+# Files in the wheels of scikit-image and scikit-learn. Nothing is downloaded.
 PHOTOGRAPHS = (
     "skimage/data/astronaut.png",
     "skimage/data/brick.png",
@@ -34,16 +34,16 @@ PHOTOGRAPHS = (
     "sklearn/datasets/images/china.jpg",
     "sklearn/datasets/images/flower.jpg",
 )
-# The versions that the `sample` extra pins: others may shift pixels or the order of random draws.
+# The versions that the `sample` extra pins. Other versions may give other pixels or other random numbers.
 PINNED = {"numpy": "2.3.5", "pillow": "13.0.0", "scikit-image": "0.26.0", "scikit-learn": "1.9.1"}
 DIGITS_PER_PICTURE = (2, 6)
-MIN_CROP = 112  # pixels of the photograph; smaller crops would be enlarged to a blur
+MIN_CROP = 112  # pixels of the photograph; a smaller crop would be blurred when it is enlarged
 TRIES = 100
 
-# Coverage of the upscaled glyph to opacity: ink below a quarter is paper, above five eighths is solid.
+# Opacity for each grey level of the enlarged digit: 0 below a quarter, full above five eighths.
 OPACITY = np.clip((np.arange(256) - 64) * 255 // 96, 0, 255).astype(np.uint8)
-SOLID = 128  # opacity from which a pixel belongs to the digit; a fainter visible one is its rim
-MIN_CONTRAST = 64  # luma, 0..255, between a digit and nine tenths of the pixels in its box
+SOLID = 128  # a pixel with at least this opacity belongs to the digit; other visible pixels are its rim
+MIN_CONTRAST = 64  # difference in luma (0..255) between a digit and nine tenths of the pixels in its box
 
 
 class Picture(NamedTuple):
@@ -53,43 +53,42 @@ class Picture(NamedTuple):
 
 
 class PictureMaker:
-    """Makes picture `index` of a split; each depends on `seed` and its own place only, not on the others.
+    """Makes the pictures. A picture depends on `seed`, its split and its index alone.
 
-    A handwritten digit, and a pixel of a photograph, serve one split only: the digits are dealt out 4 : 1,
-    and `train` crops the left two thirds of each photograph, `val` the rest.
+    The splits share no handwritten digit and no pixel of a photograph. `train` has four fifths of the digits and
+    the left two thirds of each photograph, and `val` has the rest.
 
     Raises:
         ImportError: scikit-learn or scikit-image is missing.
-        ValueError: `image_size` is below 64, where the smallest digits stop being legible.
+        ValueError: `image_size` is below 64. The smallest digits would not be legible.
     """
 
     def __init__(self, seed: int = 0, image_size: int = 160) -> None:
         if image_size < 64:
-            raise ValueError(f"image_size must be at least 64 pixels for legible digits, got {image_size}")
+            raise ValueError(f"image_size must be at least 64 pixels, or digits are not legible, got {image_size}")
         try:
-            import skimage
+            import skimage  # noqa: F401  has most of the photographs
             import sklearn.datasets
         except ModuleNotFoundError as error:
             raise ImportError(
-                "making the digits sample needs scikit-learn and scikit-image, and "
+                "the digits sample is made from pictures in scikit-learn and scikit-image, and "
                 f"{error.name!r} is missing: pip install 'acon_mm[sample]'"
             ) from error
-        versions = (np.__version__, PIL.__version__, skimage.__version__, sklearn.__version__)
-        self.packages = dict(zip(PINNED, versions, strict=True))
+        self.packages = {name: importlib.metadata.version(name) for name in PINNED}
         self.seed, self.image_size = seed, image_size
         self.side_range = image_size // 8, image_size * 7 // 20
 
         digits = sklearn.datasets.load_digits()
         glyphs = digits.images.astype(np.int64) * 255 // 16
-        self.glyphs = np.pad(glyphs, ((0, 0), (1, 1), (1, 1))).astype(np.uint8)  # a margin for the rim
+        self.glyphs = np.pad(glyphs, ((0, 0), (1, 1), (1, 1))).astype(np.uint8)  # a margin for the rim of the digit
         self.targets = digits.target.astype(np.int64)
         order = self._rng().permutation(len(glyphs))
         num_train = len(order) * 4 // 5
         self.pools = {"train": order[:num_train], "val": order[num_train:]}
-        self.backdrops = {split: [] for split in SPLITS}
+        self.backdrops: dict[str, list[Image.Image]] = {split: [] for split in SPLITS}
         for name in PHOTOGRAPHS:
             package, path = name.split("/", 1)
-            with Image.open(importlib.resources.files(package) / path) as file:
+            with (importlib.resources.files(package) / path).open("rb") as opened, Image.open(opened) as file:
                 photo = file.convert("RGB")
             cut = photo.width * 2 // 3
             self.backdrops["train"].append(photo.crop((0, 0, cut, photo.height)))
@@ -102,7 +101,7 @@ class PictureMaker:
         rng = self._rng(SPLITS.index(split), index)
         image = self._backdrop(rng, split)
         labels = np.zeros(image.shape[:2], np.uint8)
-        owner = np.full(image.shape[:2], -1, np.int8)  # which digit a pixel shows
+        owner = np.full(image.shape[:2], -1, np.int8)  # the digit that each pixel shows
         low, high = DIGITS_PER_PICTURE
         chosen = rng.choice(self.pools[split], size=rng.integers(low, high + 1), replace=False)
         boxes: list[tuple[int, int, int, int]] = []
@@ -133,11 +132,11 @@ class PictureMaker:
         array = np.array(crop)
         return array[:, ::-1].copy() if rng.integers(2) else array
 
-    def _place(self, rng, glyph: np.ndarray, taken: list) -> tuple[np.ndarray, tuple] | None:
-        """Opacity of the glyph, cut to what is visible, and its box; None if there is no room for it."""
+    def _place(self, rng: np.random.Generator, glyph: np.ndarray, taken: list) -> tuple[np.ndarray, tuple] | None:
+        """The opacity of the visible part of a digit, and its box. None if there is no room for it."""
         low, high = self.side_range
         for _ in range(TRIES):
-            side = int(rng.integers(low, high + 1)) * 10 // 8  # 8 cells of ink and the margin of one each side
+            side = int(rng.integers(low, high + 1)) * 10 // 8  # 8 pixels of the digit, and one on each side
             big = Image.fromarray(glyph).resize((side, side), Image.Resampling.BICUBIC)
             opacity = OPACITY[np.array(big)]
             rows, columns = (np.flatnonzero(opacity.any(axis)) for axis in (1, 0))
@@ -149,8 +148,8 @@ class PictureMaker:
                 return opacity, box
         return None
 
-    def _ink(self, rng, under: np.ndarray, opacity: np.ndarray) -> np.ndarray:
-        """The window with the digit in a colour that stands out; black or white if no draw does."""
+    def _ink(self, rng: np.random.Generator, under: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+        """The window with the digit in a random colour of enough contrast. If none is found, in black or white."""
         levels = _luma(under.astype(np.int64))
         for _ in range(TRIES):
             colour = rng.integers(256, size=3)
@@ -180,14 +179,14 @@ def _luma(rgb: np.ndarray) -> np.ndarray:
 
 
 def _crowd(a: tuple, b: tuple) -> bool:
-    """Whether two boxes share more than a tenth of the smaller one (IoU would pass a small one in a large one)."""
+    """Whether two boxes share more than a tenth of the smaller one. (IoU is low for a small box in a large one.)"""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
     return max(width, 0) * max(height, 0) * 10 > smaller
 
 
 def _run_lengths(mask: np.ndarray) -> dict:
-    """COCO's uncompressed RLE: lengths of alternating runs down the columns, the first one of zeros."""
+    """COCO's uncompressed RLE: the lengths of runs of zeros and ones in turn, column by column, zeros first."""
     flat = mask.ravel(order="F")
     edges = np.flatnonzero(np.diff(flat, prepend=False, append=not flat[-1]))
     return {"size": list(mask.shape), "counts": np.diff(edges, prepend=0).tolist()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
@@ -11,23 +13,23 @@ from .pictures import CLASSES, PALETTE
 
 @DATASETS.register_module()
 class DigitsSegDataset(BaseSegDataset):
-    """Handwritten digits on photographs, with label maps; made in `data_root` when first loaded.
+    """Handwritten digits on photographs, with label maps. The first use makes them in `data_root`.
 
-    Label 0 is the background and `d + 1` the digit d; the soft rim of a digit is 255, which is ignored.
-    `sample` is that of `DigitsDetDataset`.
+    Label 0 is the background, label `d + 1` is the digit d, and the soft rim of a digit has the label 255, which is
+    ignored. `sample` is the same as in `DigitsDetDataset`.
     """
 
-    #: tells the tools not to look for files before the dataset is built
+    #: the tools do not look for the files before the dataset is built
     makes_own_data = True
     METAINFO = {"classes": ("background", *CLASSES), "palette": [(0, 0, 0), *PALETTE]}
 
     def __init__(
         self,
-        *args,
+        *args: Any,
         data_root: str = "data/digits",
         img_suffix: str = ".png",
         sample: dict | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         self.sample = sample or {}
         super().__init__(*args, data_root=data_root, img_suffix=img_suffix, **kwargs)

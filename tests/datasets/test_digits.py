@@ -151,7 +151,7 @@ def damage_picture(root):
         (lambda root: (root / "labels/val/000001.png").unlink(), "labels/val/000001.png is missing"),
         (damage_picture, "images/train/000002.png has changed"),
         (lambda root: (root / "annotations/instances_val.json").write_text("{}"), "instances_val.json has changed"),
-        (shutil.rmtree, "it is not there"),
+        (shutil.rmtree, "it is missing"),
     ],
 )
 def test_damaged_sample_is_made_again(root, made, log, damage, reason):
@@ -164,7 +164,7 @@ def test_damaged_sample_is_made_again(root, made, log, damage, reason):
 
 def test_other_parameters_make_it_again(root, log):
     ensure_digits(root, **{**SMALL, "num_val": 1})
-    assert "it was made with num_val=2, and num_val=1 is wanted" in log.text
+    assert "it was made with num_val=2, not num_val=1" in log.text
     assert len(list(root.glob("images/val/*.png"))) == 1
 
 
@@ -202,7 +202,7 @@ def test_unpinned_versions_are_warned_of(tmp_path, log, monkeypatch):
     monkeypatch.setattr(digits, "PINNED", {**pictures.PINNED, "pillow": "1.0"})
     ensure_digits(tmp_path / "digits", **SMALL)
     (warning,) = (record.getMessage() for record in log.records if record.levelname == "WARNING")
-    assert "pins numpy" in warning and "pillow 1.0" in warning and "may differ" in warning
+    assert "pins: numpy" in warning and "pillow 1.0" in warning and "may differ" in warning
 
 
 @pytest.mark.parametrize("package", ["sklearn.datasets", "skimage"])
