@@ -2,7 +2,7 @@ import os
 
 # Before PyTorch is imported: one thread in each process, so that two processes of pytest-xdist use two cores, and
 # sums do not depend on the number of cores.
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 import torch
 
