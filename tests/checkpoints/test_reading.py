@@ -198,7 +198,10 @@ def test_an_array_is_filled_once(tmp_path):
 
 
 MARKER = "ran"
-CODE = [(Reduces(os.system, f"touch {MARKER}"), "posix.system"), (Reduces(eval, f"open('{MARKER}', 'w')"), "eval")]
+CODE = [
+    (Reduces(os.system, f"touch {MARKER}"), "posix.system"),
+    (Reduces(eval, f"open('{MARKER}', 'w').close()"), "eval"),
+]
 
 
 @pytest.mark.parametrize("value", [value for value, _ in CODE])
