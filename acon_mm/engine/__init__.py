@@ -1,7 +1,7 @@
-"""What runs training and tests, beside mmengine's runner.
+"""Parts of training and tests that mmengine's runner does not have.
 
-- ``command_line.py``: what the tools share
-- ``devices.py``: what mmengine and mmcv lack on a machine without CUDA
+- ``command_line.py``: the common code of the tools
+- ``devices.py``: distributed runs, SyncBN and mixed precision on a machine without CUDA
 - ``hooks.py``: hooks for ``default_hooks`` and ``custom_hooks``
 """
 

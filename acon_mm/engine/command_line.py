@@ -1,4 +1,4 @@
-"""What `tools/train.py` and `tools/test.py` share: flags, config, checks before the start, devices."""
+"""The common code of `tools/train.py` and `tools/test.py`: flags, config, checks before the start, devices."""
 
 import argparse
 import gc
@@ -33,19 +33,22 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
         nargs="+",
         action=DictAction,
         metavar="KEY=VALUE",
-        help='override settings of the config: a.b=1, or for lists a="[1,2]" and a.0.b=1',
+        help='change settings of the config: a.b=1, or for lists a="[1,2]" and a.0.b=1',
     )
-    parser.add_argument("--launcher", choices=["none", *RANK_VARIABLES], default="none", help="who started this job")
-    # torch.distributed.launch passes it; the rank is read from the environment, where it is as well.
+    parser.add_argument(
+        "--launcher", choices=["none", *RANK_VARIABLES], default="none", help="the program that started this job"
+    )
+    # torch.distributed.launch passes it. We read the rank from the environment.
     parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)
     return parser
 
 
 @contextmanager
 def session(launcher: str) -> Iterator[None]:
-    """Surroundings of a tool: checkpoints without code, and one line for what the user can put right.
+    """The context that a tool runs in. No checkpoint can run code in it.
 
-    Exits with status 1 after a `UserError`, told on stderr by the first process of each machine.
+    After a `UserError`, the first process of each machine prints the error on stderr in one line, and all processes
+    exit with status 1.
     """
     try:
         with weights_only():
@@ -54,23 +57,23 @@ def session(launcher: str) -> Iterator[None]:
         if launcher == "none" or os.environ.get(RANK_VARIABLES[launcher][2], "0") == "0":
             print("error:", " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(1) from None
-    if dist.is_initialized():  # not after an error, when it could wait for the others forever
-        # The model refers to the group, whose threads must end before the interpreter does, or they abort it.
+    if dist.is_initialized():  # not after an error: it could wait for the other processes forever
+        # The model refers to the group. Its threads must end before the interpreter does, or they abort the process.
         gc.collect()
         dist.destroy_process_group()
 
 
 def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
-    """The config of `args`, with `--cfg-options`, `--launcher` and `--work-dir` merged in.
+    """Read the config and merge `--cfg-options`, `--launcher` and `--work-dir` into it.
 
     Raises:
-        UserError: the file or one of its bases is missing or of an unknown kind, `default_scope` is neither mmdet
-            nor mmseg, or a top level key in `needs` is missing.
+        UserError: the file or one of its bases is missing or is not a config, `default_scope` is neither mmdet nor
+            mmseg, or one of the settings `needs` is missing.
     """
     try:
         cfg = Config.fromfile(args.config)
     except (OSError, ImportError) as error:
-        cause = error
+        cause: BaseException = error
         while cause.__context__ is not None:  # MMEngine wraps a failed import of custom_imports twice
             cause = cause.__context__
         reason = cause if Path(args.config).exists() else "no such file"
@@ -87,18 +90,18 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
         raise UserError(f"{args.config} needs {scope}, which is not installed: pip install {PACKAGES[scope]}")
     absent = [key for key in needs if cfg.get(key) is None]
     if absent:
-        raise UserError(f"{args.config} has no {', '.join(absent)}: add it, or inherit it by _base_")
+        raise UserError(f"{args.config} has no {', '.join(absent)}: add it, or inherit it with _base_")
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs", Path(args.config).stem))
     return cfg
 
 
 def check_checkpoint(path: str, to_resume: bool = False) -> None:
-    """Fail now, not once the data is loaded, if a local checkpoint cannot be used. Skips URLs and model zoos.
+    """Check a local checkpoint before the data is loaded. URLs and names of model zoos are not checked.
 
     Raises:
         CheckpointError: see `load_checkpoint`.
-        UserError: `to_resume`, and there is no training state in it.
+        UserError: `to_resume` is true, and the checkpoint has no training state.
     """
     if "://" in path:
         return
@@ -107,15 +110,15 @@ def check_checkpoint(path: str, to_resume: bool = False) -> None:
     if to_resume and absent:
         raise UserError(
             f"cannot resume from {path}: it has no {', '.join(absent)}. "
-            f"To start from its weights: --cfg-options load_from={path}"
+            f"To start a new training with its weights: --cfg-options load_from={path}"
         )
 
 
 def check_pretrained(model: dict | list, place: str = "model") -> None:
-    """Check the local files that parts of a model are initialised from, before anything is built.
+    """Check the local checkpoints that initialise parts of a model, before the model is built.
 
     Raises:
-        CheckpointError: see `load_checkpoint`, with the setting that names the file.
+        CheckpointError: see `load_checkpoint`. The error also names the setting with the checkpoint.
     """
     if isinstance(model, dict) and model.get("type") == "Pretrained" and isinstance(model.get("checkpoint"), str):
         try:
@@ -128,27 +131,30 @@ def check_pretrained(model: dict | list, place: str = "model") -> None:
 
 
 def check_data(cfg: Config, *loaders: str) -> None:
-    """Raise UserError if an annotation file or an image directory of these data loaders is missing.
+    """Check that the annotation files and image directories of these data loaders exist.
 
-    A dataset class with the attribute `makes_own_data = True` makes its files itself and is not checked, nor is one
-    that reads from elsewhere than the local disk.
+    A dataset class with the attribute `makes_own_data = True` makes its files itself and is not checked. Data that is
+    not on the local disk is not checked either.
+
+    Raises:
+        UserError: a file or directory is missing.
     """
     for loader in loaders:
         for place, dataset in _innermost(f"{loader}.dataset", cfg[loader].dataset):
-            kind = _dataset_class(dataset, cfg.default_scope)
+            dataset_class = _dataset_class(dataset, cfg.default_scope)
             backend = (dataset.get("backend_args") or {}).get("backend", "local")
-            if kind is None or getattr(kind, "makes_own_data", False) or backend != "local":
+            if dataset_class is None or getattr(dataset_class, "makes_own_data", False) or backend != "local":
                 continue
             for key, path in _data_paths(dataset):
                 if "://" not in path and not Path(path).exists():
                     raise UserError(
-                        f"the data set is not there: {place}.{key} is {path}. "
-                        f"Put it there, or say where it is: --cfg-options {place}.data_root=DIRECTORY"
+                        f"the data set is missing: {place}.{key} is {path}, which does not exist. "
+                        f"Put the data there, or set its place: --cfg-options {place}.data_root=DIRECTORY"
                     )
 
 
 def _innermost(place: str, dataset: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
-    """The datasets inside of wrappers such as RepeatDataset and ConcatDataset, and where in the config they are."""
+    """The datasets inside wrappers such as RepeatDataset and ConcatDataset, each with its place in the config."""
     if "dataset" in dataset:
         yield from _innermost(f"{place}.dataset", dataset.dataset)
     elif "datasets" in dataset:
@@ -159,7 +165,7 @@ def _innermost(place: str, dataset: ConfigDict) -> Iterator[tuple[str, ConfigDic
 
 
 def _data_paths(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
-    """Setting and path of all that MMEngine's `BaseDataset` finds below `data_root`."""
+    """Setting and path of each file or directory that MMEngine's `BaseDataset` reads."""
     root = dataset.get("data_root") or ""
     prefixes = dataset.get("data_prefix") or {}
     if isinstance(prefixes, str):
@@ -171,34 +177,34 @@ def _data_paths(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
 
 
 def _dataset_class(dataset: ConfigDict, scope: str) -> type | None:
-    """None for an unknown name, for which building the dataset has the better error."""
-    kind = dataset.get("type")
-    if not isinstance(kind, str):
-        return kind
+    """The class, or None if the name is unknown. The error for this comes when the dataset is built."""
+    name = dataset.get("type")
+    if not isinstance(name, str):
+        return name
     try:
-        return DATASETS.get(kind if "." in kind else f"{scope}.{kind}")
+        return DATASETS.get(name if "." in name else f"{scope}.{name}")
     except RuntimeError:
         return None
 
 
 def use_amp(cfg: Config) -> None:
-    """Turn on mixed precision: `AmpOptimWrapper`, as the mm tools do.
+    """Set `AmpOptimWrapper` for mixed precision, as the tools of mmdet and mmseg do.
 
     Raises:
-        UserError: the config's optimizer wrapper is of another kind than OptimWrapper or AmpOptimWrapper.
+        UserError: the config has an optimizer wrapper other than OptimWrapper or AmpOptimWrapper.
     """
-    kind = cfg.optim_wrapper.get("type", "OptimWrapper")
-    if kind == "OptimWrapper":
+    wrapper = cfg.optim_wrapper.get("type", "OptimWrapper")
+    if wrapper == "OptimWrapper":
         cfg.optim_wrapper.update(type="AmpOptimWrapper", loss_scale="dynamic")
-    elif kind not in ("AmpOptimWrapper", "BFloat16OptimWrapper"):
-        raise UserError(f"--amp works with optim_wrapper.type OptimWrapper, but the config has {kind}")
+    elif wrapper not in ("AmpOptimWrapper", "BFloat16OptimWrapper"):
+        raise UserError(f"--amp needs optim_wrapper.type OptimWrapper, but the config has {wrapper}: leave out --amp")
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The runner of `cfg`; on CPU with a process group and wrappers that work there.
+    """Build the runner. On CPU it gets a process group and wrappers that work there.
 
     Raises:
-        UserError: the environment lacks what the launcher should have put there.
+        UserError: an environment variable that the launcher sets is missing.
     """
     if cfg.launcher != "none":
         names = [*RANK_VARIABLES[cfg.launcher], *([] if cfg.launcher == "slurm" else ["MASTER_ADDR"])]

@@ -1,4 +1,4 @@
-"""What MMEngine and mmcv lack on a machine without CUDA: distributed runs, SyncBN, mixed precision."""
+"""Distributed runs, SyncBN and mixed precision on a machine without CUDA, where MMEngine and mmcv do not have them."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ RANK_VARIABLES = {
 
 
 def open_process_group(launcher: str) -> None:
-    """Open the gloo group of a distributed run. MMEngine cannot without CUDA, but takes one that is open."""
+    """Open the gloo group of a distributed run. MMEngine cannot do this without CUDA, but uses a group that is open."""
     rank, size, local_rank = (os.environ[name] for name in RANK_VARIABLES[launcher])
     os.environ.update(RANK=rank, WORLD_SIZE=size, LOCAL_RANK=local_rank)
     os.environ.setdefault("MASTER_PORT", "29500")
@@ -43,22 +43,22 @@ def _first_slurm_node() -> str:
 
 
 def fit_config(cfg: Config) -> None:
-    """Replace the wrappers of model and optimizer that need CUDA by those below.
+    """Replace the wrappers of model and optimizer that need CUDA by the classes below.
 
     Raises:
-        UserError: a distributed run asks for another model wrapper than `MMDistributedDataParallel`.
+        UserError: the config of a distributed run has a model wrapper other than `MMDistributedDataParallel`.
     """
-    optim_wrapper = cfg.get("optim_wrapper") or {}
-    if optim_wrapper.get("type") == "AmpOptimWrapper":
+    optim_wrapper = cfg.get("optim_wrapper")
+    if optim_wrapper and optim_wrapper.get("type") == "AmpOptimWrapper":
         for key in ("loss_scale", "dtype", "use_fsdp"):
             optim_wrapper.pop(key, None)
         optim_wrapper.type = "BFloat16OptimWrapper"
     if cfg.launcher != "none":
         wrapper = cfg.get("model_wrapper_cfg") or {}
-        kind = wrapper.get("type", "MMDistributedDataParallel")
-        if kind not in ("MMDistributedDataParallel", "AnyDeviceDistributedDataParallel"):
+        name = wrapper.get("type", "MMDistributedDataParallel")
+        if name not in ("MMDistributedDataParallel", "AnyDeviceDistributedDataParallel"):
             raise UserError(
-                f"a distributed run on CPU needs model_wrapper_cfg.type MMDistributedDataParallel, not {kind}"
+                f"a distributed run on CPU needs model_wrapper_cfg.type MMDistributedDataParallel, not {name}"
             )
         defaults = {"broadcast_buffers": False, "find_unused_parameters": cfg.get("find_unused_parameters", False)}
         cfg.model_wrapper_cfg = {**defaults, **wrapper, "type": "AnyDeviceDistributedDataParallel"}
@@ -68,26 +68,26 @@ def fit_config(cfg: Config) -> None:
 class AnyDeviceDistributedDataParallel(MMDistributedDataParallel):
     """`MMDistributedDataParallel` that also wraps a model on CPU.
 
-    There it takes no `device_ids`, and SyncBN, which raises on CPU, becomes BN. It does this on the built model, not
-    in the config, as SyncBN may also come from a default of a class or from `cfg.sync_bn`.
+    On CPU it uses no `device_ids`, and replaces SyncBN, which needs CUDA, by BN. It replaces SyncBN in the model and
+    not in the config, since SyncBN may also be the default of a class or come from `cfg.sync_bn`.
     """
 
-    def __init__(self, module: torch.nn.Module, device_ids: list[int] | None = None, **kwargs) -> None:
+    def __init__(self, module: torch.nn.Module, device_ids: list[int] | None = None, **kwargs: Any) -> None:
         if get_device() == "cpu":
             device_ids = None
-            # By name, as mmcv's SyncBN is no subclass of PyTorch's.
+            # By name, since mmcv's SyncBN is not a subclass of PyTorch's.
             found = sum(type(each).__name__ == "SyncBatchNorm" for each in module.modules())
             if found:
-                print_log(f"SyncBN does not work without CUDA: {found} layers are reverted to BN.", logger="current")
+                print_log(f"SyncBN does not work without CUDA: {found} layers are replaced by BN.", logger="current")
                 module = revert_sync_batchnorm(module)
         super().__init__(module=module, device_ids=device_ids, **kwargs)
 
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
-    """Mixed precision in bfloat16, whose range needs no loss scaling: works on CPU, unlike `AmpOptimWrapper`."""
+    """Mixed precision in bfloat16, on CPU too. The range of bfloat16 makes loss scaling unnecessary."""
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         print_log("Mixed precision in bfloat16, without loss scaling.", logger="current")
 
@@ -96,14 +96,14 @@ class BFloat16OptimWrapper(OptimWrapper):
         with super().optim_context(model), autocast(dtype=torch.bfloat16), _mmcv_in_float32():
             yield
 
-    def backward(self, loss: torch.Tensor, **kwargs) -> None:
+    def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
         with _mmcv_in_float32():
             super().backward(loss, **kwargs)
 
 
 @contextmanager
 def _mmcv_in_float32() -> Iterator[None]:
-    """Within, mmcv's operators (RoIAlign, nms, ...) take bfloat16 on CPU, which their C++ does not know."""
+    """A context in which mmcv's operators (RoIAlign, nms, ...) accept bfloat16 on CPU. Their C++ code does not."""
     plain = {
         (each, name): vars(each)[name]
         for path, module in list(sys.modules.items())
@@ -123,7 +123,7 @@ def _mmcv_in_float32() -> Iterator[None]:
 
 
 def _in_float32(function: Callable) -> Callable:
-    """`function(ctx, *args)` on float32 instead of bfloat16; the result is of the type of the first tensor."""
+    """`function(ctx, *args)` in float32 instead of bfloat16. The result has the type of the first tensor."""
 
     def is_half(value: Any) -> bool:
         return isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16 and value.device.type == "cpu"

@@ -66,7 +66,10 @@ def test_the_opt_out_of_safe_loading_is_refused(configs, trained, tmp_path, caps
     [
         (None, "there is no checkpoint {path}"),
         (b"x" * 100, "checkpoint {path} is damaged or not a checkpoint: "),
-        ({"state_dict": {}}, "cannot resume from {path}: it has no meta, message_hub. To start from its "),
+        (
+            {"state_dict": {}},
+            "cannot resume from {path}: it has no meta, message_hub. To start a new ",
+        ),
     ],
 )
 def test_unusable_checkpoints(configs, tmp_path, capsys, content, message):
@@ -127,7 +130,7 @@ def test_a_package_that_is_not_installed(configs, tmp_path, capsys, monkeypatch)
 )
 def test_missing_data(configs, tmp_path, capsys, task, setting, value, place):
     error = error_of(capsys, run, train, configs[task], tmp_path, options=(f"{setting}={value}",))
-    assert error.startswith(f"the data set is not there: {setting} is {place.format(data=configs['data'])}. ")
+    assert error.startswith(f"the data set is missing: {setting} is {place.format(data=configs['data'])}, which ")
     dataset = setting[: setting.index(".", setting.rindex("dataset"))]
     assert error.endswith(f"--cfg-options {dataset}.data_root=DIRECTORY")
 
@@ -164,7 +167,7 @@ def test_data_that_is_made_on_first_use_or_is_elsewhere(scoped):
             ("param_scheduler.9.end=1",),
             "--cfg-options does not fit {config}: Index 9 ",
         ),
-        (train, "segmentation", ["--amp"], ("optim_wrapper.type=Other",), "--amp works with optim_wrapper.type "),
+        (train, "segmentation", ["--amp"], ("optim_wrapper.type=Other",), "--amp needs optim_wrapper.type "),
         (train, "segmentation", ["--launcher", "mpi"], (), "--launcher mpi needs OMPI_COMM_WORLD_RANK, OMPI_COMM_"),
         (test, "detection", ["--out", "a.json"], (), "--out of a detector must end in .pkl or .pickle, not a.json"),
         (test, "detection", ["--show-dir", "a"], ("default_hooks.visualization=None",), "--show and --show-dir need "),

@@ -54,7 +54,7 @@ def test_two_processes_on_cpu(configs, trained, tmp_path):
     assert first[:3] == second[:3] and first[:2] == ["gloo", "2"]
     assert first[3] != second[3]  # from other pictures
     # 10 in the backbone and 2 in the head, told by one process
-    assert log_of(work_dir).count("SyncBN does not work without CUDA: 12 layers are reverted to BN.") == 1
+    assert log_of(work_dir).count("SyncBN does not work without CUDA: 12 layers are replaced by BN.") == 1
     assert differing(weights(work_dir / "iter_2.pth"), weights(trained["segmentation"]))
 
     checkpoint = work_dir / "iter_2.pth"
@@ -77,7 +77,7 @@ def test_other_launchers_on_cpu(configs, tmp_path, launcher):
     with mock.patch.dict(os.environ, described | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}):
         run(train, configs["segmentation"], tmp_path, "--launcher", launcher)
     assert f"Distributed launcher: {launcher}" in log_of(tmp_path)
-    assert "layers are reverted to BN" in log_of(tmp_path)
+    assert "layers are replaced by BN" in log_of(tmp_path)
     assert not dist.is_initialized()
     # One of its threads that outlives the interpreter would abort the process, now and then.
     assert not [task for task in Path("/proc/self/task").glob("*/comm") if "gloo" in task.read_text()]
