@@ -1,4 +1,5 @@
-# From the authors' ImageNet weights: tools/convert_checkpoint.py official THEIR_FILE checkpoints/resnet50-metaaconc.pth
+# From the authors' ImageNet weights, converted by
+# tools/model_converters/convert_checkpoint.py official THEIR_FILE checkpoints/resnet50-metaaconc.pth
 _base_ = ['mmdet::retinanet/retinanet_r50-caffe_fpn_1x_coco.py', '../_base_/acon.py', '../_base_/raw_bgr.py']
 model = dict(
     data_preprocessor=_base_.raw_bgr,

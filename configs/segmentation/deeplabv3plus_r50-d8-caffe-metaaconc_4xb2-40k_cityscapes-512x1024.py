@@ -1,4 +1,5 @@
-# From the authors' ImageNet weights: tools/convert_checkpoint.py official THEIR_FILE checkpoints/resnet50-metaaconc.pth
+# From the authors' ImageNet weights, converted by
+# tools/model_converters/convert_checkpoint.py official THEIR_FILE checkpoints/resnet50-metaaconc.pth
 _base_ = [
     '../_base_/acon.py',
     'mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024.py',

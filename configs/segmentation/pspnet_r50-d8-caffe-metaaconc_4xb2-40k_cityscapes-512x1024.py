@@ -1,4 +1,5 @@
-# From the authors' ImageNet weights: tools/convert_checkpoint.py official THEIR_FILE checkpoints/resnet50-metaaconc.pth
+# From the authors' ImageNet weights, converted by
+# tools/model_converters/convert_checkpoint.py official THEIR_FILE checkpoints/resnet50-metaaconc.pth
 _base_ = ['../_base_/acon.py', 'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py', '../_base_/raw_bgr.py']
 model = dict(
     data_preprocessor=_base_.raw_bgr,
