@@ -142,7 +142,7 @@ def shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
 def forward(state: Mapping[str, Tensor], layout: Layout, x: Tensor) -> list[Tensor]:
     """The outputs of the four stages in evaluation mode, and of the classifier if there is one.
 
-    It uses functions of PyTorch and the formula in ``ops/reference.py``, but no module of this package, so that the modules
+    It uses functions of PyTorch and the formula in ``ops/reference.py``, but no module of this package. So the modules
     can be compared with it.
     """
 

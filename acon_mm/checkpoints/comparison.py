@@ -80,9 +80,8 @@ def _compare(module: nn.Module, entries: OrderedDict, prefix: str, metadata: Map
     trial._load_from_state_dict(entries, prefix, local_metadata, True, found.missing, unexpected, errors)
     # `entries` are translated now.
     wrong_shape = _wrong_shapes(trial, entries, prefix)
-    if (
-        wrong_shape
-    ):  # PyTorch has reported each as an error. Without these entries, only the module's own errors remain.
+    if wrong_shape:
+        # PyTorch has reported an error for each of them. Without these entries, only the module's own errors remain.
         rest = OrderedDict((key, value) for key, value in before.items() if key not in wrong_shape)
         errors = []
         _copy_of(module)._load_from_state_dict(rest, prefix, local_metadata, True, [], [], errors)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.model import BaseModel
 from torch import Tensor, nn
@@ -19,6 +19,13 @@ from .comparison import Comparison
 from .report import LoadReport, inits_of, summary
 
 _OFFICIAL = "it is a file of the authors: convert it with tools/model_converters/convert_checkpoint.py official"
+
+
+class AconTypes(NamedTuple):
+    """The types of the ACONs at one place; ``None`` where the parameters are of no type."""
+
+    checkpoint: str | None
+    model: str | None
 
 
 @dataclass
@@ -58,6 +65,19 @@ class Case:
             for place, keys in self.acon_keys.items()
             if keys and missing.issuperset(keys) and not names_below(self.state_dict, place)
         ]
+
+    @cached_property
+    def other_types(self) -> dict[str, AconTypes]:
+        """Places of the ACONs that are of another type in the checkpoint."""
+        types = {
+            place: AconTypes(
+                checkpoint=acon_type_from_names(names_below(self.state_dict, place)),
+                model=acon_type_from_names(names_below(keys, place)),
+            )
+            for place, keys in self.acon_keys.items()
+            if keys and place not in self.kept_acons
+        }
+        return {place: found for place, found in types.items() if found.checkpoint != found.model}
 
     @cached_property
     def missing(self) -> list[str]:
@@ -112,43 +132,23 @@ def errors_in(case: Case) -> list[str]:
     ]
 
 
-def _differing_acons(case: Case) -> list[str]:
-    """Places of the ACONs of which something is missing or of another shape, and about which the checkpoint says more
-    than nothing."""
-    absent = case.comparison.absent
-    return [
-        place for place, keys in case.acon_keys.items() if place not in case.kept_acons and not absent.isdisjoint(keys)
-    ]
-
-
-def _types_at(case: Case, place: str) -> tuple[str | None, str | None]:
-    """The type of the ACON at a place: of the checkpoint's, and of the model's."""
-    return (
-        acon_type_from_names(names_below(case.state_dict, place)),
-        acon_type_from_names(names_below(case.comparison.shapes, place)),
-    )
-
-
 def _other_acons(case: Case) -> list[str]:
-    places: dict[tuple[str, str], list[str]] = {}
-    for place in _differing_acons(case):
-        there, here = _types_at(case, place)
-        if there != here and not all(case.allows(key) for key in case.acon_keys[place]):
-            types = there or "no ACON", here or type(case.acons[place]).__name__
+    places: dict[AconTypes, list[str]] = {}
+    for place, types in case.other_types.items():
+        if not all(case.allows(key) for key in case.acon_keys[place]):
             places.setdefault(types, []).append(place)
     return [
-        f"{summary(found) if len(found) > 1 else found[0]} is {there} in the checkpoint and {here} in the model: "
-        "set the same type in act_cfg"
-        for (there, here), found in places.items()
+        f"{summary(found) if len(found) > 1 else found[0]} is {types.checkpoint or 'no ACON'} in the checkpoint and "
+        f"{types.model or 'another ACON'} in the model: set the same type in act_cfg"
+        for types, found in places.items()
     ]
 
 
 def _incomplete_acons(case: Case) -> list[str]:
     errors, missing = [], set(case.comparison.missing)
-    for place in _differing_acons(case):
-        there, here = _types_at(case, place)
-        lacking = [key for key in case.acon_keys[place] if key in missing]
-        if there == here and not all(case.allows(key) for key in lacking):
+    for place, keys in case.acon_keys.items():
+        lacking = [key for key in keys if key in missing and not case.allows(key)]
+        if lacking and place not in case.kept_acons and place not in case.other_types:
             names = names_below(lacking, place)
             hint = " (Meta-ACON of yolov5 has no norms: set norm_cfg=None in act_cfg)" if "bn1.weight" in names else ""
             errors.append(f"of {place}, the checkpoint does not have {', '.join(sorted(names))}{hint}")
@@ -189,7 +189,7 @@ def _unexpected_tensors(case: Case) -> list[str]:
     if _is_official(keys):
         return [_OFFICIAL]
     foreign = {place: acon_type for place, acon_type in acon_types_by_place(keys).items() if place not in case.acons}
-    rest = [key for key in keys if not any(_lies_in(key, place) for place in (*foreign, *case.acons))]
+    rest = [key for key in keys if not any(_lies_in(key, place) for place in (*foreign, *case.other_types))]
     errors = []
     if foreign:
         types = " and ".join(sorted(set(foreign.values())))

@@ -83,6 +83,10 @@ def test_wrong_and_unexpected_tensors(added, message):
     assert error.startswith("the checkpoint does not fit ResNet: ") and "type='LoadCheckHook', allow=[...]" in error
 
 
+def test_a_part_of_norms_alone_keeps_its_values():
+    assert load_state_dict(backbone(ACONC), without("bn1.", backbone().state_dict())).missing[0] == "bn1.weight"
+
+
 @pytest.mark.parametrize("part", ["layer4", "layer4.1"])
 def test_a_part_without_weights(part):
     refused(backbone(ACONC), without(f"{part}.", backbone().state_dict()), f"it has no weights for {part}[.] ")
@@ -110,10 +114,19 @@ def test_parts_that_a_whole_model_does_not_have():
     refused(retinanet(), state, "1 of its tensors are not in the model: mask_head.weight")
 
 
-@pytest.mark.parametrize(("source", "target"), [(ACONC, META), (META, ACONC), (dict(type="AconFReLU"), ACONC)])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        (ACONC, META),
+        (META, ACONC),
+        (dict(type="AconFReLU"), ACONC),
+        (ACONC, dict(type="AconA")),  # which has all of its parameters in the checkpoint
+        (META, dict(type="MetaAconC", generator="layer")),
+    ],
+)
 def test_another_type_of_acon(source, target):
     there, here = source["type"], target["type"]
-    message = rf"layer\*.\*.act1, layer\*.\*.act2 is {there} in the checkpoint and {here} in the model: set the same"
+    message = rf"layer\*.\*.act1, layer\*.\*.act2 is {there} in the checkpoint and {here}.* in the model: set the same"
     refused(backbone(target), backbone(source).state_dict(), message)
 
 
@@ -134,6 +147,12 @@ def test_an_acon_in_part():
     )
     refused(backbone(META), state, message)
     assert not load_state_dict(backbone(META), state, allow=["layer1.0.act1"]).missing
+
+
+def test_an_acon_with_more_than_the_model_has():
+    """A Meta-ACON with norms for one without computes something else."""
+    message = r"96 of its tensors are not in the model: layer\*.\*.act1.bn1.weight, "
+    refused(backbone(META | dict(norm_cfg=None)), backbone(META).state_dict(), message)
 
 
 def test_all_errors_are_told_at_once():
