@@ -6,6 +6,7 @@ for AVX-512, AVX2 and older processors, and chooses at run time as PyTorch does;
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,7 +84,7 @@ def instruction_set() -> str:
     return torch.ops.acon_mm.cpu_kernels().removesuffix("_table")
 
 
-def _composed_meta_acon_c(x: Tensor, p1: Tensor, p2: Tensor, *generator_and_dim) -> Tensor:
+def _composed_meta_acon_c(x: Tensor, p1: Tensor, p2: Tensor, *generator_and_dim: Any) -> Tensor:
     *values, channel_dim = generator_and_dim
     beta = generate_beta(reference.spatial_mean(x, channel_dim), Generator(*values))
     return acon_c(x, p1, p2, beta, channel_dim)
@@ -94,10 +95,12 @@ def _load() -> str | None:
     here = Path(__file__).parent
     libraries = list(here.glob(f"_cpu_torch{version}.*"))
     if not libraries:
-        others = ", ".join(path.name for path in here.glob("_cpu_torch*")) or "none"
+        found = ", ".join(path.name for path in here.glob("_cpu_torch*")) or "none"
+        checkout = here.parents[1]
+        source = f"-e {checkout}" if (checkout / "setup.py").exists() else "--force-reinstall <where acon_mm is from>"
         return (
-            f"the kernels were not compiled for torch {torch.__version__} (there: {others}). With a C++ compiler: "
-            "ACON_MM_KERNELS=1 pip install --no-build-isolation --no-deps --force-reinstall acon_mm"
+            f"the kernels were not compiled for torch {torch.__version__} (found: {found}). Compile them, with GCC or "
+            f"Clang: ACON_MM_KERNELS=1 pip install --no-build-isolation --no-deps {source}"
         )
     try:
         torch.ops.load_library(libraries[0])

@@ -112,36 +112,3 @@ def test_kernels_compile_for_a_gpu(capability, element, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-
-
-TRAIN = """
-import torch
-from acon_mm import MetaAconC, ops
-torch.manual_seed(0)
-module, x = MetaAconC(8), torch.randn(2, 8, 6, 5, requires_grad=True)
-module(x).square().sum().backward()
-print(ops.backend_for(x))
-print([f"{t.grad.double().abs().sum():.6f}" for t in (x, *module.parameters())])
-"""
-
-
-def train(**environment: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", TRAIN], env=os.environ | environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
-def test_the_environment_chooses_and_every_choice_trains_alike():
-    by_triton, by_reference = train(ACON_MM_BACKEND="triton", TRITON_INTERPRET="1"), train(ACON_MM_BACKEND="reference")
-    assert by_triton[0] == "triton" and by_reference[0] == "reference"
-    for ours, theirs in zip(eval(by_triton[1]), eval(by_reference[1]), strict=True):
-        assert float(ours) == pytest.approx(float(theirs), rel=1e-4)
-
-
-def test_a_choice_that_cannot_be():
-    for name, text in (("cuda", "must be one of compiled, triton, reference"), ("triton", "there is no CUDA device")):
-        environment = os.environ | {"ACON_MM_BACKEND": name, "TRITON_INTERPRET": "0", "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run([sys.executable, "-c", "import acon_mm"], env=environment, capture_output=True, text=True)
-        assert done.returncode and text in done.stderr
