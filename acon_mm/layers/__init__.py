@@ -1,7 +1,8 @@
 """The ACON activations as modules, registered in mmengine's root ``MODELS``.
 
 - ``acon.py``: ACON-A, ACON-B and ACON-C; ``meta_acon.py``: Meta-ACON-C; ``acon_frelu.py``: ACON-FReLU
-- ``base.py``: what they share; ``inner.py``: the convolutions and norms that they are made of
+- ``base.py``: what they share
+- ``inner.py``: the convolutions and norms inside them
 """
 
 from .acon import AconA, AconB, AconC

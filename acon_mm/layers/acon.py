@@ -14,9 +14,17 @@ class AconA(Acon):
     .. math::
         f(x) = x\,\sigma(\beta x)
 
-    where :math:`\beta` is learned per channel and starts at 1, or at :data:`RELU_BETA` with ``init='relu'``.
-    (Section 3.2; arguments: :class:`Acon`. Any shape whose ``channel_dim`` holds C; the result has the same.)
+    where :math:`\beta` is learned per channel. It starts at 1, or at :data:`RELU_BETA` with ``init='relu'``.
+    (Section 3.2.)
+
+    Args:
+        num_channels, channel_dim, init, inplace: see :class:`Acon`.
+
+    Shape:
+        ``(N, ..., C, ...)`` with C at ``channel_dim``; the result has the same shape.
     """
+
+    beta: nn.Parameter
 
     def _create(self, num_channels: int) -> None:
         self._create_per_channel("beta")
@@ -36,9 +44,13 @@ class AconB(Acon):
     .. math::
         f(x) = (1 - p)\,x\,\sigma(\beta (1 - p)\,x) + p\,x
 
-    where :math:`p` (initially 0.25; 0 with ``init='swish'`` and ``'relu'``) and :math:`\beta` (as in :class:`AconA`)
-    are learned per channel. (Section 3.2; arguments: :class:`Acon`. Shapes as in :class:`AconA`.)
+    where :math:`p` and :math:`\beta` are learned per channel. :math:`p` starts at 0.25 with ``init='paper'`` and at 0
+    with ``'swish'`` and ``'relu'``; :math:`\beta` starts as in :class:`AconA`. (Section 3.2; arguments and shapes: see
+    :class:`AconA`.)
     """
+
+    p: nn.Parameter
+    beta: nn.Parameter
 
     def _create(self, num_channels: int) -> None:
         self._create_per_channel("p", "beta")
@@ -54,16 +66,24 @@ class AconB(Acon):
 
 @MODELS.register_module()
 class AconC(Acon):
-    r"""ACON-C: learns, per channel, the two slopes and whether to activate.
+    r"""ACON-C, which learns per channel the two slopes and whether to activate.
 
     .. math::
         f(x) = (p_1 - p_2)\,x\,\sigma(\beta (p_1 - p_2)\,x) + p_2\,x
 
-    where :math:`p_1, p_2, \beta` are learned per channel. :math:`\beta \to 0` makes it linear,
-    :math:`\beta \to \infty` makes it :math:`\max(p_1 x, p_2 x)`. Initially :math:`p_1 = 1, p_2 = 0, \beta = 1`
-    (``'swish'``), :math:`\beta` = :data:`RELU_BETA` instead (``'relu'``), or :math:`p_1, p_2 \sim N(0, 1), \beta = 1`
-    (``'paper'``). (Equation 7; arguments: :class:`Acon`. Shapes as in :class:`AconA`.)
+    where :math:`p_1, p_2, \beta` are learned per channel. With :math:`\beta \to 0` it is linear; with
+    :math:`\beta \to \infty` it is :math:`\max(p_1 x, p_2 x)`. The initial values are
+
+    - ``'swish'``: :math:`p_1 = 1, p_2 = 0, \beta = 1`;
+    - ``'relu'``: :math:`p_1 = 1, p_2 = 0`, and :math:`\beta` is :data:`RELU_BETA`;
+    - ``'paper'``: :math:`p_1, p_2 \sim N(0, 1), \beta = 1`.
+
+    (Equation 7; arguments and shapes: see :class:`AconA`.)
     """
+
+    p1: nn.Parameter
+    p2: nn.Parameter
+    beta: nn.Parameter
 
     def _create(self, num_channels: int) -> None:
         self._create_per_channel("p1", "p2", "beta")

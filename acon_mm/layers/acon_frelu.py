@@ -1,28 +1,34 @@
 """ACON-FReLU (arXiv 2009.04759, table 1)."""
 
+from collections.abc import Callable
+from typing import Any
+
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..ops import functional as F
 from .base import Acon
-from .inner import InnerConv2d, build_norm, normalize
+from .inner import InnerConv2d, build_norm, normalize, reset_norm
 
 
 @MODELS.register_module()
 class AconFReLU(Acon):
-    r"""ACON-FReLU: ACON between a value and its spatial condition.
+    r"""ACON-FReLU: ACON of a value and its spatial condition.
 
     .. math::
         f(x) = BN_2((x - \eta(x))\,\sigma(x - \eta(x)) + \eta(x)), \quad \eta(x) = BN_1(\mathrm{depthwise}_{3x3}(x))
 
-    (Table 1 and the authors' TFNet, which has :math:`BN_2`.) The 3x3 window lies over the last two dimensions of space;
-    a missing one counts as size 1, a further one (depth) is part of the batch. Shapes as in :class:`AconA`.
+    (Table 1, and the authors' TFNet, which has :math:`BN_2`.) The 3x3 window is over the last two dimensions of space.
+    A missing dimension counts as size 1. A third one (depth) counts as part of the batch.
 
     Args:
-        num_channels, channel_dim, inplace: as in :class:`Acon`.
-        norm_cfg: both norms; ``None``: none.
-        out_norm: whether :math:`BN_2` follows.
-        init: ``'paper'``: the window's weights are drawn from N(0, 0.01), its bias is 0.
+        num_channels, channel_dim, inplace: see :class:`Acon`.
+        norm_cfg: the config of both norms; ``None``: no norms.
+        out_norm: whether there is :math:`BN_2`.
+        init: ``'paper'``: the weights of the window are drawn from N(0, 0.01) and its bias is 0.
+
+    Shape:
+        as in :class:`AconA`
     """
 
     inits = ("paper",)
@@ -34,13 +40,13 @@ class AconFReLU(Acon):
         norm_cfg: dict | None = dict(type="BN"),  # noqa: B006 - never changed
         out_norm: bool = True,
         init: str = "paper",
-        **kwargs,
+        **kwargs: Any,
     ):
         self.norm_cfg, self.out_norm = norm_cfg, out_norm
         super().__init__(num_channels, init=init, **kwargs)
 
     def _create(self, num_channels: int) -> None:
-        # Names are the authors'.
+        # The names are the authors'.
         self.conv_frelu = InnerConv2d(num_channels, num_channels, kernel_size=3, groups=num_channels)
         self.bn1 = build_norm(self.norm_cfg, num_channels)
         self.bn2 = build_norm(self.norm_cfg if self.out_norm else None, num_channels)
@@ -49,8 +55,7 @@ class AconFReLU(Acon):
         nn.init.normal_(self.conv_frelu.weight, std=0.01)
         nn.init.zeros_(self.conv_frelu.bias)
         for norm in (self.bn1, self.bn2):
-            if not isinstance(norm, nn.Identity):
-                norm.reset_parameters()
+            reset_norm(norm)
 
     def forward(self, x: Tensor) -> Tensor:
         dim = self._channel_dim_of(x)
@@ -59,8 +64,8 @@ class AconFReLU(Acon):
         return restore(normalize(self.bn2, F.acon_frelu(maps, eta)).to(x.dtype))
 
 
-def _as_maps(x: Tensor, channel_dim: int):
-    """``x`` as ``(N', C, H, W)``, and the function that brings a result back to the shape of ``x``."""
+def _as_maps(x: Tensor, channel_dim: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """``x`` as ``(N', C, H, W)``, and a function that gives a result the shape of ``x``."""
     channels_first = x.movedim(channel_dim, 1)
     while channels_first.dim() < 4:
         channels_first = channels_first.unsqueeze(2)

@@ -1,4 +1,4 @@
-"""Layers inside the ACON modules: a convolution that hosts leave alone, and norms that stand a single value."""
+"""The layers inside the ACON modules: a convolution, and norms that also take a single value per channel."""
 
 import logging
 import math
@@ -14,14 +14,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class InnerConv2d(nn.Module):
-    """A 2-D convolution with bias, stride 1 and "same" padding that is not an ``nn.Conv2d``.
+    """A 2-D convolution with bias, stride 1 and "same" padding. It is not an ``nn.Conv2d``.
 
-    Hosts that initialise by class (``for m in self.modules(): if isinstance(m, nn.Conv2d)``) would overwrite ACON's own
-    initialisation otherwise. Its parameters have no values before :meth:`reset_parameters`, which ACONs call in theirs.
+    Models that initialise by class (``for m in self.modules(): if isinstance(m, nn.Conv2d)``) would overwrite the
+    initial values of an ``nn.Conv2d``. The parameters have no values before :meth:`reset_parameters`, which an ACON
+    calls in its own.
 
     Shape:
-        ``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``; with a kernel of 1x1 also ``(N, in_channels)`` to
-        ``(N, out_channels)``, for pooled maps
+        ``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``; for pooled maps, with a kernel of 1x1, also
+        ``(N, in_channels)`` to ``(N, out_channels)``
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1):
@@ -47,33 +48,39 @@ class InnerConv2d(nn.Module):
 
 
 def build_norm(norm_cfg: dict | None, num_channels: int, pooled: bool = False) -> nn.Module:
-    """The norm that an mm ``norm_cfg`` asks for; ``None``: no norm.
+    """The norm of an OpenMMLab ``norm_cfg``; an ``nn.Identity`` where that is ``None``.
 
     Raises:
-        ValueError: the norm takes its statistics over space, and is for ``pooled`` maps, which have one value there.
+        ValueError: the norm is for ``pooled`` maps, which have one value over space, but normalises over space.
     """
     if norm_cfg is None:
         return nn.Identity()
     norm = build_norm_layer(norm_cfg, num_channels)[1]
     if pooled and isinstance(norm, nn.modules.instancenorm._InstanceNorm):
         raise ValueError(
-            f"norm_cfg={dict(norm_cfg)} normalises over space, but Meta-ACON's norms see one value per channel and "
-            "sample: use 'BN', 'SyncBN', 'GN', 'LN' or None"
+            f"norm_cfg={dict(norm_cfg)} normalises over space, but the norms of Meta-ACON get one value per sample and "
+            "channel: use 'BN', 'SyncBN', 'GN', 'LN' or None"
         )
     return norm
 
 
-def normalize(norm: nn.Module, x: Tensor) -> Tensor:
-    """Apply ``norm`` to maps ``x`` of shape ``(N, C, H, W)``, also where a batch norm could not.
+def reset_norm(norm: nn.Module) -> None:
+    """Set a norm of :func:`build_norm` to its initial values."""
+    if not isinstance(norm, nn.Identity):
+        norm.reset_parameters()  # type: ignore[operator]
 
-    A batch norm in training needs two values per channel. With one (pooled maps at batch size 1) or none (an empty
-    batch of RoIs) there are no batch statistics: the running statistics normalise, as they do at test time, and stay as
-    they are. A SyncBatchNorm counts the values of all processes. A LayerNorm normalises over the channels.
+
+def normalize(norm: nn.Module, x: Tensor) -> Tensor:
+    """Apply ``norm`` to maps ``x`` of shape ``(N, C, H, W)``.
+
+    A batch norm in training needs two values per channel. There is one in pooled maps at batch size 1, and none in an
+    empty batch of RoIs. The norm then uses its running statistics, as in evaluation, and leaves them unchanged. A
+    SyncBatchNorm counts the values of all processes. A LayerNorm normalises over the channels.
     """
     if isinstance(norm, nn.LayerNorm):
         return norm(x.movedim(1, -1)).movedim(-1, 1)
     if isinstance(norm, _BatchNorm) and norm.training and not has_batch_statistics(norm, x.shape):
-        # Without running statistics: mean 0 and variance 1, where they would have started.
+        # Without running statistics: their initial values, mean 0 and variance 1.
         mean = x.new_zeros(x.shape[1]) if norm.running_mean is None else norm.running_mean
         var = x.new_ones(x.shape[1]) if norm.running_var is None else norm.running_var
         return F.batch_norm(x, mean, var, norm.weight, norm.bias, training=False, eps=norm.eps)
@@ -81,10 +88,10 @@ def normalize(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def has_batch_statistics(norm: _BatchNorm, shape: torch.Size) -> bool:
-    """Whether a norm in training finds two values per channel in maps of a shape; the log tells once if not."""
+    """Whether maps of this shape have the two values per channel that a norm needs in training; logged once if not."""
     values = shape.numel() // shape[1]
     if isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized():
-        # Every process must take the same way, or the others wait for it forever: an even share is presumed.
+        # All processes must decide alike, or some would wait forever. So each assumes that all have as many values.
         values = max(values, 1) * dist.get_world_size(norm.process_group)
     if values < 2 and not torch.compiler.is_compiling():
         _log_single_value()
@@ -94,8 +101,8 @@ def has_batch_statistics(norm: _BatchNorm, shape: torch.Size) -> bool:
 @cache
 def _log_single_value() -> None:
     print_log(
-        "ACON: a batch norm got fewer than 2 values per channel in training (batch size 1?); it normalises by its "
-        "running statistics then and leaves them unchanged. norm_cfg=None does without a norm.",
+        "ACON: a batch norm got fewer than 2 values per channel in training (batch size 1?). It then uses its running "
+        "statistics and leaves them unchanged. norm_cfg=None removes the norms.",
         logger="current",
         level=logging.WARNING,
     )

@@ -1,6 +1,7 @@
-"""Meta-ACON-C (arXiv 2009.04759, section 3.3): the activation, its generator, and both in one compiled operator."""
+"""Meta-ACON-C (arXiv 2009.04759, section 3.3): the activation, its generator, and the call of both as one operator."""
 
 import math
+from typing import Any, TypeGuard
 
 import torch
 from mmengine.registry import MODELS
@@ -11,44 +12,52 @@ from ..ops import backend_for, cpu
 from ..ops import functional as F
 from ..ops.generator import Generator
 from .base import RELU_BETA, Acon, check_option, reset_slopes
-from .inner import InnerConv2d, build_norm, has_batch_statistics, normalize
+from .inner import InnerConv2d, build_norm, has_batch_statistics, normalize, reset_norm
 
 GENERATORS = ("channel", "layer", "pixel")
 
-#: so many samples the compiled layers are made for; matrix products of more are left to PyTorch
+#: the most samples for the fused operator; with more, PyTorch's matrix products are faster
 FEW_SAMPLES = 16
 
 
 @MODELS.register_module()
 class MetaAconC(Acon):
-    r"""Meta-ACON-C: ACON-C whose beta is computed from the input, sample by sample.
+    r"""Meta-ACON-C: ACON-C with a beta that is computed from the input, sample by sample.
 
     .. math::
         f(x) = (p_1 - p_2)\,x\,\sigma(G(x) (p_1 - p_2)\,x) + p_2\,x
 
-    where :math:`p_1, p_2` are learned per channel and the generator :math:`G` is, with the scale :math:`k` (1 in the
-    paper),
+    where :math:`p_1, p_2` are learned per channel. The scale :math:`k` is 1 in the paper. The generator :math:`G` is
 
     - ``'channel'``: :math:`k\,\sigma(BN_2(fc_2(BN_1(fc_1(\mathrm{mean}_{hw}(x))))))`, one beta per sample and channel;
     - ``'layer'``: :math:`k\,\sigma(\sum_{chw} x)`, one beta per sample;
     - ``'pixel'``: :math:`k\,\sigma(x)`, one beta per element.
 
-    The initial values make f what ``init`` says: with ``'swish'`` and ``'relu'`` the channel-wise generator starts at
-    :math:`\sigma(0) = 1/2`, so :math:`k` = 2 or 2 :data:`RELU_BETA` gives ACON-C's initial beta. A batch norm that gets
-    a single value per channel in training (batch size 1) normalises by its running statistics
-    (:func:`acon_mm.layers.inner.normalize`). (Section 3.3; shapes as in :class:`AconA`.)
+    With ``init='swish'`` and ``'relu'``, the channel-wise generator starts at :math:`\sigma(0) = 1/2`. So :math:`k` = 2
+    or 2 :data:`RELU_BETA` gives the initial beta of :class:`AconC`. A batch norm that gets one value per channel in
+    training (batch size 1) uses its running statistics (:func:`acon_mm.layers.inner.normalize`). (Section 3.3.)
 
     Args:
-        num_channels, channel_dim, init, inplace: as in :class:`Acon`.
+        num_channels, channel_dim, init, inplace: see :class:`Acon`.
         generator: ``'channel'``, ``'layer'`` or ``'pixel'``.
-        r: reduction: fc1 has ``max(r, C // r)`` outputs.
-        norm_cfg: norm of the channel-wise generator; ``None``: none.
-        beta_scale: the scale :math:`k`. ``None``: 1, 2 or 2 :data:`RELU_BETA`, for ``init`` ``'paper'``, ``'swish'``,
-            ``'relu'``. It is saved with the parameters, and a checkpoint's replaces what ``init`` means.
+        r: the reduction: fc1 has ``max(r, C // r)`` outputs.
+        norm_cfg: the config of the norms of the channel-wise generator; ``None``: no norms.
+        beta_scale: the scale :math:`k`. ``None``: 1, 2 or 2 :data:`RELU_BETA`, for ``init`` ``'paper'``, ``'swish'`` or
+            ``'relu'``. It is saved with the parameters; the value of a checkpoint replaces that of ``init``.
+
+    Shape:
+        as in :class:`AconA`
 
     Raises:
-        ValueError: as :class:`Acon`; ``init='relu'`` with another generator than ``'channel'``.
+        ValueError: as :class:`Acon`; also for ``init='relu'`` with another generator than ``'channel'``.
     """
+
+    p1: nn.Parameter
+    p2: nn.Parameter
+    fc1: InnerConv2d
+    bn1: nn.Module
+    fc2: InnerConv2d
+    bn2: nn.Module
 
     def __init__(
         self,
@@ -59,14 +68,14 @@ class MetaAconC(Acon):
         norm_cfg: dict | None = dict(type="BN"),  # noqa: B006 - never changed
         init: str = "swish",
         beta_scale: float | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         check_option("generator", generator, GENERATORS)
         if not isinstance(r, int) or r < 1:
             raise ValueError(f"r must be a positive int, got {r!r}")
         if beta_scale is not None and not beta_scale > 0:
             raise ValueError(f"beta_scale must be positive or None, got {beta_scale!r}")
-        # Before the base's __init__, which creates the parameters where the number of channels is known.
+        # These come first, because the base's __init__ may create the parameters.
         self.generator, self.r, self.norm_cfg = generator, r, norm_cfg
         self._given_scale = None if beta_scale is None else float(beta_scale)
         self._set_default_scale(init)
@@ -79,17 +88,17 @@ class MetaAconC(Acon):
     def _set_default_scale(self, init: str) -> None:
         if init == "relu" and self.generator != "channel":
             raise ValueError(
-                f"generator={self.generator!r} cannot start as ReLU, since its beta falls to 0 where x is negative: "
+                f"generator={self.generator!r} cannot start as ReLU, because its beta is near 0 where x is negative: "
                 "use generator='channel' or another init"
             )
-        default = {"paper": 1.0, "swish": 2.0, "relu": 2 * RELU_BETA}.get(init)
+        default = {"paper": 1.0, "swish": 2.0}.get(init, 2 * RELU_BETA)
         self.beta_scale = default if self._given_scale is None else self._given_scale
 
     def _create(self, num_channels: int) -> None:
         self._create_per_channel("p1", "p2")
         if self.generator == "channel":
             hidden = max(self.r, num_channels // self.r)
-            # Names and order are the authors'.
+            # The names and their order are the authors'.
             self.fc1 = InnerConv2d(num_channels, hidden)
             self.bn1 = build_norm(self.norm_cfg, hidden, pooled=True)
             self.fc2 = InnerConv2d(hidden, num_channels)
@@ -99,13 +108,13 @@ class MetaAconC(Acon):
         reset_slopes(self.p1, self.p2, self.init)
         if self.generator != "channel":
             return
-        for layer in (self.fc1, self.bn1, self.fc2, self.bn2):
-            if not isinstance(layer, nn.Identity):
-                layer.reset_parameters()
+        for layer, norm in ((self.fc1, self.bn1), (self.fc2, self.bn2)):
+            layer.reset_parameters()
+            reset_norm(norm)
         if self.init != "paper":
-            # G starts as the constant 1/2; its last layer learns first, as with zero-init residuals.
+            # G starts as the constant 1/2. As with a residual branch that starts at 0, the last layer learns first.
             affine = getattr(self.bn2, "weight", None)
-            last = self.fc2 if affine is None or not affine.requires_grad else self.bn2
+            last: Any = self.fc2 if affine is None or not affine.requires_grad else self.bn2
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
@@ -124,18 +133,27 @@ class MetaAconC(Acon):
         return F.acon_c(x, self.p1, self.p2, beta, dim)
 
     def get_extra_state(self) -> Tensor:
-        """``beta_scale``: another scale makes another function of the same parameters, so it is saved with them."""
+        """``beta_scale``. It is saved, because with another scale the same parameters are another function."""
         return torch.tensor(self.beta_scale, dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
         self.beta_scale = float(state)
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict,
+        strict: bool,
+        missing: list[str],
+        unexpected: list[str],
+        errors: list[str],
+    ) -> None:
         key, p1 = prefix + "_extra_state", state_dict.get(prefix + "p1")
-        if prefix + "beta_scale" in state_dict:  # as it was called before there were extra states
+        if prefix + "beta_scale" in state_dict:  # its key in older files
             state_dict.setdefault(key, state_dict.pop(prefix + "beta_scale"))
         elif key not in state_dict:
-            # The authors' form, (1, C, 1, 1), has no scale. Files of 0.1.0 have none either; they mean the config's.
+            # The authors' files have no scale and mean 1; their p1 is (1, C, 1, 1). Files of 0.1.0 mean the config's.
             theirs = p1 is not None and p1.dim() == 4
             state_dict[key] = torch.tensor(1.0) if theirs else self.get_extra_state()
         if problem := self._problem_of_scale(float(state_dict[key])):
@@ -149,7 +167,7 @@ class MetaAconC(Acon):
         if self._given_scale is not None and not math.isclose(self._given_scale, saved, rel_tol=1e-6):
             return (
                 f"is {saved:g} in the checkpoint and {self._given_scale:g} in the config: "
-                "leave it out of act_cfg, then it is taken from the checkpoint"
+                "leave it out of act_cfg to take it from the checkpoint"
             )
         return None
 
@@ -166,7 +184,7 @@ class MetaAconC(Acon):
         return f"{super().extra_repr()}, generator={self.generator!r}, beta_scale={self.beta_scale:g}"
 
 
-def fused_meta_acon(module: nn.Module, x: Tensor, channel_dim: int) -> Tensor | None:
+def fused_meta_acon(module: MetaAconC, x: Tensor, channel_dim: int) -> Tensor | None:
     """The output of a channel-wise :class:`MetaAconC`, by one operator; None where the operator cannot compute it.
 
     The module must call its layers one by one:
@@ -189,7 +207,7 @@ def fused_meta_acon(module: nn.Module, x: Tensor, channel_dim: int) -> Tensor | 
     if _has_hooks(fc1) or _has_hooks(bn1) or _has_hooks(fc2) or _has_hooks(bn2):
         return None
     if type(bn1) is type(bn2) is nn.Identity:
-        norms = _NO_NORMS
+        norms: dict[str, Any] = _NO_NORMS
     elif _is_plain(bn1) and _is_plain(bn2) and _options(bn1) == _options(bn2):
         norms = dict(
             bn1_weight=bn1.weight,
@@ -224,7 +242,7 @@ def fused_meta_acon(module: nn.Module, x: Tensor, channel_dim: int) -> Tensor | 
 
 
 # What stands in for two norms: no tensors, and options without effect.
-_NO_NORMS = dict.fromkeys(name for name in Generator._fields if name.startswith("bn"))
+_NO_NORMS: dict[str, Any] = dict.fromkeys(name for name in Generator._fields if name.startswith("bn"))
 _NO_NORMS |= dict(batch_statistics=False, momentum=0.0, eps=0.0)
 
 
@@ -232,18 +250,22 @@ def _is_inner(linear: nn.Module) -> bool:
     return type(linear).forward is InnerConv2d.forward
 
 
-def _is_plain(norm: nn.Module) -> bool:
-    # A SyncBatchNorm has a forward of its own.
-    plain = isinstance(norm, _BatchNorm) and type(norm).forward is _BatchNorm.forward
-    return plain and norm.affine and norm.running_mean is not None and norm.momentum is not None
+def _is_plain(norm: nn.Module) -> TypeGuard[_BatchNorm]:
+    # A SyncBatchNorm has another forward.
+    if not isinstance(norm, _BatchNorm) or type(norm).forward is not _BatchNorm.forward:
+        return False
+    has_statistics = norm.track_running_stats and norm.running_mean is not None
+    return norm.affine and has_statistics and norm.momentum is not None
 
 
-def _options(norm: _BatchNorm) -> tuple[bool, float, float]:
+def _options(norm: _BatchNorm) -> tuple[bool, float | None, float]:
     return norm.training, norm.momentum, norm.eps
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
 def _normalize_pooled(norm: nn.Module, pooled: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
-"""Functional forms of the ACON activations (arXiv 2009.04759).
+"""The ACON activations as functions (arXiv 2009.04759).
 
-Each takes the input ``x`` of any rank, batch first, whose channels lie at ``channel_dim``; 1-D parameters hold one
-value per channel, shape ``(C,)``; ``beta`` may also hold one per sample and channel, ``(N, C)``, or one per sample,
-``(N, 1)``. The result has the shape and dtype of ``x``; what is kept for backward is ``x`` and the parameters.
+The input ``x`` has any rank, the batch first, and the channels at ``channel_dim``. A parameter has one value per
+channel, ``(C,)``. It may also have one per sample and channel, ``(N, C)``, or one per sample, ``(N, 1)``. The result
+has the shape and dtype of ``x``. Only ``x`` and the parameters are kept for backward.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,32 +15,32 @@ from .backends import BACKENDS, backend_for
 
 
 class _AconC(torch.autograd.Function):
-    """ACON-C by an implementation without autograd of its own; recomputes instead of keeping intermediates."""
+    """ACON-C by an implementation without its own autograd. Backward computes intermediate results again."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int, backend: str) -> Tensor:
+    def forward(ctx: Any, x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int, backend: str) -> Tensor:
         ctx.save_for_backward(x, p1, p2, beta)
         ctx.channel_dim, ctx.backend = channel_dim, backend
         return BACKENDS[backend].forward(x, p1, p2, beta, channel_dim)
 
     @staticmethod
-    def backward(ctx, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        # With create_graph the gradient is differentiated itself, so it must be made of PyTorch operators.
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        # With create_graph the gradient is itself differentiated, so it must be made of PyTorch's operators.
         backend = reference if torch.is_grad_enabled() else BACKENDS[ctx.backend]
         return *backend.backward(grad_y, *ctx.saved_tensors, ctx.channel_dim), None, None
 
 
 class _AconCPixel(torch.autograd.Function):
-    """ACON-C whose beta is ``scale * sigmoid(x)``, so that no tensor of beta's is kept beside ``x``."""
+    """ACON-C with ``beta = scale * sigmoid(x)``. Backward computes beta again, so only ``x`` is kept."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, p1: Tensor, p2: Tensor, channel_dim: int, scale: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, p1: Tensor, p2: Tensor, channel_dim: int, scale: float) -> Tensor:
         ctx.save_for_backward(x, p1, p2)
         ctx.channel_dim, ctx.scale = channel_dim, scale
         return reference.forward(x, p1, p2, scale * x.sigmoid(), channel_dim)
 
     @staticmethod
-    def backward(ctx, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, p1, p2 = ctx.saved_tensors
         gate = x.sigmoid()
         grad_x, grad_p1, grad_p2, grad_beta = reference.backward(grad_y, x, p1, p2, ctx.scale * gate, ctx.channel_dim)
@@ -46,12 +48,20 @@ class _AconCPixel(torch.autograd.Function):
 
 
 def acon_a(x: Tensor, beta: Tensor, channel_dim: int = 1) -> Tensor:
-    r"""ACON-A, which is Swish with a learned beta: :math:`x\,\sigma(\beta x)` (section 3.2)."""
+    r"""ACON-A, which is Swish with a learned beta: :math:`x\,\sigma(\beta x)` (section 3.2).
+
+    Raises:
+        ValueError: as :func:`acon_c`.
+    """
     return acon_c(x, torch.ones_like(beta), torch.zeros_like(beta), beta, channel_dim)
 
 
 def acon_b(x: Tensor, p: Tensor, beta: Tensor, channel_dim: int = 1) -> Tensor:
-    r"""ACON-B: :math:`(1-p)\,x\,\sigma(\beta (1-p)\,x) + p\,x` (section 3.2)."""
+    r"""ACON-B: :math:`(1-p)\,x\,\sigma(\beta (1-p)\,x) + p\,x` (section 3.2).
+
+    Raises:
+        ValueError: as :func:`acon_c`.
+    """
     return acon_c(x, torch.ones_like(p), p, beta, channel_dim)
 
 
@@ -59,7 +69,7 @@ def acon_c(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int = 1
     r"""ACON-C: :math:`(p_1 - p_2)\,x\,\sigma(\beta (p_1 - p_2)\,x) + p_2\,x` (equation 7).
 
     Raises:
-        ValueError: a parameter's shape is none of ``(C,)``, ``(N, C)`` and ``(N, 1)``.
+        ValueError: the shape of a parameter is not ``(C,)``, ``(N, C)`` or ``(N, 1)``.
     """
     for parameter in (p1, p2, beta):
         _check_shape(parameter, x, channel_dim)
@@ -74,7 +84,10 @@ def acon_c(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int = 1
 def acon_c_pixel(x: Tensor, p1: Tensor, p2: Tensor, channel_dim: int = 1, scale: float = 1.0) -> Tensor:
     r"""ACON-C with one beta per element, :math:`\beta = k\,\sigma(x)`: the pixel-wise Meta-ACON (section 3.3).
 
-    ``scale`` is :math:`k`; the paper has 1.
+    ``scale`` is :math:`k`, which is 1 in the paper.
+
+    Raises:
+        ValueError: as :func:`acon_c`.
     """
     for parameter in (p1, p2):
         _check_shape(parameter, x, channel_dim)
@@ -84,7 +97,7 @@ def acon_c_pixel(x: Tensor, p1: Tensor, p2: Tensor, channel_dim: int = 1, scale:
 
 
 def acon_frelu(x: Tensor, eta_b: Tensor) -> Tensor:
-    r"""ACON of :math:`\eta_a = x` and a spatial condition :math:`\eta_b`, with :math:`\beta = 1`.
+    r"""ACON-FReLU: ACON of :math:`\eta_a = x` and a spatial condition :math:`\eta_b`, with :math:`\beta = 1`.
 
     .. math::
         (x - \eta_b)\,\sigma(x - \eta_b) + \eta_b
@@ -95,10 +108,10 @@ def acon_frelu(x: Tensor, eta_b: Tensor) -> Tensor:
 
 
 def input_and_mean(x: Tensor, channel_dim: int = 1) -> tuple[Tensor, Tensor]:
-    """``x`` and its mean over space, ``(N, C)``, in float32 or wider: what Meta-ACON's generator starts from.
+    """``x`` and its mean over space, ``(N, C)``, in float32 or wider, which is the input of Meta-ACON's generator.
 
-    Use the first in place of ``x``: backward may then add the mean's gradient in place to the other gradient of ``x``,
-    without a further tensor of its size.
+    Use the returned ``x`` in place of yours: backward can then add the gradient of the mean to that of ``x`` in place,
+    without another tensor of its size.
     """
     # Under torch.compile, an operator must not return its input, and the compiler fuses the addition itself.
     without_operator = x.dim() == 2 or is_exporting() or torch.compiler.is_compiling()
@@ -108,7 +121,7 @@ def input_and_mean(x: Tensor, channel_dim: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def is_exporting() -> bool:
-    """Whether only standard operators will do: under ``torch.jit.trace``, ``torch.export`` and ONNX export."""
+    """Whether only standard operators may be used: in ``torch.jit.trace``, ``torch.export`` and ONNX export."""
     return torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
@@ -119,7 +132,7 @@ def _check_shape(parameter: Tensor, x: Tensor, channel_dim: int) -> None:
     if parameter.dim() == 2 and parameter.shape[0] == samples and parameter.shape[1] in (1, channels):
         return
     raise ValueError(
-        f"a parameter of shape {tuple(parameter.shape)} fits no input of shape {tuple(x.shape)} whose channels lie "
+        f"a parameter of shape {tuple(parameter.shape)} does not fit an input of shape {tuple(x.shape)} with channels "
         f"at dimension {channel_dim}: it must be (C,), (N, C) or (N, 1) = "
         f"({channels},), ({samples}, {channels}) or ({samples}, 1)"
     )

@@ -50,7 +50,7 @@ class Generator(NamedTuple):
     def learned(self) -> tuple[Tensor, ...]:
         """The tensors that are learned."""
         layers = self.fc1_weight, self.fc1_bias, self.fc2_weight, self.fc2_bias
-        if self.bn1_weight is None:
+        if self.bn1_weight is None or self.bn1_bias is None or self.bn2_weight is None or self.bn2_bias is None:
             return layers
         return *layers, self.bn1_weight, self.bn1_bias, self.bn2_weight, self.bn2_bias
 

@@ -1,5 +1,7 @@
-"""The Triton kernels themselves, and their launches; imported when the first tensor comes (see ``gpu.py``)."""
+"""The Triton kernels and their launches. ``gpu.py`` imports this file when the first tensor comes."""
 
+# mypy: disallow-untyped-defs=False
+# Triton gives the arguments of its kernels their types.
 from typing import NamedTuple
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from .reference import finite
 
-# Elements of a tile: few enough to stay in registers, enough to hide the latency of memory.
+# Elements of a tile: few enough for the registers, enough to hide the latency of memory.
 _TILE = 2048
 # Beyond this |z|, z s (1-s) is 0 in float32.
 _MAX_Z = tl.constexpr(1e3)
@@ -29,10 +31,10 @@ def _y(x, p1, p2, beta):
 
 @triton.jit
 def _gradients(grad_y, x, p1, p2, beta):
-    """grad_x, and the summands of the gradients of p1, p2 and beta."""
+    """grad_x, and the summands of the gradients of p1, p2 and beta (formula: ``reference.py``)."""
     p_diff = p1 - p2
     z = beta * p_diff * x
-    # tl.where keeps NaN, as tl.clamp need not.
+    # tl.where keeps NaN; tl.clamp may not.
     z = tl.where(z > _MAX_Z, _MAX_Z, tl.where(z < -_MAX_Z, -_MAX_Z, z))
     s = _sigmoid(z)
     slope = s * _sigmoid(-z)
@@ -56,7 +58,7 @@ def _planes(
     p1_n, p1_c, p2_n, p2_c, beta_n, beta_c,
     PLANES: tl.constexpr, INNER: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
-    """A tile of some planes (sample, block, channel), PLANES x INNER elements."""
+    """A tile of PLANES x INNER elements; a plane is one sample, block and channel."""
     program = tl.program_id(0).to(tl.int64)
     plane = program // tiles * PLANES + tl.arange(0, PLANES)[:, None]
     position = program % tiles * INNER + tl.arange(0, INNER)[None, :]
@@ -87,7 +89,7 @@ def _rows(
     p1_n, p1_c, p2_n, p2_c, beta_n, beta_c,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
-    """A tile of some rows of one sample, ROWS x CHANNELS elements; a row holds the channels of a position."""
+    """A tile of ROWS x CHANNELS elements of one sample; a row has the channels of one position."""
     program = tl.program_id(0).to(tl.int64)
     sample = program // channel_tiles // row_tiles
     row = program // channel_tiles % row_tiles * ROWS + tl.arange(0, ROWS)[:, None]
@@ -112,9 +114,9 @@ def _rows(
 
 
 class _Walk(NamedTuple):
-    """How a tensor lies in memory: N samples of ``blocks`` times C channels times ``inner`` elements."""
+    """The order of a tensor in memory: N samples of ``blocks`` times C channels times ``inner`` elements."""
 
-    x: Tensor  # as it is walked: `x` or a contiguous copy
+    x: Tensor  # the tensor, or a contiguous copy where the kernels cannot walk it
     samples: int
     blocks: int
     channels: int
@@ -131,39 +133,38 @@ class _Walk(NamedTuple):
         return cls(x, x.shape[0], blocks, x.shape[channel_dim], inner)
 
     def launch(self, grad_y: Tensor | None, parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """The output of a kernel, and its sums ``(N, C, 3)`` if ``grad_y`` is there."""
+        """The output of the kernel, and the sums ``(N, C, 3)`` where there is a ``grad_y``."""
         x, backward = self.x, grad_y is not None
+        grad_y = x if grad_y is None else grad_y
         out = torch.empty_like(x)
         prepared = [p.detach().float().contiguous() for p in parameters]
         strides = [s for p in prepared for s in (p.shape[-1] * (p.dim() - 1), int(p.shape[-1] > 1))]
-        if backward and grad_y.stride() != x.stride():
+        if grad_y.stride() != x.stride():
             grad_y = torch.empty_like(x).copy_(grad_y)
         if self.inner == 1:
             columns = min(triton.next_power_of_2(self.channels), 128)
             rows = max(1, min(_TILE // columns, triton.next_power_of_2(self.blocks)))
             row_tiles, channel_tiles = triton.cdiv(self.blocks, rows), triton.cdiv(self.channels, columns)
             kernel, programs = _rows, self.samples * row_tiles * channel_tiles
-            shape = (self.samples, row_tiles, self.channels, 3)
-            sizes = (self.blocks, self.channels, row_tiles, channel_tiles)
+            shape = [self.samples, row_tiles, self.channels, 3]
+            sizes = [self.blocks, self.channels, row_tiles, channel_tiles]
             tile = dict(ROWS=rows, CHANNELS=columns)
         else:
             length = min(triton.next_power_of_2(self.inner), _TILE)
-            planes_at_once = max(1, 512 // length)
+            planes_per_tile = max(1, 512 // length)
             planes, tiles = self.samples * self.blocks * self.channels, triton.cdiv(self.inner, length)
-            kernel, programs = _planes, triton.cdiv(planes, planes_at_once) * tiles
-            shape = (self.samples, self.blocks, self.channels, tiles, 3)
-            sizes = (planes, self.inner, self.channels, self.blocks, tiles)
-            tile = dict(PLANES=planes_at_once, INNER=length)
+            kernel, programs = _planes, triton.cdiv(planes, planes_per_tile) * tiles
+            shape = [self.samples, self.blocks, self.channels, tiles, 3]
+            sizes = [planes, self.inner, self.channels, self.blocks, tiles]
+            tile = dict(PLANES=planes_per_tile, INNER=length)
         sums = torch.empty(shape if backward else 0, dtype=torch.float32, device=x.device)
         if x.numel():
-            kernel[(programs,)](
-                x, grad_y if backward else x, out, sums, *prepared, *sizes, *strides, BACKWARD=backward, **tile
-            )
+            kernel[(programs,)](x, grad_y, out, sums, *prepared, *sizes, *strides, BACKWARD=backward, **tile)
         return out, sums.sum((1, 3) if sums.dim() == 5 else 1) if backward else sums
 
 
 def launch_forward(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> Tensor:
-    """``y``, with the strides of ``x`` where these are dense."""
+    """``y`` of ACON-C, with the strides of ``x`` where these are dense."""
     walk = _Walk.of(x, channel_dim)
     y, _ = walk.launch(None, (p1, p2, beta))
     return y
@@ -172,7 +173,7 @@ def launch_forward(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim:
 def launch_backward(
     grad_y: Tensor, x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int
 ) -> tuple[Tensor, ...]:
-    """Gradients of ``x``, ``p1``, ``p2`` and ``beta``."""
+    """The gradients of ``x``, ``p1``, ``p2`` and ``beta``."""
     walk = _Walk.of(x, channel_dim)
     grad_x, sums = walk.launch(grad_y, (p1, p2, beta))
     totals = zip(sums.unbind(-1), (p1, p2, beta), strict=True)

@@ -1,4 +1,4 @@
-r"""ACON-C in plain PyTorch: the definition that every other implementation is tested against.
+r"""ACON-C in plain PyTorch: the formula that every other implementation is tested against.
 
 With :math:`d = (p_1 - p_2)\,x`, :math:`z = \beta d`, :math:`s = \sigma(z)` and :math:`h = s + z\,s(1-s)`:
 
@@ -11,8 +11,8 @@ With :math:`d = (p_1 - p_2)\,x`, :math:`z = \beta d`, :math:`s = \sigma(z)` and 
     \frac{\partial y}{\partial p_2} = x\,(1 - h), \quad
     \frac{\partial y}{\partial \beta} = d^2\,s(1-s)
 
-(arXiv 2009.04759, equations 7 and 8.) ``p1``, ``p2`` and ``beta`` are ``(C,)``, ``(N, C)`` or ``(N, 1)``, or have the
-rank of ``x`` and broadcast against it. All is computed in float32 or wider; ``y`` and ``grad_x`` have the dtype of
+(arXiv 2009.04759, equations 7 and 8.) ``p1``, ``p2`` and ``beta`` are ``(C,)``, ``(N, C)`` or ``(N, 1)``, or they have
+the rank of ``x`` and broadcast to it. The computation is in float32 or wider; ``y`` and ``grad_x`` have the dtype of
 ``x``.
 """
 
@@ -21,22 +21,22 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-# Beyond this |z|, z * s * (1 - s) is 0 in float32 and float64 alike; clamping keeps inf * 0 out of the gradients.
+# Beyond this |z|, z * s * (1 - s) is 0 in float32 and float64. Clamping z keeps inf * 0 out of the gradients.
 _MAX_Z = 1e3
 
 
 def problem() -> str | None:
-    """Why this cannot run here: never."""
+    """None: it can run everywhere."""
     return None
 
 
 def serves(x: Tensor, compute_dtype: torch.dtype) -> bool:
-    """Whether ``x`` can be handled: always."""
+    """True: it takes every tensor."""
     return True
 
 
 def align(parameter: Tensor, x: Tensor, channel_dim: int) -> Tensor:
-    """View a ``(C,)``, ``(N, C)`` or ``(N, 1)`` tensor so that it broadcasts against ``x``."""
+    """``parameter``, of shape ``(C,)``, ``(N, C)`` or ``(N, 1)``, as a view that broadcasts to ``x``."""
     if parameter.dim() > 2:
         return parameter
     shape = [1] * x.dim()
@@ -54,7 +54,7 @@ def spatial_mean(x: Tensor, channel_dim: int) -> Tensor:
 
 
 def forward(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> Tensor:
-    """``y`` of ACON-C; allocates the result and nothing else of its size where ``beta`` is small."""
+    """``y`` of ACON-C. Where beta is small, the result is the only tensor of its size that this allocates."""
     p1, p2, beta = _prepared(x, p1, p2, beta, channel_dim)
     p_diff = p1 - p2
     y = (x.to(p1.dtype) * (beta * p_diff)).sigmoid_()
@@ -62,7 +62,7 @@ def forward(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -
 
 
 def forward_composed(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> Tensor:
-    """The same ``y`` out of operators that tracing, export and autograd see one by one."""
+    """The same ``y`` without operations in place, for tracing, export and autograd."""
     p1, p2, beta = _prepared(x, p1, p2, beta, channel_dim)
     p_diff = p1 - p2
     return (x * (p2 + p_diff * torch.sigmoid(x * (beta * p_diff)))).to(x.dtype)
@@ -71,7 +71,7 @@ def forward_composed(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_di
 def backward(
     grad_y: Tensor, x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of ``x``, ``p1``, ``p2`` and ``beta``; differentiable once more (double backward)."""
+    """The gradients of ``x``, ``p1``, ``p2`` and ``beta``. They can be differentiated again (double backward)."""
     aligned = _prepared(x, p1, p2, beta, channel_dim)
     p1_wide, p2_wide, beta_wide = aligned
     grad, x_wide = grad_y.to(p1_wide.dtype), x.to(p1_wide.dtype)
@@ -94,9 +94,10 @@ def backward(
 
 
 def finite(grad_beta: Tensor) -> Tensor:
-    """Without infinities, which x * x may overflow to where beta is near 0; NaN stays.
+    """``grad_beta`` with the largest numbers in place of infinities; NaN stays.
 
-    A slope of 0, of a saturated generator or ``p1 - p2`` of 0, makes a finite number 0 and an infinity NaN.
+    Where beta is near 0, x * x may overflow to infinity. A factor of 0 may follow, from a saturated generator or from
+    ``p1 - p2 = 0``. It turns an infinity into NaN, but a finite number into 0.
     """
     limit = torch.finfo(grad_beta.dtype).max
     return grad_beta.clamp(-limit, limit)

@@ -15,8 +15,8 @@ from acon_mm.convert.channels import channels_before
 
 MAPS, FLAT, TOKENS = (2, 3, 8, 8), (2, 3), (2, 5, 3)
 NO_CHANNELS = (
-    r"does not know its number of channels, since no layer before it tells it\. "
-    r"Write it down: act_cfg=dict\(type='AconC', num_channels="
+    r"does not know its number of channels, because no layer before it has one\. "
+    r"Write it in the config: act_cfg=dict\(type='AconC', num_channels="
 )
 
 

@@ -206,6 +206,6 @@ def test_ranks_and_channel_dim(shape, name, parameters):
 
 @pytest.mark.parametrize("shape", [(2,), (3, 2), (2, 3, 1), (1, 3), ()])
 def test_parameter_of_wrong_shape(shape):
-    text = r"shape .* fits no input of shape \(2, 3, 4\) .*: it must be .* = \(3,\), \(2, 3\) or \(2, 1\)"
+    text = r"shape .* does not fit an input of shape \(2, 3, 4\) .*: it must be .* = \(3,\), \(2, 3\) or \(2, 1\)"
     with pytest.raises(ValueError, match=text):
         F.acon_c(torch.randn(2, 3, 4), torch.ones(3), torch.ones(3), torch.ones(shape))
