@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Test in several processes: dist_test.sh CONFIG CHECKPOINT PROCESSES [flags of test.py]
-# On more than one machine set NNODES, NODE_RANK, MASTER_ADDR and PORT.
+# On more than one machine, set NNODES, NODE_RANK, MASTER_ADDR and PORT.
 set -euo pipefail
 
 if [ $# -lt 3 ]; then

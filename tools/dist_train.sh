@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train in several processes: dist_train.sh CONFIG PROCESSES [flags of train.py]
-# On more than one machine set NNODES, NODE_RANK, MASTER_ADDR and PORT.
+# On more than one machine, set NNODES, NODE_RANK, MASTER_ADDR and PORT.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Train as a Slurm job: slurm_train.sh PARTITION JOB_NAME CONFIG [flags of train.py]
-# Reads GPUS, GPUS_PER_NODE, CPUS_PER_TASK and SRUN_ARGS. GRES= (empty) asks for no GPUs: GPUS then counts processes.
+# Train in a Slurm job: slurm_train.sh PARTITION JOB_NAME CONFIG [flags of train.py]
+# It reads GPUS, GPUS_PER_NODE, CPUS_PER_TASK and SRUN_ARGS. With GRES= (empty) it asks for no GPUs, and GPUS is the
+# number of processes.
 set -euo pipefail
 
 if [ $# -lt 3 ]; then
@@ -16,7 +17,7 @@ GRES=${GRES-gpu:$GPUS_PER_NODE}
 TOOLS=$(cd "$(dirname "$0")" && pwd)
 
 export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
-# SRUN_ARGS holds several arguments, so it is not quoted.
+# SRUN_ARGS may be several arguments, so it is not quoted.
 # shellcheck disable=SC2086
 exec srun -p "$PARTITION" \
     --job-name="$JOB_NAME" \

@@ -1,4 +1,4 @@
-"""Test a detector (mmdet config) or a segmentor (mmseg config) by the metrics of its config."""
+"""Test a detector (mmdet config) or a segmentor (mmseg config) with the metrics in its config."""
 
 import argparse
 from collections.abc import Sequence
@@ -15,24 +15,24 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command_line.argument_parser(__doc__)
     parser.add_argument("checkpoint", help="checkpoint file or URL")
     parser.add_argument("--out", help="save predictions: detection to a .pkl file, segmentation to a directory")
-    parser.add_argument("--show", action="store_true", help="show painted predictions in a window")
-    parser.add_argument("--show-dir", help="save painted predictions in this directory")
-    parser.add_argument("--wait-time", type=float, default=2, help="seconds that --show shows a picture")
-    parser.add_argument("--tta", action="store_true", help="augment at test time")
+    parser.add_argument("--show", action="store_true", help="show predictions in a window")
+    parser.add_argument("--show-dir", help="save pictures of the predictions in this directory")
+    parser.add_argument("--wait-time", type=float, default=2, help="seconds for which --show shows a picture")
+    parser.add_argument("--tta", action="store_true", help="use test-time augmentation")
     return parser.parse_args(argv)
 
 
-def paint(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
-    """Turn on the visualization hook of the config."""
+def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
+    """Enable the visualization hook of the config."""
     hook = cfg.get("default_hooks", {}).get("visualization")
     if hook is None:
-        kind = "DetVisualizationHook" if cfg.default_scope == "mmdet" else "SegVisualizationHook"
+        name = "DetVisualizationHook" if cfg.default_scope == "mmdet" else "SegVisualizationHook"
         raise command_line.UserError(
-            f"--show and --show-dir need default_hooks.visualization in the config: dict(type='{kind}')"
+            f"--show and --show-dir need default_hooks.visualization in the config: dict(type='{name}')"
         )
     hook.update(draw=True, show=show, wait_time=wait_time)
     if cfg.default_scope == "mmseg":
-        hook.setdefault("interval", 1)  # the hook's own default paints every 50th picture
+        hook.setdefault("interval", 1)  # the hook's default is every 50th picture
     if show_dir is not None:
         directory = str(Path(show_dir).absolute())
         if cfg.default_scope == "mmdet":
@@ -41,8 +41,8 @@ def paint(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> No
             cfg.visualizer.save_dir = directory
 
 
-def augment(cfg: Config) -> None:
-    """Put the model into `tta_model` and give the data `tta_pipeline`; for detection, flips are the default."""
+def use_tta(cfg: Config) -> None:
+    """Wrap the model in `tta_model` and set `tta_pipeline` for the data. The default for detection is flips."""
     dataset = cfg.test_dataloader.dataset
     while "dataset" in dataset:
         dataset = dataset.dataset
@@ -59,29 +59,29 @@ def augment(cfg: Config) -> None:
 
 
 def flips() -> dict:
-    """The last steps of a detection pipeline: the picture and its mirror image."""
+    """The last steps of a detection pipeline, for the picture and its mirror image."""
     meta_keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
     mirror = [{"type": "RandomFlip", "prob": 1.0}, {"type": "RandomFlip", "prob": 0.0}]
     return {"type": "TestTimeAug", "transforms": [mirror, [{"type": "PackDetInputs", "meta_keys": meta_keys}]]}
 
 
 def save_predictions(cfg: Config, out: str) -> None:
-    """Detection: one more metric dumps them. Segmentation: the first metric writes label maps."""
+    """Save detections with one more metric, and label maps with the first metric of a segmentor."""
     if isinstance(cfg.test_evaluator, dict) and "metrics" not in cfg.test_evaluator:
         cfg.test_evaluator = [cfg.test_evaluator]
     metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else cfg.test_evaluator.metrics
     if cfg.default_scope == "mmdet":
         if not out.endswith((".pkl", ".pickle")):
-            raise command_line.UserError(f"--out of a detector must end in .pkl or .pickle, not {out}")
+            raise command_line.UserError(f"--out of a detector must end in .pkl or .pickle, got {out}")
         metrics.append({"type": "DumpDetResults", "out_file_path": out})
     else:
-        # mmseg makes it in the first process alone, which another may be ahead of.
+        # mmseg makes it in the first process only, and another process may need it earlier.
         Path(out).mkdir(parents=True, exist_ok=True)
         metrics[0].update(output_dir=out, keep_results=True)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Run the test; the metrics are logged and returned."""
+    """Run the test. Log the metrics and return them."""
     args = parse_args(argv)
     with command_line.session(args.launcher):
         cfg = command_line.load_config(args, needs=("model", "test_cfg", "test_dataloader", "test_evaluator"))
@@ -89,9 +89,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         cfg.load_from, cfg.resume = args.checkpoint, False
         command_line.check_data(cfg, "test_dataloader")
         if args.show or args.show_dir:
-            paint(cfg, args.show, args.show_dir, args.wait_time)
+            draw_predictions(cfg, args.show, args.show_dir, args.wait_time)
         if args.tta:
-            augment(cfg)
+            use_tta(cfg)
         if args.out:
             save_predictions(cfg, args.out)
         return command_line.build_runner(cfg).test()

@@ -17,19 +17,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="?",
         const="auto",
         metavar="CHECKPOINT",
-        help="go on from CHECKPOINT, or without a value from the latest in the work directory, if there is one",
+        help="resume from CHECKPOINT, or without a value from the latest in the work directory, if there is one",
     )
     parser.add_argument("--amp", action="store_true", help="train in mixed precision (bfloat16 on CPU)")
     parser.add_argument(
         "--auto-scale-lr",
         action="store_true",
-        help="scale the learning rate by the batch size over auto_scale_lr.base_batch_size of the config",
+        help="scale the learning rate by the ratio of the batch size to auto_scale_lr.base_batch_size in the config",
     )
     return parser.parse_args(argv)
 
 
 def set_start(cfg: Config, resume: str | None) -> None:
-    """Merge `--resume` into the config and check the checkpoint that training starts from, if any."""
+    """Merge `--resume` into the config. If training starts from a checkpoint, check it."""
     if resume is not None:
         cfg.resume = True
         cfg.load_from = None if resume == "auto" else resume
@@ -43,8 +43,8 @@ def set_start(cfg: Config, resume: str | None) -> None:
 def scale_lr(cfg: Config) -> None:
     if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
         raise command_line.UserError(
-            "--auto-scale-lr needs the batch size that the learning rate was chosen for: "
-            "put auto_scale_lr = dict(base_batch_size=16), or whatever it is, in the config"
+            "--auto-scale-lr needs the batch size for which the learning rate was chosen: "
+            "set it in the config, such as auto_scale_lr = dict(base_batch_size=16)"
         )
     cfg.auto_scale_lr.enable = True
 

@@ -1,8 +1,8 @@
-# What every config with an ACON shares.
-# Listed before mmseg:: bases, since the maintained fork finds those only once acon_mm is there.
+# The common part of all configs with ACON.
+# It must come before mmseg:: bases: the maintained fork finds these only after acon_mm is imported.
 __import__('acon_mm')
 custom_imports = dict(imports=['acon_mm', 'acon_mm.datasets'], allow_failed_imports=False)
-# ACON's per-channel parameters are not decayed (nor were the authors'): optim_wrapper = dict(paramwise_cfg=...)
+# No weight decay for ACON's parameters, as in the authors' training: optim_wrapper = dict(paramwise_cfg=...)
 acon_no_decay = dict(
     custom_keys={
         '.p1': dict(decay_mult=0.0),

@@ -1,4 +1,4 @@
-# Handwritten digits on photographs: 600 pictures to train, 150 to test, 160x160, made on first use.
+# Handwritten digits on photographs: 600 pictures of 160x160 to train, 150 to test. The first use makes them.
 _base_ = 'mmdet::_base_/default_runtime.py'
 data_root = 'data/digits/'
 train_pipeline = [
@@ -8,7 +8,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(160, 160), keep_ratio=True),  # changes nothing but sets the scale that mmdet needs
+    dict(type='Resize', scale=(160, 160), keep_ratio=True),  # only sets the scale factor that mmdet needs
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]

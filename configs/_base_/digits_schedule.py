@@ -1,4 +1,4 @@
-# From scratch on a CPU: AdamW, a short warm-up, then a cosine to zero.
+# Training from scratch on a CPU: AdamW with a short warm-up, then cosine decay to zero.
 max_epochs = 6
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
 val_cfg = dict(type='ValLoop')

@@ -1,5 +1,4 @@
-# The label maps of the embedded digits (background and ten digits): 600 pictures to train, 150 to test,
-# 160x160.
+# Label maps of the embedded digits (background and ten digits): 600 pictures of 160x160 to train, 150 to test.
 _base_ = 'mmseg::_base_/default_runtime.py'
 data_root = 'data/digits/'
 train_pipeline = [
@@ -33,7 +32,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
-# From scratch on a CPU: AdamW, a short warm-up, then a polynomial to zero.
+# Training from scratch on a CPU: AdamW with a short warm-up, then polynomial decay to zero.
 max_iters = 300
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict(type='ValLoop')
@@ -51,6 +50,6 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=max_iters, max_keep_ckpts=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'))
-# mmseg's own std of 0.01 keeps the ten digits apart by too little: hundreds of iterations find digits but not which.
+# With mmseg's std of 0.01, a few hundred iterations find digits, but do not tell the ten classes apart.
 conv_seg_init = dict(type='Normal', std=0.3, override=dict(name='conv_seg'))
 randomness = dict(seed=0)

@@ -1,2 +1,2 @@
-# The pictures that the authors' weights were trained on: BGR, 0..255, not normalised: data_preprocessor=_base_.raw_bgr
+# The authors trained on pictures in BGR, 0..255, without normalisation: data_preprocessor=_base_.raw_bgr
 raw_bgr = dict(mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0], bgr_to_rgb=False)

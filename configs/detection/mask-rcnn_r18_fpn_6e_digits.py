@@ -1,4 +1,4 @@
-# Mask R-CNN-R18 from scratch on the embedded digits, with ReLU: the twin that ACON is compared with.
+# Mask R-CNN-R18 with ReLU, trained from scratch on the embedded digits: the baseline for ACON.
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     '../_base_/digits_detection.py',
@@ -12,7 +12,7 @@ model = dict(
     rpn_head=dict(
         in_channels=64,
         feat_channels=64,
-        # Digits are 20 to 56 pixels.
+        # Digits have 20 to 56 pixels.
         anchor_generator=dict(scales=[5], ratios=[1.0, 1.6])),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64),

@@ -1,4 +1,4 @@
-# RetinaNet-R18 from scratch on the embedded digits, with ReLU: the twin that ACON is compared with.
+# RetinaNet-R18 with ReLU, trained from scratch on the embedded digits: the baseline for ACON.
 _base_ = [
     'mmdet::_base_/models/retinanet_r50_fpn.py',
     '../_base_/digits_detection.py',
@@ -17,6 +17,6 @@ model = dict(
         feat_channels=128,
         stacked_convs=2,
         norm_cfg=dict(type='BN'),
-        # Digits are 20 to 56 pixels.
+        # Digits have 20 to 56 pixels.
         anchor_generator=dict(octave_base_scale=2.5, ratios=[1.0, 1.6], strides=[8, 16, 32])),
     test_cfg=dict(nms_pre=300, max_per_img=30))

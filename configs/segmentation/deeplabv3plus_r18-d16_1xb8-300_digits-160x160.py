@@ -1,4 +1,4 @@
-# DeepLabV3+-R18 from scratch on the embedded digits, with ReLU: the twin that ACON is compared with.
+# DeepLabV3+-R18 with ReLU, trained from scratch on the embedded digits: the baseline for ACON.
 _base_ = [
     '../_base_/acon.py',
     'mmseg::_base_/models/deeplabv3plus_r50-d8.py',

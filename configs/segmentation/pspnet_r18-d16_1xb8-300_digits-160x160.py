@@ -1,4 +1,4 @@
-# PSPNet-R18 from scratch on the embedded digits, with ReLU: the twin that ACON is compared with.
+# PSPNet-R18 with ReLU, trained from scratch on the embedded digits: the baseline for ACON.
 _base_ = [
     '../_base_/acon.py',
     'mmseg::_base_/models/pspnet_r50-d8.py',

@@ -5,7 +5,7 @@ model = dict(
     data_preprocessor=_base_.raw_bgr,
     pretrained=None,
     backbone=dict(
-        type='ResNet',  # not V1c: their stem is one 7x7 convolution
+        type='ResNet',  # not ResNetV1c: the authors' stem is one 7x7 convolution
         style='caffe',
         act_cfg=dict(type='MetaAconC', init='paper'),
         init_cfg=dict(type='Pretrained', checkpoint='checkpoints/resnet50-metaaconc.pth')))

@@ -158,7 +158,7 @@ def test_data_that_is_made_on_first_use_or_is_elsewhere(scoped):
 @pytest.mark.parametrize(
     ("tool", "task", "args", "options", "message"),
     [
-        (train, "segmentation", ["--auto-scale-lr"], (), "--auto-scale-lr needs the batch size that the learning rate"),
+        (train, "segmentation", ["--auto-scale-lr"], (), "--auto-scale-lr needs the batch size for which the learning"),
         (train, "segmentation", [], ("train_cfg.max_iters.x=1",), "--cfg-options does not fit {config}: max_iters="),
         (
             train,
@@ -169,7 +169,7 @@ def test_data_that_is_made_on_first_use_or_is_elsewhere(scoped):
         ),
         (train, "segmentation", ["--amp"], ("optim_wrapper.type=Other",), "--amp needs optim_wrapper.type "),
         (train, "segmentation", ["--launcher", "mpi"], (), "--launcher mpi needs OMPI_COMM_WORLD_RANK, OMPI_COMM_"),
-        (test, "detection", ["--out", "a.json"], (), "--out of a detector must end in .pkl or .pickle, not a.json"),
+        (test, "detection", ["--out", "a.json"], (), "--out of a detector must end in .pkl or .pickle, got a.json"),
         (test, "detection", ["--show-dir", "a"], ("default_hooks.visualization=None",), "--show and --show-dir need "),
     ],
 )

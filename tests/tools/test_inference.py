@@ -48,9 +48,9 @@ def test_detection(picture, tmp_path):
     assert_loaded(inferencer.model, state)
     found = inferencer(str(picture), out_dir=str(tmp_path / "out"), pred_score_thr=0.0)["predictions"][0]
     assert len(found["bboxes"]) > 0
-    painted = np.asarray(Image.open(tmp_path / "out/vis/astronaut.png"))
-    assert painted.shape == (160, 160, 3)
-    assert (painted != np.asarray(Image.open(picture))).any()
+    shown = np.asarray(Image.open(tmp_path / "out/vis/astronaut.png"))
+    assert shown.shape == (160, 160, 3)
+    assert (shown != np.asarray(Image.open(picture))).any()
 
 
 def test_segmentation(picture, tmp_path):
@@ -64,6 +64,6 @@ def test_segmentation(picture, tmp_path):
     found = inferencer(str(picture), out_dir=str(tmp_path / "out"))["predictions"]
     assert found.shape == (160, 160)
     assert found.min() >= 0 and found.max() <= 10
-    painted = np.asarray(Image.open(tmp_path / "out/vis/astronaut.png"))
-    assert painted.shape == (160, 160, 3)
-    assert (painted != np.asarray(Image.open(picture))).any()
+    shown = np.asarray(Image.open(tmp_path / "out/vis/astronaut.png"))
+    assert shown.shape == (160, 160, 3)
+    assert (shown != np.asarray(Image.open(picture))).any()

@@ -15,19 +15,19 @@ NO_VAL = ("val_cfg=None", "val_dataloader=None", "val_evaluator=None")
 
 
 def test_detector(configs, trained, tmp_path):
-    out, painted = tmp_path / "found.pkl", tmp_path / "painted"
-    args = [str(trained["detection"]), "--out", str(out), "--show-dir", str(painted)]
+    out, shown = tmp_path / "found.pkl", tmp_path / "shown"
+    args = [str(trained["detection"]), "--out", str(out), "--show-dir", str(shown)]
     metrics = run(test, configs["detection"], tmp_path / "work", *args)
     assert {"coco/bbox_mAP", "coco/segm_mAP"} <= metrics.keys() and 0 <= metrics["coco/bbox_mAP"] <= 1
     found = pickle.loads(out.read_bytes())
     assert [each["img_id"] for each in found] == list(range(PICTURES))
     assert all(len(each["pred_instances"]["bboxes"]) == 5 for each in found)
-    assert sorted(path.name for path in painted.iterdir()) == [f"{index}.jpg" for index in range(PICTURES)]
+    assert sorted(path.name for path in shown.iterdir()) == [f"{index}.jpg" for index in range(PICTURES)]
 
 
 def test_segmentor(configs, trained, tmp_path):
-    out, painted = tmp_path / "labels", tmp_path / "painted"
-    args = [str(trained["segmentation"]), "--out", str(out), "--show-dir", str(painted)]
+    out, shown = tmp_path / "labels", tmp_path / "shown"
+    args = [str(trained["segmentation"]), "--out", str(out), "--show-dir", str(shown)]
     metrics = run(test, configs["segmentation"], tmp_path / "work", *args)
     truth, predicted = (
         np.stack([np.asarray(Image.open(root / f"{index}.png")) for index in range(PICTURES)])
@@ -35,7 +35,7 @@ def test_segmentor(configs, trained, tmp_path):
     )
     ious = [np.sum((truth == k) & (predicted == k)) / np.sum((truth == k) | (predicted == k)) for k in range(3)]
     assert metrics["mIoU"] == pytest.approx(100 * np.mean(ious), abs=0.006)
-    assert len(list(painted.rglob("*.png"))) == PICTURES
+    assert len(list(shown.rglob("*.png"))) == PICTURES
 
 
 @pytest.mark.slow
