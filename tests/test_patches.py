@@ -156,13 +156,13 @@ def test_a_registry_that_came_later():
     try:
         later.register_module("Wide", module=nn.Conv2d)
         backbone = dict(type="Wide", in_channels=3, out_channels=4, kernel_size=1, act_cfg=dict(type="AconC"))
-        with pytest.raises(ValueError, match="which has no activations"):
+        with pytest.raises(ValueError, match="Conv2d has no activation that act_cfg could replace"):
             later.build(backbone)
         patches.uninstall()
         with pytest.raises(TypeError, match="unexpected keyword argument 'act_cfg'"):
             later.build(backbone)
         patches.install()
-        with pytest.raises(ValueError, match="which has no activations"):
+        with pytest.raises(ValueError, match="Conv2d has no activation that act_cfg could replace"):
             later.build(backbone)
         patches.uninstall()
         with pytest.raises(TypeError, match="unexpected keyword argument 'act_cfg'"):

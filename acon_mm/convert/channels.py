@@ -65,7 +65,8 @@ def channels_before(parent: nn.Module, name: str) -> Channels | None:
         return Channels(parent.out_channels if conv_first else parent.in_channels, 1)
     if isinstance(parent, (nn.ModuleList, nn.ModuleDict)):
         return None
-    before = [child for _, child in takewhile(lambda item: item[0] != name, parent._modules.items())]
+    earlier = takewhile(lambda item: item[0] != name, parent._modules.items())
+    before = [child for _, child in earlier if child is not None]
     if isinstance(parent, nn.Sequential):
         return _channels_after(before)
     found = {channels for child in before if (channels := output_channels(child)) is not None}
@@ -100,6 +101,7 @@ def output_channels(layer: nn.Module) -> Channels | None:
         return Channels(layer.normalized_shape[0], 1 if len(layer.normalized_shape) > 1 else -1)
     if isinstance(layer, Acon) and layer.num_channels is not None and layer.channel_dim is not None:
         return Channels(layer.num_channels, layer.channel_dim)
-    if hasattr(layer, "kernel_size") and isinstance(getattr(layer, "out_channels", None), int):
-        return Channels(layer.out_channels, 1)  # mmcv's deformable convolutions, which are not a _ConvNd
+    out_channels = getattr(layer, "out_channels", None)
+    if hasattr(layer, "kernel_size") and isinstance(out_channels, int):
+        return Channels(out_channels, 1)  # mmcv's deformable convolutions, which are not a _ConvNd
     return None

@@ -69,9 +69,8 @@ def convert_remaining_activations(model: nn.Module, act_cfg: dict, act_sites: Ac
         for site, module in zip(sites, modules, strict=True)
         if isinstance(module, Acon) and uses[id(module)] == 1 and (module.num_channels or site.channels is None)
     ]
-    for module, host in _hosts_of(model, done):
-        patch_class(module, host)  # upstream's method may call a function as well
     if len(done) == len(sites) and any(isinstance(module, Acon) for module in model.modules()):
+        _patch_classes(_hosts_of(model, done))
         return Report([site.name for site in done], kept)
     return _convert(model, sites, kept, act_cfg, act_sites, done)
 
@@ -87,34 +86,42 @@ def _convert(
     where = type(model).__name__
     if not sites:
         reasons = [f"{name}: {reason}" for name, reason in list(kept.items())[:3]] + ["..."] * (len(kept) > 3)
-        others = f" other than those that are kept ({'; '.join(reasons)})" if kept else ""
-        raise NoActivationsError(f"act_cfg on {where}, which has no activations{others}: leave act_cfg out there")
+        others = f" (it keeps {'; '.join(reasons)})" if kept else ""
+        raise NoActivationsError(
+            f"{where} has no activation that act_cfg could replace{others}: remove act_cfg from its config"
+        )
     chosen = [site for site in select(sites, act_sites, where) if site not in done]
     # Everything that may raise comes before the first change.
     new_activation = _activation_factory(act_cfg)
     activations = [_build(new_activation, site, where) for site in chosen]
-    hosts = _hosts_of(model, chosen)
-    for module, host in hosts:
-        patched_class(module, host)
-    for module, host in hosts:
-        patch_class(module, host)
+    hosts = _hosts_of(model, (*done, *chosen))  # those of ``done`` too: upstream's method may call a function as well
+    _patch_classes(hosts)
     for site, activation in zip(chosen, activations, strict=True):
         parent, _, name = site.path.rpartition(".")
         setattr(model.get_submodule(parent), name, activation)
     for module, host in hosts:
         remove_shared(module, host)
     for module in model.modules():
-        if hasattr(type(module), "_freeze_stages"):  # mm backbones: freeze the new activations of frozen stages as well
-            module._freeze_stages()
+        freeze_stages = getattr(module, "_freeze_stages", None)
+        if callable(freeze_stages):  # mm backbones: freeze the new activations of frozen stages as well
+            freeze_stages()
     converted = {site.name for site in (*done, *chosen)}
-    others = {site.name: "not among act_sites" for site in sites if site.name not in converted}
-    return Report([site.name for site in sites if site.name in converted], others | kept)
+    not_chosen = {site.name: "not among act_sites" for site in sites if site.name not in converted}
+    return Report([site.name for site in sites if site.name in converted], not_chosen | kept)
 
 
 def _hosts_of(model: nn.Module, sites: Sequence[Site]) -> list[tuple[nn.Module, type[Host]]]:
     """The modules that call the activations at these sites and have a table entry, with that entry."""
     found = dict.fromkeys((site.caller, site.host) for site in sites if site.host is not None)
     return [(model.get_submodule(path), host) for path, host in found]
+
+
+def _patch_classes(hosts: Sequence[tuple[nn.Module, type[Host]]]) -> None:
+    """Patch the classes of all these modules. An error comes before the first change."""
+    for module, host in hosts:
+        patched_class(module, host)
+    for module, host in hosts:
+        patch_class(module, host)
 
 
 def check_act_cfg(act_cfg: dict, where: str, registry: Registry = MODELS) -> None:
@@ -150,7 +157,7 @@ def _activation_factory(act_cfg: dict) -> Callable[[Site], nn.Module]:
 
 
 def _build(new_activation: Callable[[Site], nn.Module], site: Site, where: str) -> nn.Module:
-    """The activation of a site, with its channels, device, dtype, mode, and frozen or not."""
+    """The activation of a site, with its channels, device, dtype and training mode; frozen if the layer before is."""
     activation = new_activation(site)
     if isinstance(activation, Acon):
         activation.location = f"{where}.{site.path}"
@@ -163,9 +170,9 @@ def _build(new_activation: Callable[[Site], nn.Module], site: Site, where: str) 
             )
     parameters = list(site.source.parameters())
     if parameters:
-        like = {"device": parameters[0].device, "dtype": parameters[0].dtype}
-        if any(p.device != like["device"] or p.dtype != like["dtype"] for p in activation.parameters()):
-            activation.to(**like)  # slow, and rarely needed
+        device, dtype = parameters[0].device, parameters[0].dtype
+        if any(p.device != device or p.dtype != dtype for p in activation.parameters()):
+            activation.to(device=device, dtype=dtype)  # slow, and rarely needed
         if not any(p.requires_grad for p in parameters):
             activation.requires_grad_(False)
     return activation if site.source.training else activation.eval()

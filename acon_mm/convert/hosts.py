@@ -9,7 +9,7 @@ stay the same. The entries are in ``tables/``.
 
 from collections.abc import Sequence
 from functools import cache
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torch import nn
 
@@ -18,6 +18,8 @@ from .rewrite import rewrite
 
 #: the reason for an activation that its class never uses
 NEVER_CALLED = "never called"
+#: the reason for all activations of a text encoder
+LANGUAGE_MODEL = "a language model, whose weights are downloaded as they are"
 
 
 class HostSite(NamedTuple):
@@ -46,7 +48,13 @@ class HostSite(NamedTuple):
         return self.channels or output_channels(self.before)
 
 
-class Host:
+if TYPE_CHECKING:  # the methods of an entry also use the attributes of the upstream class, which has no types
+    _Upstream = Any
+else:
+    _Upstream = object
+
+
+class Host(_Upstream):
     """Base of the table entries. Most entries need only this::
 
         class BasicBlockSites(Host):
@@ -64,14 +72,14 @@ class Host:
     #: the sites in ``before`` where the ResNets of the paper have an ACON
     paper: ClassVar[tuple[str, ...]] = ()
     #: method -> the expression to call instead of each activation call in it, see
-    #: :func:`~acon_mm.convert.rewrite.rewrite`. Methods that the class does not have are left out. Not needed where a
-    #: module calls an attribute of its own, and for one site only.
+    #: :func:`~acon_mm.convert.rewrite.rewrite`. Methods that the class does not have are left out. Not needed for a
+    #: module that calls its own attribute at a single site.
     calls: ClassVar[dict[str, Sequence[str | None]]] = {}
     #: calls to count as activation calls as well: of submodules with activations that need another input shape
     also_calls: ClassVar[tuple[str, ...]] = ()
     #: the attribute that upstream uses at several sites; removed when every site has an activation of its own
     shared: ClassVar[str | None] = "relu"
-    #: whether ``act_sites=None`` means the paper's sites in this module, if it has some, and not all sites
+    #: True: ``act_sites=None`` means the paper's sites, if the module has some
     is_backbone: ClassVar[bool] = False
     #: False if the class does not take ``act_cfg``, although its ``**kwargs`` and its bases look like it
     takes_act_cfg: ClassVar[bool] = True
@@ -80,7 +88,7 @@ class Host:
 
     _by_method: ClassVar[dict[str, type["Host"]]] = {}
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for method in cls.__dict__.get("upstream", ()):
             Host._by_method[method] = cls
@@ -88,7 +96,9 @@ class Host:
     @classmethod
     def sites(cls, module: nn.Module) -> list[HostSite]:
         """The sites of an upstream module, in the order of its forward."""
-        return [HostSite(path, module.get_submodule(layer), path in cls.paper) for path, layer in cls.before.items()]
+        return [
+            HostSite(path, module.get_submodule(layer), paper=path in cls.paper) for path, layer in cls.before.items()
+        ]
 
     @classmethod
     def kept(cls, module: nn.Module) -> dict[str, str]:
@@ -101,10 +111,10 @@ class Host:
 
     def act_after(self, layer: nn.Module) -> nn.Module:
         """The activation at the site after ``layer``. ``calls`` use it where upstream loops over layers."""
-        sites = type(self).__bases__[0].sites(self)
-        return self.get_submodule(next(site.path for site in sites if site.before is layer))
+        entry: Any = type(self).__bases__[0]
+        return self.get_submodule(next(site.path for site in entry.sites(self) if site.before is layer))
 
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self, protocol: Any) -> tuple:
         # The subclass is made at run time, so a pickle names its two base classes instead.
         entry, upstream = type(self).__bases__
         return _new_instance, (entry, upstream), self.__getstate__()
@@ -143,8 +153,8 @@ def patched_class(module: nn.Module, host: type[Host]) -> type[nn.Module]:
                         "layers: give the site a name outside of the Sequential"
                     )
                 break
-            holder = holder._modules[name]
-    return _subclass(host, type(module))
+            holder = holder.get_submodule(name)
+    return _subclass(host, type(module))  # type: ignore[arg-type]  # mypy does not see that classes are hashable
 
 
 def patch_class(module: nn.Module, host: type[Host]) -> None:
@@ -166,14 +176,16 @@ def patch_class(module: nn.Module, host: type[Host]) -> None:
         for parent in parents:
             if parent not in holder._modules:
                 holder.add_module(parent, nn.ModuleList())  # a list that only the entry has: "shared_acts"
-            holder = holder._modules[parent]
+            holder = holder.get_submodule(parent)
         if leaf not in holder._modules:
             holder.add_module(leaf, nn.ReLU() if present is None else present)
 
 
 def remove_shared(module: nn.Module, host: type[Host]) -> None:
     """Remove the shared activation of a patched module when no site uses it any more."""
-    shared = module._modules.get(host.shared) if host.shared else None
+    if host.shared is None:
+        return
+    shared = module._modules.get(host.shared)
     paths = [site.path for site in host.sites(module)]
     in_use = (
         not paths
@@ -190,13 +202,14 @@ def _subclass(host: type[Host], upstream: type[nn.Module]) -> type[nn.Module]:
     own = {name for base in host.__mro__[: host.__mro__.index(Host)] for name in vars(base)} - set(vars(Host))
     if not host.calls and not any(callable(getattr(upstream, name, None)) for name in own):
         return upstream
-    namespace = {"__module__": upstream.__module__, "__qualname__": upstream.__qualname__, "__doc__": upstream.__doc__}
+    namespace: dict[str, Any] = {name: getattr(upstream, name) for name in ("__module__", "__qualname__", "__doc__")}
     for name, calls in host.calls.items():
         if hasattr(upstream, name):
             namespace[name] = rewrite(getattr(upstream, name), calls, host.also_calls)
-    return type(upstream)(upstream.__name__, (host, upstream), namespace)
+    metaclass: Any = type(upstream)
+    return metaclass(upstream.__name__, (host, upstream), namespace)
 
 
 def _new_instance(host: type[Host], upstream: type[nn.Module]) -> nn.Module:
-    subclass = _subclass(host, upstream)
+    subclass = _subclass(host, upstream)  # type: ignore[arg-type]
     return subclass.__new__(subclass)

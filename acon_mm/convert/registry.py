@@ -31,7 +31,7 @@ def with_act_cfg(build: Callable, after_build: Callable[[nn.Module], None]) -> C
     """
 
     @wraps(build)
-    def build_with_activations(cfg: Any, *args, registry: Registry, **kwargs) -> Any:
+    def build_with_activations(cfg: Any, *args: Any, registry: Registry, **kwargs: Any) -> Any:
         global _depth
         _depth += 1
         try:
@@ -50,8 +50,9 @@ def with_act_cfg(build: Callable, after_build: Callable[[nn.Module], None]) -> C
                 after_build(built)
         return built
 
-    build_with_activations._acon_mm_original = build
-    return build_with_activations
+    wrapper: Any = build_with_activations
+    wrapper._acon_mm_original = build
+    return wrapper
 
 
 def original_build(build: Callable) -> Callable:
@@ -63,7 +64,7 @@ def _has_act_cfg(cfg: Any) -> bool:
     return isinstance(cfg, dict) and "type" in cfg and ("act_cfg" in cfg or "act_sites" in cfg)
 
 
-def _build(build: Callable, cfg: dict, *args, registry: Registry, **kwargs) -> Any:
+def _build(build: Callable, cfg: dict, *args: Any, registry: Registry, **kwargs: Any) -> Any:
     cls = _class_of(cfg, registry)
     if cls is None:
         return build(cfg, *args, registry=registry, **kwargs)  # an unknown type: the registry raises its own error
@@ -80,7 +81,7 @@ def _build(build: Callable, cfg: dict, *args, registry: Registry, **kwargs) -> A
     if own_act_cfg and act_sites is None and not (isinstance(module, nn.Module) and _is_acon(act_cfg, registry)):
         return module  # built as it would be without acon_mm
     if not isinstance(module, nn.Module):
-        raise ValueError(f"act_cfg on {where}, which is not an nn.Module: leave act_cfg out there")
+        raise ValueError(f"{where} is not an nn.Module, so act_cfg cannot be used: remove it")
     report = convert_remaining_activations(module, act_cfg, "all" if own_act_cfg and act_sites is None else act_sites)
     total = len(report.converted) + len(report.kept)
     print_log(f"act_cfg of {where}: {act_cfg['type']} at {len(report.converted)} of {total} activations", "current")
@@ -101,7 +102,7 @@ def _class_of(cfg: dict, registry: Registry) -> Callable | None:
 
 def takes_act_cfg(cls: Callable) -> bool:
     """Whether a class takes ``act_cfg``, itself or by ``**kwargs`` that it passes to a base that takes it."""
-    host = host_of_class(cls)
+    host = host_of_class(cls) if inspect.isclass(cls) else None
     if host is not None and not host.takes_act_cfg:
         return False
     inits = [c.__dict__["__init__"] for c in cls.__mro__ if "__init__" in c.__dict__] if inspect.isclass(cls) else [cls]

@@ -36,7 +36,7 @@ def rewrite(method: FunctionType, calls: Sequence[str | None], also_calls: Colle
     source = inspect.getsource(method)
     # The method is indented. ``if 1:`` before it keeps its columns, for tracebacks.
     tree = ast.parse("if 1:\n" + source)
-    definition = tree.body[0].body[0]
+    definition = _function_in(tree)
     free = set(method.__code__.co_freevars) - {"__class__"}
     if definition.decorator_list:
         raise ValueError(f"{where} cannot be compiled on its own, because it has a decorator: {_HINT}")
@@ -60,9 +60,14 @@ def rewrite(method: FunctionType, calls: Sequence[str | None], also_calls: Colle
     return _compile(method, tree, definition)
 
 
+def _function_in(tree: ast.Module) -> ast.FunctionDef:
+    """The outermost function in a piece of source."""
+    return next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
 def _compile(method: FunctionType, tree: ast.Module, definition: ast.FunctionDef) -> FunctionType:
     # ``super()`` needs a variable ``__class__`` around the method. A function with that argument provides it.
-    factory = ast.parse("def factory(__class__): pass").body[0]
+    factory = _function_in(ast.parse("def factory(__class__): pass"))
     factory.body = [definition, ast.parse(f"return {definition.name}").body[0]]
     tree.body = [factory]
     ast.fix_missing_locations(tree)

@@ -81,7 +81,7 @@ def test_act_cfg_on_what_is_no_module():
     class Plain:
         pass
 
-    with pytest.raises(ValueError, match=r"act_cfg on Plain, which is not an nn\.Module: leave act_cfg out there"):
+    with pytest.raises(ValueError, match=r"Plain is not an nn\.Module, so act_cfg cannot be used: remove it"):
         MODELS.build(dict(type=Plain, act_cfg=dict(type="AconC")))
 
 
@@ -98,7 +98,8 @@ def test_a_list_of_configs():
 
 
 def test_act_cfg_where_nothing_activates():
-    with pytest.raises(ValueError, match="act_cfg on ImgDataPreprocessor, which has no activations: leave act_cfg out"):
+    message = "ImgDataPreprocessor has no activation that act_cfg could replace: remove act_cfg from its config"
+    with pytest.raises(ValueError, match=message):
         MODELS.build(dict(type="ImgDataPreprocessor", act_cfg=dict(type="AconC")))
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 import acon_mm
 from acon_mm import convert
+from acon_mm.convert.convert import convert_remaining_activations
 from acon_mm.convert.hosts import Host, HostSite
 from helpers.det_parts import build
 
@@ -41,6 +42,17 @@ class OneCall(nn.Module):
 
 class Decorated(OneCall):
     @torch.no_grad()
+    def forward(self, x):
+        return self.relu(self.conv(x))
+
+
+class OwnAcon(OneCall):
+    """As a module whose class takes ``act_cfg``."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu = acon_mm.AconC(8, channel_dim=1)
+
     def forward(self, x):
         return self.relu(self.conv(x))
 
@@ -77,6 +89,11 @@ def entries(monkeypatch):
         upstream = method_of(OneCall)
         calls = {"forward": ("self.act1", "self.act2")}
         before = {"act1": "conv", "act2": "conv"}
+
+    class OwnAconSites(Host):
+        upstream = method_of(OwnAcon)
+        calls = {"forward": ("self.relu",)}
+        before = {"relu": "conv"}
 
     class DecoratedSites(Host):
         upstream = ("torch.utils._contextlib.context_decorator.<locals>.decorate_context", *method_of(Decorated))
@@ -129,10 +146,13 @@ CASES = {
         lambda: network(up=nn.PixelShuffle(2), act=nn.ReLU()), ACON, ValueError, "needs its number of channels"
     ),
     "nothing activates": Case(
-        lambda: nn.Sequential(nn.Conv2d(3, 4, 1)), ACON, convert.NoActivationsError, "which has no activations"
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 1)), ACON, convert.NoActivationsError, "Sequential has no activation that"
     ),
     "only gates": Case(
-        lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sigmoid()), ACON, convert.NoActivationsError, "a gate"
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sigmoid()),
+        ACON,
+        convert.NoActivationsError,
+        r"\(it keeps 1: a gate",
     ),
     "act_sites is a word": Case(network, ACON, ValueError, "must be 'paper', 'all' or a list", "some"),
     "act_sites is a number": Case(network, ACON, ValueError, "must be 'paper', 'all' or a list", 3),
@@ -185,6 +205,16 @@ def test_the_model_is_unchanged(name):
     after = state(model)
     assert list(after) == list(before)
     assert {key: value for key, value in after.items() if value != before[key]} == {}
+
+
+def test_a_model_with_acons_of_its_own_is_unchanged():
+    model = network(own=OwnAcon(), odd=Unknown())
+    before = state(model)
+    with pytest.raises(ValueError, match=r"odd\.relu of Sequential cannot be converted"):
+        convert_remaining_activations(model, ACON, "all")
+    assert state(model) == before
+    convert_remaining_activations(model, ACON, ["block"])
+    assert type(model.own) is not OwnAcon
 
 
 def test_the_comparison_sees_a_conversion():

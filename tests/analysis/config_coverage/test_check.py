@@ -48,7 +48,9 @@ def test_an_activation_that_learns_nothing_without_acon_either_is_no_problem(bac
 def test_model_without_activations(backbones):
     result = check(segmentor("NoActivation"), "mmseg", ACON)
     assert result["status"] == "none"
-    assert result["error"] == "act_cfg on EncoderDecoder, which has no activations: leave act_cfg out there"
+    assert result["error"] == (
+        "EncoderDecoder has no activation that act_cfg could replace: remove act_cfg from its config"
+    )
     hidden = check(segmentor("Functional"), "mmseg", ACON)
     assert hidden["status"] == "failed"
     assert hidden["problems"].keys() == {"activations, but none was found"}

@@ -1,9 +1,12 @@
 """DDRNet and PIDNet of mmseg: all branches use one ReLU. Most of their blocks ignore the network's ``act_cfg``."""
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import Tensor
 from torch.nn import functional as F
 
 from ...hosts import Host, HostSite
+from ..common import last_conv, sites_after
 
 
 class BlockSites(Host):
@@ -16,8 +19,8 @@ class BlockSites(Host):
     shared = None
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
-        return [HostSite("act", _last_conv(module))] if hasattr(module, "act") else []
+    def sites(cls, module: Any) -> list[HostSite]:
+        return [HostSite("act", last_conv(module))] if hasattr(module, "act") else []
 
 
 class PIDNetSites(Host):
@@ -33,13 +36,13 @@ class PIDNetSites(Host):
     }
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
-        before = {
-            "i_acts": [_last_conv(stage) for stage in module.i_branch_layers[:2]],
-            "p_acts": [module.compression_1, module.compression_2],
-            "d_acts": [module.diff_1, module.diff_2],
-        }
-        return [*_in_stem(module), *_numbered(before)]
+    def sites(cls, module: Any) -> list[HostSite]:
+        return [
+            *_in_stem(module),
+            *sites_after(map(last_conv, module.i_branch_layers[:2]), "i_acts"),
+            *sites_after([module.compression_1, module.compression_2], "p_acts"),
+            *sites_after([module.diff_1, module.diff_2], "d_acts"),
+        ]
 
 
 class DDRNetSites(Host):
@@ -52,13 +55,13 @@ class DDRNetSites(Host):
     upstream = ("mmseg.models.backbones.ddrnet.DDRNet.forward",)
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
-        context, spatial = map(_last_conv, module.context_branch_layers), map(_last_conv, module.spatial_branch_layers)
-        before = {
-            "context_acts": [next(context), module.down_1, next(context), module.down_2[-1]],
-            "spatial_acts": [next(spatial), module.compression_1, next(spatial), module.compression_2],
-        }
-        return [*_in_stem(module), *_numbered(before)]
+    def sites(cls, module: Any) -> list[HostSite]:
+        context, spatial = map(last_conv, module.context_branch_layers), map(last_conv, module.spatial_branch_layers)
+        return [
+            *_in_stem(module),
+            *sites_after([next(context), module.down_1, next(context), module.down_2[-1]], "context_acts"),
+            *sites_after([next(spatial), module.compression_1, next(spatial), module.compression_2], "spatial_acts"),
+        ]
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         size = (x.shape[-2] // 8, x.shape[-1] // 8)
@@ -85,16 +88,5 @@ class DDRNetSites(Host):
         return F.interpolate(x, size, mode="bilinear", align_corners=self.align_corners)
 
 
-def _in_stem(module: nn.Module) -> list[HostSite]:
-    return [HostSite(f"stem.{i}", _last_conv(module.stem[i - 1])) for i in (3, 5)]
-
-
-def _numbered(before: dict[str, list[nn.Module]]) -> list[HostSite]:
-    return [HostSite(f"{group}.{i}", layer) for group, layers in before.items() for i, layer in enumerate(layers)]
-
-
-def _last_conv(block: nn.Module) -> nn.Module:
-    """The last convolution of a block, or of the last block of a stage."""
-    if isinstance(block, nn.Sequential):
-        block = block[-1]
-    return block.conv3 if hasattr(block, "conv3") else block.conv2
+def _in_stem(module: Any) -> list[HostSite]:
+    return [HostSite(f"stem.{i}", last_conv(module.stem[i - 1])) for i in (3, 5)]

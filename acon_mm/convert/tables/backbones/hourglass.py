@@ -1,8 +1,9 @@
 """HourglassNet of mmdet, the backbone of CornerNet."""
 
-from torch import nn
+from typing import Any
 
 from ...hosts import Host, HostSite
+from ..common import sites_after
 
 
 class HourglassSites(Host):
@@ -13,5 +14,5 @@ class HourglassSites(Host):
     is_backbone = True
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
-        return [HostSite(f"acts.{i}", conv) for i, conv in enumerate(module.conv1x1s)]
+    def sites(cls, module: Any) -> list[HostSite]:
+        return sites_after(module.conv1x1s, "acts")

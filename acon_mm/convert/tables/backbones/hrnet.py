@@ -1,8 +1,9 @@
 """HRNet of mmdet and mmseg: the stem uses one ReLU twice, and each HRModule uses one ReLU for all branches."""
 
-from torch import nn
+from typing import Any
 
 from ...hosts import Host, HostSite
+from ..common import last_conv, sites_after
 
 
 class HRNetSites(Host):
@@ -36,9 +37,7 @@ class HRModuleSites(Host):
     calls = {"forward": ("self.acts[i]",)}
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         if module.num_branches == 1:
             return []
-        blocks = [branch[-1] for branch in module.branches]
-        last = [block.conv3 if hasattr(block, "conv3") else block.conv2 for block in blocks]
-        return [HostSite(f"acts.{i}", last[i]) for i in range(len(module.fuse_layers))]
+        return sites_after(map(last_conv, module.branches[: len(module.fuse_layers)]), "acts")

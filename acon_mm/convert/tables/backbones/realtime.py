@@ -4,6 +4,8 @@ Most of their activations are in ConvModules. Here are the others. Several of th
 ``act_cfg`` on to some of their blocks, or to any.
 """
 
+from typing import Any
+
 from torch import nn
 
 from ...hosts import Host, HostSite
@@ -43,7 +45,7 @@ class NonBottleneck1dSites(Host):
     shared = "act"
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         layers = list(module.convs_layers)  # conv, act, conv, norm, act; ...; conv, act, conv, norm, dropout
         inner = [i for i in range(len(layers)) if i % 5 in (1, 4) and not isinstance(layers[i], nn.Dropout)]
         return [*(HostSite(f"convs_layers.{i}", layers[i - 1]) for i in inner), HostSite("act", layers[-2])]

@@ -3,7 +3,7 @@
 The entries also serve all classes that inherit these forwards (ResNetV1c, ResNetV1d, ResNeXt, ...).
 """
 
-from torch import nn
+from typing import Any, ClassVar
 
 from ...hosts import Host, HostSite
 
@@ -26,7 +26,7 @@ class BottleneckSites(Host):
     DetectoRS adds a second forward, ``rfp_forward``, which also takes features of the pyramid.
     """
 
-    upstream = (
+    upstream: ClassVar[tuple[str, ...]] = (
         "mmdet.models.backbones.resnet.Bottleneck.forward",
         "mmseg.models.backbones.resnet.Bottleneck.forward",
     )
@@ -38,14 +38,14 @@ class BottleneckSites(Host):
 class ResNetSites(Host):
     """The stem: ``relu`` after norm1, with the name ``stem``. A deep stem is a Sequential and has no site here."""
 
-    upstream = (
+    upstream: ClassVar[tuple[str, ...]] = (
         "mmdet.models.backbones.resnet.ResNet.forward",
         "mmseg.models.backbones.resnet.ResNet.forward",
     )
     is_backbone = True
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         return [] if module.deep_stem else [HostSite("relu", module.conv1, name="stem")]
 
     def _freeze_stages(self) -> None:

@@ -1,6 +1,6 @@
 """RegNet, Res2Net, TridentNet and DetectoRS of mmdet: ResNets with another forward, or another block."""
 
-from torch import nn
+from typing import Any
 
 from ...hosts import Host, HostSite
 from .resnet import BottleneckSites, ResNetSites
@@ -19,7 +19,7 @@ class Res2NetBottleneckSites(Host):
     calls = {"forward": ("self.act1", "self.act2[0]", "self.act2[i]", "self.act3")}
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         return [
             HostSite("act1", module.conv1),
             *(HostSite(f"act2.{i}", conv, paper=True) for i, conv in enumerate(module.convs)),

@@ -1,15 +1,9 @@
 """Box heads of mmdet's two-stage detectors. Their fully connected layers take inputs of shape (RoIs, channels)."""
 
-from collections.abc import Iterable
-
-from torch import nn
+from typing import Any
 
 from ...hosts import Host, HostSite
-
-
-def sites_after(layers: Iterable[nn.Module], acts: str) -> list[HostSite]:
-    """A site after each of ``layers``: ``acts.0``, ``acts.1``, ..."""
-    return [HostSite(f"{acts}.{i}", layer) for i, layer in enumerate(layers)]
+from ..common import sites_after, sites_in_list
 
 
 class ConvFCBBoxHeadSites(Host):
@@ -19,7 +13,7 @@ class ConvFCBBoxHeadSites(Host):
     calls = {"forward": ("self.act_after(fc)",) * 3}
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         fcs = {"shared_acts": module.shared_fcs, "cls_acts": module.cls_fcs, "reg_acts": module.reg_fcs}
         return [site for acts, layers in fcs.items() for site in sites_after(layers, acts)]
 
@@ -38,7 +32,7 @@ class MultiInstanceBBoxHeadSites(Host):
     calls = {"forward": (*("self.act_after(fc)",) * 3, "self.ref_act")}
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         sites = sites_after(module.shared_fcs, "shared_acts")
         for k, (cls_fcs, reg_fcs) in enumerate(zip(module.cls_fcs, module.reg_fcs, strict=True)):
             sites += sites_after(cls_fcs, f"cls_acts.{k}") + sites_after(reg_fcs, f"reg_acts.{k}")
@@ -59,7 +53,7 @@ class DoubleConvFCBBoxHeadSites(Host):
     calls = {"forward": ("self.act_after(fc)",)}
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         return sites_after(module.fc_branch, "fc_acts")
 
 
@@ -74,7 +68,7 @@ class SABLHeadSites(Host):
     }
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         upsamples = [module.upsample_x, module.upsample_y] if module.reg_feat_up_ratio > 1 else []
         return [
             *sites_after(module.cls_fcs, "cls_acts"),
@@ -91,10 +85,5 @@ class DIIHeadSites(Host):
     shared = None
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
-        return [
-            HostSite(f"{branch}.{i}", layers[i - 1])
-            for branch in ("cls_fcs", "reg_fcs")
-            for layers in (getattr(module, branch),)
-            for i in range(2, len(layers), 3)
-        ]
+    def sites(cls, module: Any) -> list[HostSite]:
+        return sites_in_list(module.cls_fcs, "cls_fcs", every=3) + sites_in_list(module.reg_fcs, "reg_fcs", every=3)

@@ -1,8 +1,9 @@
 """CLRNet, the lane detector of the maintained fork of mmdet."""
 
-from torch import nn
+from typing import Any
 
 from ...hosts import Host, HostSite
+from ..common import sites_in_list
 
 
 class CLRHeadSites(Host):
@@ -12,12 +13,10 @@ class CLRHeadSites(Host):
     shared = None
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         return [
-            HostSite(f"{branch}.{i}", layers[i - 1])
-            for branch in ("reg_modules", "cls_modules")
-            for layers in (getattr(module, branch),)
-            for i in range(1, len(layers), 2)
+            *sites_in_list(module.reg_modules, "reg_modules", every=2),
+            *sites_in_list(module.cls_modules, "cls_modules", every=2),
         ]
 
 

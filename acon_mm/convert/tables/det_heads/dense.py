@@ -1,5 +1,7 @@
 """Dense heads of mmdet: their activations outside of ConvModules."""
 
+from typing import Any
+
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -20,7 +22,7 @@ class RPNHeadSites(Host):
     calls = {"forward_single": ("self.act_after_convs()",)}
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         if module.num_convs > 1:
             last = module.num_convs - 1
             return [HostSite(f"rpn_conv.{last}.activate", module.rpn_conv[last])]
@@ -89,8 +91,9 @@ class YOLACTProtonetSites(Host):
     shared = None
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
-        found, conv = [], None
+    def sites(cls, module: Any) -> list[HostSite]:
+        found: list[HostSite] = []
+        conv = module.protonet[0]
         for i, layer in enumerate(module.protonet):
             if i % 2:
                 found.append(HostSite(f"protonet.{i}", conv))
@@ -106,7 +109,7 @@ class DyConvSites(Host):
     shared = None
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         return [] if hasattr(module.relu, "fc") else [HostSite("relu", module.dyconvs[0].conv)]
 
 
@@ -136,7 +139,7 @@ class FSAFHeadSites(Host):
     upstream = ("mmdet.models.dense_heads.fsaf_head.FSAFHead.forward_single",)
 
     @classmethod
-    def kept(cls, module: nn.Module) -> dict[str, str]:
+    def kept(cls, module: Any) -> dict[str, str]:
         return {"relu": _DISTANCE}
 
 
@@ -155,7 +158,7 @@ class PointDistanceSites(Host):
     shared = None
 
     @classmethod
-    def kept(cls, module: nn.Module) -> dict[str, str]:
+    def kept(cls, module: Any) -> dict[str, str]:
         return {"bbox_pred.clamp(min=0)": _DISTANCE}
 
 
@@ -169,7 +172,7 @@ class CondInstMaskHeadSites(Host):
     shared = None
 
     @classmethod
-    def kept(cls, module: nn.Module) -> dict[str, str]:
+    def kept(cls, module: Any) -> dict[str, str]:
         return {"F.relu(x)": _DYNAMIC}
 
 
@@ -185,5 +188,5 @@ class RTMDetInsSepBNHeadSites(CondInstMaskHeadSites):
     upstream = ("mmdet.models.dense_heads.rtmdet_ins_head.RTMDetInsSepBNHead.forward",)
 
     @classmethod
-    def kept(cls, module: nn.Module) -> dict[str, str]:
+    def kept(cls, module: Any) -> dict[str, str]:
         return {**super().kept(module), "F.relu(self.rtm_reg[idx](reg_feat))": _DISTANCE}

@@ -1,9 +1,9 @@
 """Mask and grid heads of mmdet's two-stage detectors."""
 
-from torch import nn
+from typing import Any
 
 from ...hosts import Host, HostSite
-from .boxes import sites_after
+from ..common import sites_after
 
 
 class FCNMaskHeadSites(Host):
@@ -19,7 +19,7 @@ class FCNMaskHeadSites(Host):
     )
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         return [HostSite("relu", module.upsample)] if module.upsample_method == "deconv" else []
 
 
@@ -30,7 +30,7 @@ class CoarseMaskHeadSites(Host):
     calls = {"forward": ("self.act_after(fc)",)}
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         return sites_after(module.fcs, "fc_acts")
 
 
@@ -41,7 +41,7 @@ class MaskIoUHeadSites(Host):
     calls = {"forward": ("self.act_after(conv)", "self.act_after(fc)")}
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         return sites_after(module.convs, "conv_acts") + sites_after(module.fcs, "fc_acts")
 
 

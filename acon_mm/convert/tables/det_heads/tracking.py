@@ -1,9 +1,9 @@
 """Embedding heads of mmdet's trackers, and the layer of its re-identification heads."""
 
-from torch import nn
+from typing import Any
 
 from ...hosts import Host, HostSite
-from .boxes import sites_after
+from ..common import sites_after
 
 
 class QuasiDenseEmbedHeadSites(Host):
@@ -13,7 +13,7 @@ class QuasiDenseEmbedHeadSites(Host):
     calls = {"forward": ("self.act_after(fc)",)}
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         return sites_after(module.fcs, "fc_acts")
 
 
@@ -31,5 +31,5 @@ class FcModuleSites(Host):
     shared = "activate"
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         return [HostSite("activate", module.fc)] if module.with_activation else []

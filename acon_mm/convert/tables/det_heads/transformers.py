@@ -5,11 +5,12 @@ Their feed-forward networks are Sequentials of Linear and ReLU and need no entry
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
-from ...hosts import Host, HostSite
-from .boxes import sites_after
+from ...hosts import LANGUAGE_MODEL, Host, HostSite
+from ..common import sites_after
 
 
 class MLPSites(Host):
@@ -20,7 +21,7 @@ class MLPSites(Host):
     calls = {"forward": ("self.per_sample(layer)",)}
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         return sites_after(module.layers[:-1], "acts")
 
     def per_sample(self, layer: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -36,7 +37,7 @@ class DETRHeadSites(Host):
     shared = "activate"
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         last = [layer for layer in module.reg_ffn.layers if isinstance(layer, nn.Linear)][-1]
         return [HostSite("activate", last)]
 
@@ -79,7 +80,7 @@ class DynamicConvSites(Host):
     calls = {"forward": ("self.act_in", "self.act_out", "self.act_fc")}
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         sites = [HostSite("act_in", module.norm_in), HostSite("act_out", module.norm_out)]
         return [*sites, HostSite("act_fc", module.fc_norm)] if module.with_proj else sites
 
@@ -88,4 +89,4 @@ class BertSites(Host):
     """The language model of Grounding DINO and GLIP."""
 
     upstream = ("mmdet.models.language_models.bert.BertModel.forward",)
-    reason_to_keep_all = "a language model, whose weights are downloaded as they are"
+    reason_to_keep_all = LANGUAGE_MODEL

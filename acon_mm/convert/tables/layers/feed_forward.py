@@ -4,6 +4,8 @@ Their GELUs, and the QuickGELU of CLIP, are kept, because pretrained transformer
 ``act_cfg`` for them (Swin, PVT, MiT, ViT, ...) gets it, and then they become ACONs.
 """
 
+from typing import Any, ClassVar
+
 from torch import nn
 
 from ...hosts import Host, HostSite
@@ -14,16 +16,16 @@ GELU = "a GELU in a transformer's feed-forward network: only the act_cfg of the 
 class FFNSites(Host):
     """``layers.N.1`` after each linear layer but the last, unless it is a GELU."""
 
-    upstream = ("mmcv.cnn.bricks.transformer.FFN.forward",)
-    shared = None
+    upstream: ClassVar[tuple[str, ...]] = ("mmcv.cnn.bricks.transformer.FFN.forward",)
+    shared: ClassVar[str | None] = None
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         hidden = [(i, layer) for i, layer in enumerate(module.layers) if isinstance(layer, nn.Sequential)]
         return [HostSite(f"layers.{i}.1", layer[0]) for i, layer in hidden if not _is_gelu(layer[1])]
 
     @classmethod
-    def kept(cls, module: nn.Module) -> dict[str, str]:
+    def kept(cls, module: Any) -> dict[str, str]:
         gelus = [name for name, layer in module.named_modules(remove_duplicate=False) if _is_gelu(layer)]
         return dict.fromkeys(gelus, GELU)
 
@@ -35,7 +37,7 @@ class MixFFNSites(FFNSites):
     shared = "activate"  # of mmseg, where it is also one of the layers
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         convs = [layer for layer in module.layers if isinstance(layer, nn.Conv2d)]
         index = len(convs) - 1  # the last convolution comes after the activation
         if _is_gelu(module.layers[index]):

@@ -3,9 +3,12 @@
 By default the ``act_cfg`` of an FPN is None: no activations. An ``act_cfg`` adds an activation after every convolution.
 """
 
+from typing import Any, ClassVar
+
 from torch import nn
 
 from ...hosts import Host, HostSite
+from ..common import sites_after
 
 
 class FPNSites(Host):
@@ -15,7 +18,7 @@ class FPNSites(Host):
     second ReLU changes nothing, but a second ACON does, so it is left out.
     """
 
-    upstream = (
+    upstream: ClassVar[tuple[str, ...]] = (
         "mmdet.models.necks.fpn.FPN.forward",
         "mmdet.models.necks.fpn_dropblock.FPN_DropBlock.forward",
         "mmdet.models.necks.pafpn.PAFPN.forward",
@@ -26,7 +29,7 @@ class FPNSites(Host):
     calls = {"forward": ("self.act_after(self.fpn_convs[i - 1])",)}
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         if not (module.add_extra_convs and module.relu_before_extra_convs):
             return []
         first = len(module.lateral_convs)
@@ -46,7 +49,7 @@ class RFPSites(FPNSites):
     calls = {}
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         if super().sites(module):
             raise ValueError("RFP with relu_before_extra_convs=True cannot be converted: set it to False")
         return []
@@ -60,8 +63,8 @@ class RFPASPPSites(Host):
     calls = {"forward": ("self.acts[aspp_idx]",)}
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
-        return [HostSite(f"acts.{i}", conv) for i, conv in enumerate(module.aspp)]
+    def sites(cls, module: Any) -> list[HostSite]:
+        return sites_after(module.aspp, "acts")
 
 
 class DeadReLUSites(Host):

@@ -1,6 +1,6 @@
 """SSH of mmdet, the neck of a face detector."""
 
-from torch import nn
+from typing import Any
 
 from ...channels import Channels
 from ...hosts import Host, HostSite
@@ -14,5 +14,5 @@ class SSHDetModuleSites(Host):
     calls = {"forward": ("self.act",)}
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         return [HostSite("act", module.context_module.conv7x7_3, channels=Channels(module.out_channels, 1))]

@@ -1,6 +1,6 @@
 """Decode heads of mmseg that gather context: their activations outside of ConvModules."""
 
-from torch import nn
+from typing import Any
 
 from ...hosts import Host
 
@@ -50,7 +50,7 @@ class HamburgerSites(Host):
     shared = None
 
     @classmethod
-    def kept(cls, module: nn.Module) -> dict[str, str]:
+    def kept(cls, module: Any) -> dict[str, str]:
         return {
-            "F.relu(enjoy, inplace=True)": "the non-negative matrix factorisation behind it takes no negative values"
+            "F.relu(enjoy, inplace=True)": "the non-negative matrix factorization behind it takes no negative values"
         }

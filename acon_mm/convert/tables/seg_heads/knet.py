@@ -1,8 +1,9 @@
 """K-Net of mmseg: the update of the kernels uses one activation at up to four sites."""
 
-from torch import nn
+from typing import Any
 
 from ...hosts import Host, HostSite
+from ..common import sites_in_list
 
 
 class KernelUpdatorSites(Host):
@@ -13,7 +14,7 @@ class KernelUpdatorSites(Host):
     shared = "activation"
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
+    def sites(cls, module: Any) -> list[HostSite]:
         sites = [HostSite("gate_act", module.gate_norm)] if module.gate_norm_act else []
         if module.activate_out:
             sites += [HostSite("param_act", module.norm_out), HostSite("input_act", module.input_norm_out)]
@@ -27,8 +28,8 @@ class KernelUpdateHeadSites(Host):
     shared = None
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
-        return [HostSite(f"mask_fcs.{i}", module.mask_fcs[i - 1]) for i in range(2, len(module.mask_fcs), 3)]
+    def sites(cls, module: Any) -> list[HostSite]:
+        return sites_in_list(module.mask_fcs, "mask_fcs", every=3)
 
 
 class IterativeDecodeHeadSites(Host):

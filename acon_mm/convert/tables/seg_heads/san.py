@@ -1,9 +1,9 @@
 """SAN of mmseg: its perceptron, which calls ``F.relu`` after each layer but the last, and its text encoder."""
 
-from torch import nn
+from typing import Any
 
-from ...hosts import Host, HostSite
-from ..det_heads.transformers import BertSites
+from ...hosts import LANGUAGE_MODEL, Host, HostSite
+from ..common import sites_after
 
 
 class MLPSites(Host):
@@ -14,12 +14,12 @@ class MLPSites(Host):
     shared = None
 
     @classmethod
-    def sites(cls, module: nn.Module) -> list[HostSite]:
-        return [HostSite(f"acts.{i}", layer) for i, layer in enumerate(module.layers[:-1])]
+    def sites(cls, module: Any) -> list[HostSite]:
+        return sites_after(module.layers[:-1], "acts")
 
 
 class CLIPTextEncoderSites(Host):
     """The part of CLIP that reads the names of the classes."""
 
     upstream = ("mmseg.models.text_encoder.clip_text_encoder.CLIPTextEncoder.forward",)
-    reason_to_keep_all = BertSites.reason_to_keep_all
+    reason_to_keep_all = LANGUAGE_MODEL
