@@ -1,13 +1,19 @@
-"""What README, CONTRIBUTING and docs/ refer to exists: links, anchors, files, names of Python, flags of the tools."""
+"""What the documentation refers to exists: links, anchors, files, names of Python, flags of the tools.
 
+So do the files that comments and docstrings of the package, the tools and the configs name.
+"""
+
+import ast
 import importlib
 import re
+import tokenize
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from helpers.commands import tool_flags
-from helpers.pages import PAGES, ROOT, Page, read
+from helpers.pages import FOLDERS, PAGES, ROOT, Page, read
 
 #: flags of pip and mkdocs
 OTHERS_FLAGS = {"--index-url", "--no-build-isolation", "--no-deps", "--strict"}
@@ -37,8 +43,36 @@ def test_external_links_are_well_formed(page):
 
 def test_files_of_the_repository_are_there(page):
     """Inline code such as `acon_mm/layers/acon.py` or `tests/convert/test_tables_*.py`."""
-    named = [code for code in page.inline_code if re.match(r"(acon_mm|configs|docs|tests|tools)/[^ ]*$", code)]
-    assert not [name for name in named if not list(ROOT.glob(name.rstrip("/")))]
+    named = [code for code in page.inline_code if re.match(rf"({FOLDERS})/[^ ]*$", code)]
+    assert not missing(named)
+
+
+def test_files_that_comments_and_docstrings_name_are_there():
+    modules = [path for folder in ("acon_mm", "configs", "tools") for path in (ROOT / folder).rglob("*.py")]
+    named = {path: files_named_in(path) for path in modules}
+    assert any(named.values())
+    assert not {path: missing(names) for path, names in named.items() if missing(names)}
+
+
+@pytest.mark.parametrize("text", ["# as tools/no_such.py does\n", '"""See configs/no_such/*.py."""\n'])
+def test_a_missing_file_is_found(text, tmp_path):
+    (tmp_path / "module.py").write_text(text)
+    assert len(missing(files_named_in(tmp_path / "module.py"))) == 1
+
+
+def files_named_in(path: Path) -> list[str]:
+    """The files of the repository that the comments and docstrings of a module name."""
+    with path.open("rb") as file:
+        texts = [token.string for token in tokenize.tokenize(file.readline) if token.type == tokenize.COMMENT]
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, documented)]
+    texts += [ast.get_docstring(node) or "" for node in nodes]
+    return [name for text in texts for name in re.findall(rf"(?<![\w./-])(?:{FOLDERS})/[\w./*-]*[\w*]", text)]
+
+
+def missing(names: list[str]) -> list[str]:
+    """Those names, with ``*`` as a pattern, that no file of the repository has."""
+    return [name for name in names if not list(ROOT.glob(name.rstrip("/")))]
 
 
 def test_files_in_the_diagram_are_there():

@@ -25,7 +25,7 @@ LAUNCHERS = {
 RECORD = r"""
 set -eu
 record() { printf '%s\x1f' "$@" >&3; printf '\x1e' >&3; }
-for name in python pip mim make bash; do eval "$name() { record $name \"\$@\"; }"; done
+for name in python pip mim make bash git cd; do eval "$name() { record $name \"\$@\"; }"; done
 PATH=/nonexistent
 exec 3>&1 >&2
 """
@@ -57,6 +57,8 @@ def check(command: list[str]) -> None:
         case ["make", *arguments]:
             done = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
+        case ["git", "clone", _, directory] | ["cd", directory]:
+            assert directory == "acon_mm", directory
         case ["pip" | "mim", "install", *arguments]:
             check_install(arguments)
         case _:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+#: the folders of the repository that are named by paths such as `acon_mm/layers/acon.py`
+FOLDERS = "acon_mm|configs|docs|tests|tools"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
