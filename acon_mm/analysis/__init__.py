@@ -2,5 +2,7 @@
 
 - ``benchmark/``: time and memory
 - ``config_coverage/``: ``act_cfg`` on every config that mmdet and mmseg ship
+- ``shipped_configs.py``: the configs of mmdet and mmseg, and where ``act_cfg`` goes in them
+- ``build.py``: a model from such a config
 - ``predictions.py``: pictures of truth and predictions
 """

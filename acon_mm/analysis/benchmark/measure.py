@@ -30,7 +30,7 @@ def pin_allocator() -> bool:
 def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
     """The largest number of bytes that a call needs, beyond those in use before it.
 
-    On a CPU this is resident memory of the process, and right only if the process has never needed more. glibc is
+    On a CPU this is resident memory of the process, and correct only if the process has never needed more. glibc is
     told to return freed memory, which makes later calls slower: measure times in another process.
 
     Raises:

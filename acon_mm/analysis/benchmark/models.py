@@ -7,7 +7,7 @@ import gc
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.model import BaseModel, revert_sync_batchnorm
@@ -15,8 +15,8 @@ from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
 from ...convert import convert_activations
-from ..config_coverage import configs
-from ..config_coverage.build import build as build_shipped
+from .. import shipped_configs
+from ..build import build as build_shipped
 from .measure import interleaved, peak_bytes, ratios
 from .peers import FORMS
 
@@ -29,17 +29,30 @@ _CONFIGS = {
 _MIN_BATCH = {"RetinaNet": 1, "PSPNet": 2}
 MODELS_TO_MEASURE = tuple(f"{name}-{backbone}" for backbone in ("R18", "R50") for name in _CONFIGS)
 
-#: by name: the activation, act_sites of the backbone and act_sites of the other parts; None for no conversion
-VARIANTS: dict[str, tuple[type[nn.Module] | None, str | None, str | None]] = {
-    "ReLU": (None, None, None),
-    "ACON-C, paper's sites": (FORMS["AconC"]["ours"], "paper", None),
-    "Meta-ACON-C, paper's sites": (FORMS["MetaAconC"]["ours"], "paper", None),
-    "ACON-C everywhere": (FORMS["AconC"]["ours"], "all", "all"),
-    "Meta-ACON-C everywhere": (FORMS["MetaAconC"]["ours"], "all", "all"),
-    "authors' ACON-C, paper's sites": (FORMS["AconC"]["authors"], "paper", None),
-    "authors' Meta-ACON-C, paper's sites": (FORMS["MetaAconC"]["authors"], "paper", None),
-    "authors' ACON-C everywhere": (FORMS["AconC"]["authors"], "all", "all"),
-    "authors' Meta-ACON-C everywhere": (FORMS["MetaAconC"]["authors"], "all", "all"),
+
+class Variant(NamedTuple):
+    """The activations of a model.
+
+    Attributes:
+        act: the activation; None: as in the config.
+        in_backbone, elsewhere: ``act_sites`` of the backbone, and of the neck and heads; None: not converted.
+    """
+
+    act: type[nn.Module] | None = None
+    in_backbone: str | None = None
+    elsewhere: str | None = None
+
+
+VARIANTS = {
+    "ReLU": Variant(),
+    "ACON-C, paper's sites": Variant(FORMS["AconC"]["ours"], in_backbone="paper"),
+    "Meta-ACON-C, paper's sites": Variant(FORMS["MetaAconC"]["ours"], in_backbone="paper"),
+    "ACON-C everywhere": Variant(FORMS["AconC"]["ours"], in_backbone="all", elsewhere="all"),
+    "Meta-ACON-C everywhere": Variant(FORMS["MetaAconC"]["ours"], in_backbone="all", elsewhere="all"),
+    "authors' ACON-C, paper's sites": Variant(FORMS["AconC"]["authors"], in_backbone="paper"),
+    "authors' Meta-ACON-C, paper's sites": Variant(FORMS["MetaAconC"]["authors"], in_backbone="paper"),
+    "authors' ACON-C everywhere": Variant(FORMS["AconC"]["authors"], in_backbone="all", elsewhere="all"),
+    "authors' Meta-ACON-C everywhere": Variant(FORMS["MetaAconC"]["authors"], in_backbone="all", elsewhere="all"),
 }
 REFERENCE = "ReLU"
 
@@ -110,7 +123,7 @@ def build(name: str, variant: str, device: torch.device) -> BaseModel:
     """A model of :data:`MODELS_TO_MEASURE` with the activations of a variant, without pretrained weights."""
     family, _, backbone = name.partition("-")
     package = _CONFIGS[family].partition("/")[0]
-    cfg = configs.model_of(_CONFIGS[family])
+    cfg = shipped_configs.model_of(_CONFIGS[family])
     cfg["data_preprocessor"].pop("size", None)
     if backbone == "R18":
         cfg["backbone"]["depth"] = 18
@@ -119,13 +132,12 @@ def build(name: str, variant: str, device: torch.device) -> BaseModel:
         else:
             cfg["decode_head"]["in_channels"], cfg["auxiliary_head"]["in_channels"] = 512, 256
     model = revert_sync_batchnorm(build_shipped(cfg, package))
-    act, in_backbone, elsewhere = VARIANTS[variant]
-    if act is not None:
-        parts = {"backbone": in_backbone, "neck": elsewhere, "bbox_head": elsewhere, "decode_head": elsewhere}
-        for part, act_sites in parts.items():
-            module = getattr(model, part, None)
-            if act_sites is not None and module is not None and _has_activations(module):
-                convert_activations(module, dict(type=act, init="relu"), act_sites)
+    chosen = VARIANTS[variant]
+    sites = {"backbone": chosen.in_backbone, **dict.fromkeys(("neck", "bbox_head", "decode_head"), chosen.elsewhere)}
+    for part, act_sites in sites.items():
+        module = getattr(model, part, None)
+        if act_sites is not None and module is not None and _has_activations(module):
+            convert_activations(module, dict(type=chosen.act, init="relu"), act_sites)
     return model.to(device)
 
 

@@ -78,8 +78,8 @@ class FallbackMetaAconC(MetaAconC):
 
     def forward(self, x: Tensor) -> Tensor:
         dim = self._channel_dim_of(x)
-        mean = x.mean([d for d in range(1, x.dim()) if d != dim % x.dim()], dtype=torch.float32)
-        return functional._AconC.apply(x, self.p1, self.p2, self._channel_beta(mean), dim, "reference")
+        beta = self._channel_beta(reference.spatial_mean(x, dim))
+        return functional._AconC.apply(x, self.p1, self.p2, beta, dim, "reference")
 
 
 #: the forms, by type of ACON

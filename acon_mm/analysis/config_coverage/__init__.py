@@ -1,7 +1,5 @@
 """Checks ``act_cfg`` on every config that mmdet and mmseg ship. ``tools/analysis_tools/config_coverage.py`` runs it.
 
-- ``configs.py``: the shipped configs, and where ``act_cfg`` goes in them
-- ``build.py``: a model from a config
 - ``check.py``: one model, unchanged and with ACON everywhere
 - ``passes.py``: runs both models; ``gradients.py``: which ACONs learn
 - ``samples.py``: small batches of data

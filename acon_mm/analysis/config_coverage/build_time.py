@@ -6,8 +6,8 @@ from statistics import median
 from typing import NamedTuple
 
 from ...convert.sites import find_sites
-from . import configs
-from .build import build, no_output
+from .. import shipped_configs
+from ..build import build, no_output
 
 
 class BuildTimes(NamedTuple):
@@ -38,14 +38,14 @@ def build_times(config: str, act_cfg: dict, rounds: int = 15) -> BuildTimes:
     up classes and rewrites methods.
     """
     with no_output():
-        return _build_times(configs.model_of(config), config.partition("/")[0], act_cfg, rounds)
+        return _build_times(shipped_configs.model_of(config), config.partition("/")[0], act_cfg, rounds)
 
 
 def _build_times(original: dict, package: str, act_cfg: dict, rounds: int) -> BuildTimes:
     model = build(original, package)
-    sites = {path: len(find_sites(model.get_submodule(path))[0]) for path in configs.components(original)}
+    sites = {path: len(find_sites(model.get_submodule(path))[0]) for path in shipped_configs.components(original)}
     leave_out = ["", *(path for path, count in sites.items() if not count)]
-    with_act_cfg = configs.with_act_cfg(original, act_cfg, leave_out)
+    with_act_cfg = shipped_configs.with_act_cfg(original, act_cfg, leave_out)
     pairs = [(_time(original, package), _time(with_act_cfg, package)) for _ in range(rounds + 1)][1:]
     unchanged, converted = (1000 * median(times) for times in zip(*pairs, strict=True))
     extra = median(after / before for before, after in pairs) - 1

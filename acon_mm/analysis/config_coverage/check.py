@@ -9,8 +9,8 @@ from torch import nn
 from ...convert import NoActivationsError
 from ...convert.sites import Site, find_sites
 from ...layers import Acon
-from . import configs
-from .build import build_small, no_output
+from .. import shipped_configs
+from ..build import build_small, no_output
 from .passes import run_passes, short
 
 
@@ -79,9 +79,11 @@ def _finished(result: dict, problems: dict[str, list], status: str) -> dict:
 def _with_act_cfg(model_cfg: dict, package: str, act_cfg: dict, original: nn.Module) -> dict:
     """``act_cfg`` on the model, and on each component that has activations or gets some by an ``act_cfg``."""
     leave_out = [
-        path for path in configs.components(model_cfg) if not _can_activate(model_cfg, package, act_cfg, original, path)
+        path
+        for path in shipped_configs.components(model_cfg)
+        if not _can_activate(model_cfg, package, act_cfg, original, path)
     ]
-    return configs.with_act_cfg(model_cfg, act_cfg, leave_out)
+    return shipped_configs.with_act_cfg(model_cfg, act_cfg, leave_out)
 
 
 def _can_activate(model_cfg: dict, package: str, act_cfg: dict, original: nn.Module, path: str) -> bool:
@@ -91,8 +93,8 @@ def _can_activate(model_cfg: dict, package: str, act_cfg: dict, original: nn.Mod
         return False
     if find_sites(component)[0]:
         return True
-    part = configs.part_at(model_cfg, path)
-    if not configs.takes_act_cfg(part, package):
+    part = shipped_configs.part_at(model_cfg, path)
+    if not shipped_configs.takes_act_cfg(part, package):
         return False
     # An FPN has activations only if it is given an act_cfg. Other classes without activations take act_cfg and
     # ignore it.

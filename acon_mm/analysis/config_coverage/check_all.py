@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from . import configs, table
+from .. import shipped_configs
+from . import table
 from .check import check
 
 _PACKAGES = ("torch", "mmengine", "mmcv", "mmdet", "mmsegmentation", "mmdetection")
@@ -32,13 +33,25 @@ class Job(NamedTuple):
 
     Attributes:
         config: a config that has this model.
-        key: of the model's layers, see :func:`acon_mm.analysis.config_coverage.configs.layers_key`.
+        key: of the model's layers, see :func:`acon_mm.analysis.shipped_configs.layers_key`.
         act_cfg: the activation.
     """
 
     config: str
     key: str
     act_cfg: dict
+
+
+class ModelKey(NamedTuple):
+    """What :func:`_key` finds in a config. Both are None for a config without a model.
+
+    Attributes:
+        key: of the model's layers.
+        error: why the config cannot be read.
+    """
+
+    key: str | None = None
+    error: str | None = None
 
 
 def check_all(
@@ -67,16 +80,16 @@ def check_all(
     """
     act_cfg = act_cfg or dict(type="AconC")
     out.mkdir(parents=True, exist_ok=True)
-    names = [name for package in ("mmdet", "mmseg") for name in configs.shipped(package)]
+    names = [name for package in ("mmdet", "mmseg") for name in shipped_configs.shipped(package)]
     names = [name for name in names if name.startswith(tuple(prefixes))]
     if sample is not None:
-        names = configs.sample(names, sample)
+        names = shipped_configs.sample(names, sample)
     keys = _keys(out / "configs.json", names, workers)
     finished = _finished(out / "models.jsonl", act_cfg, retry)
     jobs: dict[str, Job] = {}
     for name, (key, _) in keys.items():
         if key is not None and key not in finished:
-            jobs.setdefault(key, Job(name, key, act_cfg))
+            jobs.setdefault(key, Job(config=name, key=key, act_cfg=act_cfg))
     written = time.monotonic()
     with open(out / "models.jsonl", "a") as log:
         for result in _progress(_results(list(jobs.values()), workers), len(jobs), "models"):
@@ -91,7 +104,7 @@ def check_all(
 
 def _check_job(job: Job) -> dict:
     package = job.config.partition("/")[0]
-    return _result(job, _within_limit(lambda: check(configs.model_of(job.config), package, job.act_cfg)))
+    return _result(job, _within_limit(lambda: check(shipped_configs.model_of(job.config), package, job.act_cfg)))
 
 
 def _result(job: Job, result: dict) -> dict:
@@ -144,7 +157,7 @@ def _progress(items: Iterable, total: int, unit: str) -> Iterable:
     return tqdm(items, total=total, unit=f" {unit}", smoothing=0.05)
 
 
-def _keys(path: Path, names: list[str], workers: int) -> dict[str, tuple[str | None, str | None]]:
+def _keys(path: Path, names: list[str], workers: int) -> dict[str, ModelKey]:
     """What :func:`_key` returns for each config. The results are kept in the file ``path``."""
     versions = _versions()
     stored = json.loads(path.read_text()) if path.exists() else {}
@@ -154,19 +167,18 @@ def _keys(path: Path, names: list[str], workers: int) -> dict[str, tuple[str | N
         results = pool.map(_key, missing, chunksize=4)
         known |= dict(zip(missing, _progress(results, len(missing), "configs"), strict=True))
     path.write_text(json.dumps({"versions": versions, "configs": known}, indent=1))
-    return {name: tuple(known[name]) for name in names}
+    return {name: ModelKey(*known[name]) for name in names}
 
 
-def _key(name: str) -> tuple[str | None, str | None]:
-    """The key of a config's model and why there is none; both None for a config without a model."""
+def _key(name: str) -> ModelKey:
     try:
-        model = configs.model_of(name)
+        model = shipped_configs.model_of(name)
     except Exception as error:
         # without the directories where packages are installed
         text = re.sub(r"[^\s'\"]*site-packages/", "", " ".join(str(error).split()))
         text = text.partition(", the current sys.path")[0]
-        return None, f"{type(error).__name__}: {text[:300]}"
-    return (configs.layers_key(model, name) if model else None), None
+        return ModelKey(error=f"{type(error).__name__}: {text[:300]}")
+    return ModelKey(shipped_configs.layers_key(model, name) if model else None)
 
 
 def _within_limit(function: Callable[[], dict]) -> dict:
@@ -195,7 +207,7 @@ def _finished(path: Path, act_cfg: dict, retry: bool) -> dict[str, dict]:
     return {key: each for key, each in latest.items() if not (retry and each["status"] == "failed")}
 
 
-def _write(out: Path, keys: dict, finished: dict, act_cfg: dict) -> dict:
+def _write(out: Path, keys: dict[str, ModelKey], finished: dict, act_cfg: dict) -> dict:
     entries = {}
     for name, (key, error) in keys.items():
         if key is not None:

@@ -11,8 +11,8 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from ...layers import Acon
+from ..build import SIZES
 from . import samples
-from .build import SIZES
 from .gradients import never_learns, without_gradient
 from .trace import Trace, explain
 

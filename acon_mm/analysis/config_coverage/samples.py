@@ -115,7 +115,7 @@ def _instances(size: int) -> Any:
         bboxes=boxes,
         labels=torch.zeros(2, dtype=torch.long),
         masks=BitmapMasks(masks, size, size),
-        pairwise_masks=torch.ones(2, 8, size // 4, size // 4),  # BoxInst's preprocessor makes them from colours
+        pairwise_masks=torch.ones(2, 8, size // 4, size // 4),  # BoxInst's preprocessor makes them from colors
     )
 
 

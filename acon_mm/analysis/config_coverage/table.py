@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 
-from .configs import family
+from ..shipped_configs import family
 
 _STATES = ("converted", "none", "failed", "unbuildable", "unreadable", "no model", "pending")
 

@@ -4,7 +4,8 @@ from pkgutil import resolve_name
 
 import pytest
 
-from acon_mm.analysis.config_coverage import configs, trace
+from acon_mm.analysis import shipped_configs
+from acon_mm.analysis.config_coverage import trace
 from acon_mm.analysis.config_coverage.check import check
 from helpers import coverage_models
 from helpers.coverage_models import segmentor
@@ -71,7 +72,7 @@ def test_a_pass_that_fails_without_acon_too_is_no_problem_of_acon(backbones):
 
 @pytest.mark.slow
 def test_a_teacher_outside_of_the_modules_stays():
-    result = check(configs.model_of("mmdet/ld/ld_r18-gflv1-r101_fpn_1x_coco.py"), "mmdet", ACON)
+    result = check(shipped_configs.model_of("mmdet/ld/ld_r18-gflv1-r101_fpn_1x_coco.py"), "mmdet", ACON)
     assert (result["status"], result["problems"]) == ("converted", {})
     assert result["kept_calls"][trace.TEACHER] > 0
 

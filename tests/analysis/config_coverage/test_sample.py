@@ -2,7 +2,7 @@
 
 import pytest
 
-from acon_mm.analysis.config_coverage import configs
+from acon_mm.analysis import shipped_configs
 from acon_mm.analysis.config_coverage.check import check
 
 SAMPLE = (
@@ -70,15 +70,15 @@ NOT_RUN = {
 
 
 def test_the_sample_is_shipped_and_has_many_families():
-    assert set(SAMPLE) <= {name for package in ("mmdet", "mmseg") for name in configs.shipped(package)}
-    assert len({configs.family(name) for name in SAMPLE}) >= 40
+    assert set(SAMPLE) <= {name for package in ("mmdet", "mmseg") for name in shipped_configs.shipped(package)}
+    assert len({shipped_configs.family(name) for name in SAMPLE}) >= 40
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLE)
 def test_config(name):
     """Each activation is an ACON with the right channels or has a reason to stay; weights load and gradients flow."""
-    result = check(configs.model_of(name), name.partition("/")[0], dict(type="AconC"))
+    result = check(shipped_configs.model_of(name), name.partition("/")[0], dict(type="AconC"))
     assert (result["status"], result["problems"]) == ("converted", {})
     assert result["converted"] >= result["sites"] > 0
     not_run = {step: error.partition(" (")[0] for step, error in result["not_run"].items()}
