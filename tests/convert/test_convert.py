@@ -1,7 +1,6 @@
 """``act_cfg`` on the five models: the right sites, the right channels, and nothing else changed."""
 
 import copy
-import pickle
 
 import pytest
 import torch
@@ -10,9 +9,8 @@ from mmengine.registry import MODELS
 from torch import nn
 
 import acon_mm
-from acon_mm.layers import Acon
+from helpers.act_trace import acons
 from helpers.five_models import (
-    BASE_CHANNELS,
     BASES,
     DETECTORS,
     HEAD_CHANNELS,
@@ -25,10 +23,6 @@ from helpers.five_models import (
 )
 
 MODELS_AND_DEPTHS = [*((name, 18) for name in BASES), ("retinanet", 50), ("mask-rcnn", 50), ("pspnet", 50)]
-
-
-def acons(model):
-    return {name: module for name, module in model.named_modules() if isinstance(module, Acon)}
 
 
 def relus(model):
@@ -96,75 +90,6 @@ def test_relu_checkpoint_loads(name, sites):
     assert set(result.missing_keys) == own - optional
 
 
-@pytest.mark.parametrize("name", BASES)
-def test_class_names_and_isinstance_survive(name):
-    original = build(name, 50)
-    model = build(name, 50, **every_part(name, act_cfg=dict(type="AconC"), act_sites="all"))
-    inner = {path: module for path, module in original.named_modules() if not isinstance(module, nn.ReLU)}
-    for path, module in inner.items():
-        twin = model.get_submodule(path)
-        assert isinstance(twin, type(module))
-        assert type(twin).__name__ == type(module).__name__
-
-
-@pytest.mark.parametrize("name", BASES)
-def test_copies_and_pickles_compute_the_same(name):
-    model = build(name, **every_part(name, act_cfg=dict(type="AconC"), act_sites="all")).eval()
-    inputs, samples = batch(name, count=1)
-    expected = model(inputs, samples, mode="tensor")
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert type(twin.backbone.layer1[0]) is type(model.backbone.layer1[0])
-        torch.testing.assert_close(twin(inputs, samples, mode="tensor"), expected, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("name", ["retinanet", "pspnet"])
-def test_the_papers_sites_are_the_backbones_default(name):
-    bottleneck = build(name, 50, backbone=dict(act_cfg=dict(type="AconC")))
-    assert all(path.endswith(".act2") for path in acons(bottleneck)) and len(acons(bottleneck)) == 16
-    basic = build(name, 18, backbone=dict(act_cfg=dict(type="AconC")))
-    assert len(acons(basic)) == 16 and {path.rpartition(".")[2] for path in acons(basic)} == {"act1", "act2"}
-    for model in (bottleneck, basic):  # the stem and all heads are unchanged
-        assert all(path.startswith("backbone.layer") for path in acons(model))
-
-
-@pytest.mark.parametrize("depth", [34, 101])
-@pytest.mark.parametrize("name", ["retinanet", "pspnet"])
-def test_other_depths(name, depth):
-    model = build(name, depth, backbone=dict(act_cfg=dict(type="AconC")))
-    blocks = {34: 3 + 4 + 6 + 3, 101: 3 + 4 + 23 + 3}[depth]
-    assert len(acons(model)) == blocks * (2 if depth == 34 else 1)
-
-
-def test_resnet_v1d_stem():
-    backbone = dict(type="ResNetV1d", act_cfg=dict(type="AconC"), act_sites=["stem"])
-    model = build("pspnet", 18, backbone=backbone)
-    assert [(path, module.num_channels) for path, module in acons(model).items()] == [
-        ("backbone.stem.2", BASE_CHANNELS // 2),
-        ("backbone.stem.5", BASE_CHANNELS // 2),
-        ("backbone.stem.8", BASE_CHANNELS),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("sites", "expected"),
-    [
-        (["stem"], {"backbone.relu"}),
-        (["act2", "stem"], {"backbone.relu", *(f"backbone.layer{s}.{b}.act2" for s in (1, 2, 3, 4) for b in (0, 1))}),
-        (["layer4.1"], {"backbone.layer4.1.act1", "backbone.layer4.1.act2"}),
-        (["layer[12].*.act1"], {f"backbone.layer{s}.{b}.act1" for s in (1, 2) for b in (0, 1)}),
-    ],
-)
-def test_named_sites(sites, expected):
-    model = build("retinanet", backbone=dict(act_cfg=dict(type="AconC"), act_sites=sites))
-    assert set(acons(model)) == expected
-    model(batch("retinanet")[0], mode="tensor")
-
-
-def test_sites_of_a_class_that_takes_act_cfg_itself():
-    head = dict(act_cfg=dict(type="AconC"), act_sites=["bottleneck"])
-    assert set(acons(build("pspnet", decode_head=head))) == {"decode_head.bottleneck.activate"}
-
-
 @pytest.mark.parametrize(
     "act_cfg",
     [
@@ -211,14 +136,6 @@ def test_a_second_conversion_replaces_the_first():
     assert {path.rpartition(".")[2] for path in acons(model)} == {"act1"}
     assert sum(isinstance(module, nn.SiLU) for module in model.modules()) == 8 + 1 + 8  # act2, stem, head
     model(batch("retinanet")[0], mode="tensor")
-
-
-def test_a_site_list_keeps_the_other_sites_working():
-    """Sites that are not chosen share the block's ReLU as before. It is removed when no site uses it."""
-    partly = build("retinanet", 50, backbone=dict(act_cfg=dict(type="AconC"))).backbone.layer1[0]
-    assert partly.act1 is partly.act3 is partly.relu
-    wholly = build("retinanet", 50, backbone=dict(act_cfg=dict(type="AconC"), act_sites="all")).backbone.layer1[0]
-    assert not hasattr(wholly, "relu")
 
 
 @pytest.mark.parametrize("name", ["retinanet", "pspnet"])

@@ -1,4 +1,8 @@
-"""The activations that run in a model: every ReLU-like operation, with the module that calls it."""
+"""The activations that run in a model: every ReLU-like operation, with the module that calls it.
+
+`acon_mm.analysis.config_coverage.trace` records them as well, by stack frames. This one uses forward hooks and shares
+no code with it or with the tables, so that one mistake cannot hide the same activation from both.
+"""
 
 import torch
 from torch import nn

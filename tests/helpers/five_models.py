@@ -70,7 +70,7 @@ def model_cfg(name: str, depth: int = 18, **parts: dict) -> dict:
 
 
 def build(name: str, depth: int = 18, seed: int = 0, **parts: dict) -> nn.Module:
-    """Build a model by the registry, as the runner does, and initialise it."""
+    """Build a model by the registry, as the runner does, and initialize it."""
     torch.manual_seed(seed)
     scope = BASES[name].partition("::")[0]
     with DefaultScope.overwrite_default_scope(scope):
@@ -85,7 +85,7 @@ def every_part(name: str, **options) -> dict:
 
 
 def batch(name: str, size: int = 64, count: int = 2) -> tuple[torch.Tensor, list]:
-    """Real pictures with an object (the astronaut's head) each, normalised, and their annotations."""
+    """Real pictures with an object (the astronaut's head) each, normalized, and their annotations."""
     step = 512 // size
     picture = skimage.data.astronaut()[::step, ::step].transpose(2, 0, 1)
     inputs = torch.stack([torch.from_numpy(np.roll(picture, 3 * i, axis=2).copy()) for i in range(count)]).float()

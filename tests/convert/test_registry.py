@@ -1,4 +1,4 @@
-"""Errors for a wrong ``act_cfg`` or ``act_sites`` say at build what is wrong and what to do."""
+"""``act_cfg`` and ``act_sites`` in configs. An error at build says what is wrong and what to do."""
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from torch import nn
 import acon_mm
 from acon_mm import patches
 from acon_mm.layers import Acon
+from helpers.act_trace import acons
 from helpers.five_models import build
 
 
@@ -133,3 +134,20 @@ def test_uninstalled_registries_refuse_act_cfg_again():
     finally:
         patches.install()
     assert any(isinstance(m, Acon) for m in build("retinanet", backbone=dict(act_cfg=dict(type="AconC"))).modules())
+
+
+def test_sites_of_a_class_that_takes_act_cfg_itself():
+    head = dict(act_cfg=dict(type="AconC"), act_sites=["bottleneck"])
+    assert set(acons(build("pspnet", decode_head=head))) == {"decode_head.bottleneck.activate"}
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_function_as_type(own):
+    def takes(act_cfg):
+        return ConvModule(3, 4, 1, act_cfg=act_cfg)
+
+    def does_not_take():
+        return ConvModule(3, 4, 1)
+
+    model = MODELS.build(dict(type=takes if own else does_not_take, act_cfg=dict(type="AconC")))
+    assert [(name, acon.num_channels) for name, acon in acons(model).items()] == [("activate", 4)]
