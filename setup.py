@@ -1,11 +1,11 @@
-"""Build script: the metadata is in pyproject.toml; this adds the compiled kernels, and configs and tools to the wheel.
+"""Build script: compiles the kernels, and adds configs and tools to the wheel. The metadata is in pyproject.toml.
 
-Configs and tools go where OpenMMLab's packages keep theirs, ``acon_mm/.mim/configs`` and ``acon_mm/.mim/tools``.
+Configs and tools are copied to ``acon_mm/.mim/configs`` and ``acon_mm/.mim/tools``, as in OpenMMLab's packages.
 
-The kernels (``acon_mm/ops/csrc``) are compiled where PyTorch and a C++ compiler are there, into a library that is
-named after PyTorch's version, since it fits no other. Without it the package works as well, in plain PyTorch. The
-environment variable ``ACON_MM_KERNELS=0`` leaves them out, ``ACON_MM_KERNELS=1`` makes it an error if they do not
-compile.
+The kernels (``acon_mm/ops/csrc``) are compiled if PyTorch and a C++ compiler are installed. The name of the library
+contains the version of PyTorch, since it works with no other version. Without the library, the package uses plain
+PyTorch operators. With the environment variable ``ACON_MM_KERNELS=0``, the kernels are not compiled. With
+``ACON_MM_KERNELS=1``, it is an error if they do not compile.
 """
 
 import os
@@ -22,7 +22,7 @@ WANTED = os.environ.get("ACON_MM_KERNELS", "auto")
 if WANTED not in ("auto", "0", "1"):
     raise SystemExit(f"ACON_MM_KERNELS must be 0 (none), 1 (required) or unset, got {WANTED!r}")
 
-# The instruction sets that a build holds side by side, one of which is chosen at run time.
+# The library contains kernels for each instruction set. It chooses one at run time.
 INSTRUCTION_SETS = {"baseline_table": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     INSTRUCTION_SETS |= {
@@ -30,7 +30,7 @@ if platform.machine().lower() in ("x86_64", "amd64"):
         "avx512_table": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
     }
 
-# GCC warns of its own headers, and of vectors in signatures, none of which leaves its file.
+# GCC warns about its own headers, and about vectors in signatures. No such function is called from another file.
 QUIET = ["-Wno-psabi", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 
 
@@ -45,7 +45,7 @@ class BuildWithConfigsAndTools(build_py):
 
 
 def kernels() -> dict:
-    """Arguments of ``setup`` that build the kernels; none where that is not wanted or cannot be."""
+    """The arguments of ``setup`` that compile the kernels. None if they shall not or cannot be compiled."""
     if WANTED == "0":
         return {}
     try:
@@ -53,11 +53,13 @@ def kernels() -> dict:
         from torch.utils.cpp_extension import BuildExtension, CppExtension
     except ImportError as error:
         if WANTED == "1":
-            raise SystemExit(f"the kernels compile against PyTorch, which does not import here ({error})") from error
+            raise SystemExit(
+                f"the kernels need PyTorch, which cannot be imported ({error}): install it, or unset ACON_MM_KERNELS"
+            ) from error
         return {}
 
     class BuildKernels(BuildExtension):
-        """Compiles kernels.cpp once per instruction set, then the rest as PyTorch's extensions compile."""
+        """Compiles kernels.cpp once for each instruction set, and then the other files."""
 
         def build_extension(self, extension) -> None:
             extension.extra_objects = []

@@ -1,4 +1,4 @@
-"""The package as it is handed out: sdist, wheel built from it, and that wheel installed away from the checkout."""
+"""The package as users install it: the sdist, the wheel built from it, and the wheel installed outside the checkout."""
 
 import os
 import shutil
@@ -45,14 +45,14 @@ def files(directory: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the wheel installed; the wheel is built from the sdist, that from a copy of the checkout."""
+    """A directory with the wheel installed, which is built from the sdist of a copy of the checkout."""
     tmp_path = tmp_path_factory.mktemp("package")
     source, dist = tmp_path / "source", tmp_path / "dist"
     source.mkdir()
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
-    # The kernels compile for half a minute, as `make setup` has seen; test_kernels.py runs them.
+    # Without the kernels, which take half a minute to compile. `make setup` compiles them, and tests/ops runs them.
     run("-m", "build", "--no-isolation", "--outdir", dist, source, cwd=tmp_path, ACON_MM_KERNELS="0")
     (wheel,) = dist.glob("*.whl")
     run("-m", "pip", "install", "--no-deps", "--no-index", "--target", tmp_path / "site", wheel, cwd=tmp_path)
@@ -70,7 +70,16 @@ def test_wheel_holds_the_package_its_configs_and_tools(site):
     package = {name for name in installed if not name.startswith(".mim/")}
     assert package == files(ROOT / "acon_mm")
     shipped = {f"{part}/{name}" for part in ("configs", "tools") for name in files(ROOT / part)}
-    assert shipped and {name.removeprefix(".mim/") for name in installed - package} == shipped
+    assert {name.removeprefix(".mim/") for name in installed - package} == shipped
+    assert {"tools/train.py", "tools/model_converters/convert_checkpoint.py", f"configs/{CONFIG}"} <= shipped
+    assert {name.split("/")[1] for name in shipped if name.count("/") > 1 and name.startswith("tools/")} == {
+        "analysis_tools",
+        "model_converters",
+    }
+
+
+def test_type_checkers_may_use_the_annotations(site):
+    assert (site / "acon_mm/py.typed").exists()
 
 
 @pytest.mark.slow
@@ -83,10 +92,10 @@ def test_installed_wheel_builds_a_shipped_config(site, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tool", ["train.py", "test.py"])
+@pytest.mark.parametrize("tool", ["train.py", "test.py", "model_converters/convert_checkpoint.py"])
 def test_installed_tools_start(tool, site, tmp_path):
     done = run(site / "acon_mm/.mim/tools" / tool, "--help", cwd=tmp_path, PYTHONPATH=str(site))
-    assert f"usage: {tool}" in done.stdout
+    assert f"usage: {Path(tool).name}" in done.stdout
 
 
 def test_wheel_names_version_and_licence(metadata):
@@ -140,5 +149,5 @@ def test_build_without_a_compiler_fails_where_kernels_are_required(tmp_path):
 
 
 def test_kernels_are_here():
-    """Or the tests of test_kernels.py would be skipped unseen."""
+    """Without them, tests in tests/ops and tests/layers would be skipped, and nobody would notice."""
     assert compiled.problem() is None or os.environ.get("ACON_MM_KERNELS") == "0"
