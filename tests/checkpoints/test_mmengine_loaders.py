@@ -83,6 +83,20 @@ def test_a_truncated_file(tmp_path):
 # As before
 
 
+def test_a_name_imported_before_is_mmengines_again_after_uninstall():
+    imported = mmengine_checkpoint.load_state_dict
+    state = without("layer4.", backbone().state_dict())
+    with pytest.raises(CheckpointError):
+        imported(backbone(ACONC), state)
+    model = backbone(ACONC)
+    patches.uninstall()
+    try:
+        imported(model, state)
+    finally:
+        patches.install()
+    assert torch.equal(model.conv1.weight, state["conv1.weight"])
+
+
 def test_models_without_acon_load_as_before(logged, capsys):
     """Whatever does not fit; what mmengine prints is the same, too."""
     state = without("layer4.", backbone().state_dict()) | {"x": torch.ones(1), "conv1.weight": torch.ones(2)}

@@ -1,4 +1,4 @@
-"""The authors' files: converted, verified, and refused where they are not what they should be."""
+"""The authors' files are converted, and the result is compared with their network; other files are refused."""
 
 import re
 
@@ -13,17 +13,13 @@ from torch.nn import functional as F
 from acon_mm.checkpoints import CheckpointError, authors, convert_official, load_checkpoint, official, requirements
 from acon_mm.checkpoints.acon_types import acons_of
 from helpers.authors_files import make
-from helpers.tiny_runs import load_tool
+from helpers.loading import convert_checkpoint
 
 ACON_TYPES = ("AconC", "MetaAconC")
 
 
-def tool(*args: str) -> None:
-    load_tool("model_converters/convert_checkpoint").main([str(arg) for arg in args])
-
-
 class TheirBottleneck(nn.Module):
-    """Another reading of the facts than `authors.forward`, out of modules: stride first, biases, ACON after the 3x3."""
+    """A block of `authors.forward`, written again with modules: stride first, biases, ACON after the 3x3."""
 
     def __init__(self, into: int, channels: int, stride: int, acon_type: str):
         super().__init__()
@@ -76,7 +72,7 @@ def their_network(acon_type: str, stem: int, base: int) -> nn.Module:
 
 @pytest.mark.parametrize("acon_type", ACON_TYPES)
 def test_the_reference_is_their_network(acon_type):
-    """`authors.forward`, which judges the conversion, against modules put together from the same facts."""
+    """`authors.forward`, which the conversion is compared with, against a network of modules."""
     state = make(50, acon_type)
     net = their_network(acon_type, 8, 4).eval()
     unknown = net.load_state_dict(state, strict=False)
@@ -113,7 +109,7 @@ def test_stage_outputs_and_logits(depth, acon_type):
 
 def test_the_tool(tmp_path, capsys):
     torch.save(make(50, "MetaAconC", classes=7), tmp_path / "theirs.pth")
-    tool("official", tmp_path / "theirs.pth", tmp_path / "new/ours.pth")
+    convert_checkpoint("official", tmp_path / "theirs.pth", tmp_path / "new/ours.pth")
     said = capsys.readouterr().out
     worst = float(re.search(r"authors' network's by (\S+) relative", said)[1])
     assert worst < 1e-6  # the folded means are rounded to float32
@@ -126,7 +122,7 @@ def test_the_tool(tmp_path, capsys):
         and required["act_cfg"] == {"type": "MetaAconC"}
         and required["input"]["mean"] == [0.0] * 3
     )
-    tool("show", tmp_path / "new/ours.pth")
+    convert_checkpoint("show", tmp_path / "new/ours.pth")
     shown = capsys.readouterr().out
     assert "ACONs: 16 MetaAconC" in shown and said.endswith(shown)
 
@@ -172,7 +168,7 @@ def test_nothing_is_written_when_the_outputs_differ(tmp_path, capsys, monkeypatc
 
     monkeypatch.setattr(official, "_convert", wrong)
     with pytest.raises(SystemExit):
-        tool("official", tmp_path / "theirs.pth", tmp_path / "ours.pth")
+        convert_checkpoint("official", tmp_path / "theirs.pth", tmp_path / "ours.pth")
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: the outputs of the converted network differ by")
     assert not (tmp_path / "ours.pth").exists()
@@ -187,7 +183,7 @@ def test_truncated_files_and_code(tmp_path, capsys):
         ("code", "code.pth is refused: it asks for torch.nn"),
     ):
         with pytest.raises(SystemExit):
-            tool("official", tmp_path / f"{name}.pth", tmp_path / "ours.pth")
+            convert_checkpoint("official", tmp_path / f"{name}.pth", tmp_path / "ours.pth")
         assert message in capsys.readouterr().err
     assert not (tmp_path / "ours.pth").exists()
 

@@ -13,15 +13,11 @@ from acon_mm import AconC, AconFReLU, MetaAconC
 from acon_mm.checkpoints import CheckpointError, convert_relu, load_checkpoint, load_state_dict, start_as_relu
 from acon_mm.checkpoints.relu import relu_difference
 from acon_mm.layers import RELU_BETA
-from helpers.tiny_runs import load_tool
+from helpers.loading import convert_checkpoint
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DETECTOR = CONFIGS / "detection/retinanet_r18_fpn_6e_digits.py"
 SEGMENTOR = CONFIGS / "segmentation/pspnet_r18-d16_1xb8-300_digits-160x160.py"
-
-
-def tool(*args: str) -> None:
-    load_tool("model_converters/convert_checkpoint").main([str(arg) for arg in args])
 
 
 def model_of(
@@ -140,17 +136,17 @@ def test_the_tool(tmp_path, capsys):
     relu = as_trained(model_of(DETECTOR, base_channels=64))
     torch.save({"state_dict": relu.state_dict()}, tmp_path / "relu.pth")
     config = CONFIGS / "detection/retinanet_r18-aconc_fpn_6e_digits.py"
-    tool("relu", tmp_path / "relu.pth", tmp_path / "acon.pth", "--config", config)
+    convert_checkpoint("relu", tmp_path / "relu.pth", tmp_path / "acon.pth", "--config", config)
     said = capsys.readouterr().out
     assert "Features on a random picture differ from the ReLU network's by" in said and "init='relu'" in said
     state = load_checkpoint(tmp_path / "acon.pth")["state_dict"]
     assert (state["backbone.layer4.1.act2.beta"] == RELU_BETA).all()
     more = ["--cfg-options", "model.bbox_head.num_classes=3"]
     with pytest.raises(SystemExit):
-        tool("relu", tmp_path / "relu.pth", tmp_path / "three.pth", "--config", config, *more)
+        convert_checkpoint("relu", tmp_path / "relu.pth", tmp_path / "three.pth", "--config", config, *more)
     assert "size mismatch for bbox_head.retina_cls.weight" in capsys.readouterr().err
     assert not (tmp_path / "three.pth").exists()
     more += ["--allow", "bbox_head.retina_cls"]
-    tool("relu", tmp_path / "relu.pth", tmp_path / "three.pth", "--config", config, *more)
+    convert_checkpoint("relu", tmp_path / "relu.pth", tmp_path / "three.pth", "--config", config, *more)
     bias = load_checkpoint(tmp_path / "three.pth")["state_dict"]["bbox_head.retina_cls.bias"]
     assert len(bias) == 3 * model_of(DETECTOR).bbox_head.num_base_priors

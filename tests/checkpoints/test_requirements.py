@@ -107,6 +107,16 @@ def test_mmseg_preprocessors_are_read_too(weights, bgr_to_rgb):
         assert torch.equal(model.backbone.layer1[0].act2.p1, torch.load(weights)["state_dict"]["layer1.0.act2.p1"])
 
 
+@pytest.mark.parametrize("bgr_to_rgb", [False, True])
+def test_preprocessors_of_semi_supervised_detectors_contain_another(weights, bgr_to_rgb):
+    model = retinanet(**AUTHORS)
+    inner = dict(type="DetDataPreprocessor", **RAW | dict(bgr_to_rgb=bgr_to_rgb))
+    model.data_preprocessor = MODELS.build(dict(type="mmdet.MultiBranchDataPreprocessor", data_preprocessor=inner))
+    required = requirements.requirements_in(torch.load(weights)["state_dict"])[""]
+    unmet = requirements.unmet(required, model, "backbone")
+    assert bool(unmet) is bgr_to_rgb and all("it needs pictures in BGR" in problem for problem in unmet)
+
+
 def test_models_still_copy_and_pickle(weights):
     model = retinanet(checkpoint=weights, preprocessor=RAW, **AUTHORS)
     model.init_weights()

@@ -1,4 +1,4 @@
-"""Small models to load weights into, and a check that a refused load leaves a model unchanged."""
+"""Small models to load weights into, a check that a refused load leaves a model unchanged, and the converter."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from acon_mm.checkpoints import CheckpointError, load_state_dict
+from helpers.tiny_runs import load_tool
 
 SMALL = dict(depth=18, base_channels=8, stem_channels=8)
 ACONC, META = dict(type="AconC", init="relu"), dict(type="MetaAconC", init="relu")
@@ -84,6 +85,11 @@ def left_unchanged(model: nn.Module) -> Iterator[None]:
     after = state_of(model)
     changed = [key for key in before.keys() | after.keys() if not same(before.get(key), after.get(key))]
     assert not changed, f"changed: {sorted(changed)[:5]}"
+
+
+def convert_checkpoint(*args: str | Path) -> None:
+    """Run tools/model_converters/convert_checkpoint.py in this process."""
+    load_tool("model_converters/convert_checkpoint").main([str(arg) for arg in args])
 
 
 def refused(model: nn.Module, state_dict: Mapping, match: str, **kwargs) -> str:
