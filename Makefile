@@ -17,6 +17,8 @@ DEMO_DIR = work_dirs/demo
 
 # Processes that the tests run in, each with one thread.
 WORKERS ?= 2
+# worksteal: neighbours share fixtures, and a worker that has finished takes tests of another.
+PYTEST = $(PY) -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: help setup demo test test-fast lint typecheck docs clean
 
@@ -48,10 +50,10 @@ demo: setup ## train RetinaNet-R18 with MetaAconC on handwritten digits, test it
 	    --out $(DEMO_DIR)/detections.png
 
 test: lint typecheck ## ruff, mypy and all tests (at most 6 minutes on two cores)
-	$(PY) -m pytest -n $(WORKERS)
+	$(PYTEST)
 
 test-fast: setup ## the tests that are not marked slow (at most 1 minute on two cores)
-	$(PY) -m pytest -n $(WORKERS) -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: setup ## ruff: rules and format
 	$(PY) -m ruff check

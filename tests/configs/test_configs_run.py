@@ -1,7 +1,7 @@
-"""The COCO and Cityscapes configs run as they are, over tiny directories in the layouts that they name.
+"""The COCO and Cityscapes configs run, with a few pictures in the directories that they name.
 
-One training iteration and a whole pass over val: in this process, and by mmdet's and mmseg's own tools. Only sizes,
-worker counts and the source of pretrained weights are changed.
+Each does one training iteration and a whole pass over val, in this process or with the tools of mmdet and mmseg. Only
+sizes, numbers of workers and the source of pretrained weights are changed.
 """
 
 import importlib.util
@@ -34,7 +34,7 @@ BOTH = {
     for split in ("train", "val", "test")
     for key, value in {"num_workers": 0, "persistent_workers": False}.items()
 }
-# No pretrained weights; and without them, residual branches would end in a factor 0, which gradients do not pass.
+# No pretrained weights. Without them, a residual branch would end in a factor of 0, which no gradient passes.
 BOTH |= {"model.backbone.init_cfg": None, "model.backbone.zero_init_residual": False}
 COCO = {
     **BOTH,
@@ -55,7 +55,7 @@ CITYSCAPES = {
     "train_cfg.val_interval": 1,
     "default_hooks.checkpoint.interval": 1,
 }
-# An untrained detector is sure of nothing.
+# The scores of an untrained detector are low.
 RETINANET = {**COCO, "model.test_cfg.score_thr": 0.0, "model.test_cfg.max_per_img": 10}
 MASK_RCNN = {**COCO, "model.test_cfg.rcnn.score_thr": 0.0, "model.test_cfg.rcnn.max_per_img": 10}
 
@@ -85,7 +85,7 @@ def make_coco(root: Path) -> None:
 
 
 def make_cityscapes(root: Path) -> None:
-    """Two pictures each, with sky, a road, one car and a border without label."""
+    """Two pictures for each split, with sky, a road, one car and a border without a label."""
     for split, city in CITIES.items():
         pictures, labels = root / "leftImg8bit" / split / city, root / "gtFine" / split / city
         pictures.mkdir(parents=True)
@@ -112,10 +112,10 @@ def place(tmp_path_factory) -> Path:
 
 
 def run(config: str, place: Path, work_dir: Path, monkeypatch, changes: dict) -> tuple[dict, dict[str, float]]:
-    """The weights after training and the metrics of a test pass, as the tools of mmdet and mmseg do it."""
+    """Train and test in this process. Return the weights and the metrics."""
     monkeypatch.chdir(place)
     cfg = Config.fromfile(CONFIGS / config)
-    # mmengine keeps loggers and visualizers by name, and no checkpoint is needed.
+    # mmengine keeps loggers and visualizers by name. No checkpoint is needed.
     own = {"experiment_name": work_dir.name, "visualizer.name": work_dir.name, "default_hooks.checkpoint": None}
     cfg.merge_from_dict(changes | own | {"work_dir": str(work_dir), "randomness.seed": 0})
     runner = Runner.from_cfg(cfg)
@@ -124,7 +124,7 @@ def run(config: str, place: Path, work_dir: Path, monkeypatch, changes: dict) ->
 
 
 def run_tools(package: str, config: str, place: Path, work_dir: Path, changes: dict) -> tuple[dict, dict[str, float]]:
-    """As `run`, by the package's own `tools/train.py`, and its `tools/test.py` on the checkpoint of that."""
+    """Train and test with `tools/train.py` and `tools/test.py` of mmdet or mmseg. Return the weights and the metrics."""
     tools = Path(importlib.util.find_spec(package).origin).parent / ".mim/tools"
     options = [f"{key}={str(value).replace(' ', '')}" for key, value in (changes | {"randomness.seed": 0}).items()]
 
@@ -137,13 +137,11 @@ def run_tools(package: str, config: str, place: Path, work_dir: Path, changes: d
     checkpoint = Path((work_dir / "train/last_checkpoint").read_text())
     call("test.py", checkpoint)
     (metrics,) = (work_dir / "test").glob("*/*.json")
-    weights = load_checkpoint(checkpoint)["state_dict"]
-    checkpoint.unlink()  # hundreds of MB, which pytest would keep
-    return weights, json.loads(metrics.read_text())
+    return load_checkpoint(checkpoint)["state_dict"], json.loads(metrics.read_text())
 
 
 def check_trained(weights: dict[str, torch.Tensor], frozen: str | None) -> None:
-    """p2, which starts at 0, has moved in every ACON, except in the stage that the config freezes."""
+    """p2 starts at 0. Training has changed it in every ACON, except in the stage that the config freezes."""
     slopes = {name: value for name, value in weights.items() if name.endswith(".p2")}
     assert len(slopes) == 16  # one in every bottleneck of a ResNet-50
     assert all(torch.isfinite(value).all() for value in slopes.values())
@@ -162,7 +160,7 @@ def check_segmentation(metrics: dict[str, float]) -> None:
 
 
 def mean_iou(pairs: list[tuple[Path, Path]]) -> float:
-    """In percent, from pairs of pictures of ids, found and true."""
+    """In percent, from pairs of pictures of ids: the prediction and the truth."""
     found, truth = (
         np.concatenate([np.array(Image.open(path)) for path in paths]) for paths in zip(*pairs, strict=True)
     )
