@@ -61,7 +61,7 @@ def layout_of(state: Mapping[str, Tensor]) -> Layout:
     """The layout of the network that a state dict belongs to.
 
     Raises:
-        CheckpointError: it is none of their networks, or a tensor is missing, is unknown or has another shape.
+        CheckpointError: it is not one of their networks, or a tensor is missing, is unknown or has another shape.
     """
     first = "layer1.0.conv1.weight"
     if "conv1.weight" not in state or first not in state:

@@ -170,8 +170,8 @@ def _missing_parts(case: Case) -> list[str]:
         keys = [key for key in case.missing if key.startswith(f"{part}.")]
         has_weights = any(len(case.comparison.shapes.get(key, ())) > 1 for key in keys)
         is_there = any(key.startswith(f"{part}.") for key in case.state_dict)
-        is_told = any(part.startswith(f"{told}.") for told in found)
-        if has_weights and not is_there and not is_told and not all(case.allows(key) for key in keys):
+        is_found = any(part.startswith(f"{outer}.") for outer in found)
+        if has_weights and not is_there and not is_found and not all(case.allows(key) for key in keys):
             found.append(part)
     return found
 

@@ -69,7 +69,7 @@ def test_renamed_entries_are_compared_by_their_new_names():
 def test_errors_of_a_module_leave_the_model_unchanged():
     model = with_acon(Objects(3, 3))
     refused(model, other_values(model), "the checkpoint does not fit Sequential: 1.weight was objected to[.] If")
-    # The module's error is told beside PyTorch's, which are about shapes.
+    # The module's error is reported, and PyTorch's errors about shapes are not reported twice.
     state = other_values(model) | {"1.weight": torch.ones(2, 3), "1.bias": torch.ones(2)}
     error = refused(model, state, "1.weight was objected to; size mismatch for 1.weight: ")
     assert error.count("1.weight") == 2 and error.count("1.bias") == 1

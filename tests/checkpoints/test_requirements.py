@@ -64,7 +64,7 @@ def test_a_place_that_the_model_does_not_have(weights):
 
 
 def test_they_stay_through_training_and_prefix(weights, tmp_path):
-    """What is trained from such weights is held to their requirements as well, whole or by its backbone alone."""
+    """A model trained from such weights has their requirements, and so has its backbone alone."""
     model = retinanet(checkpoint=weights, preprocessor=RAW, **AUTHORS)
     model.init_weights()
     path = str(tmp_path / "whole.pth")
