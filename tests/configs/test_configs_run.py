@@ -124,7 +124,7 @@ def run(config: str, place: Path, work_dir: Path, monkeypatch, changes: dict) ->
 
 
 def run_tools(package: str, config: str, place: Path, work_dir: Path, changes: dict) -> tuple[dict, dict[str, float]]:
-    """Train and test with `tools/train.py` and `tools/test.py` of mmdet or mmseg. Return the weights and the metrics."""
+    """Train and test with the tools of mmdet or mmseg. Return the weights and the metrics."""
     tools = Path(importlib.util.find_spec(package).origin).parent / ".mim/tools"
     options = [f"{key}={str(value).replace(' ', '')}" for key, value in (changes | {"randomness.seed": 0}).items()]
 
@@ -149,10 +149,12 @@ def check_trained(weights: dict[str, torch.Tensor], frozen: str | None) -> None:
     assert still == {name for name in slopes if frozen and name.startswith(frozen)}
 
 
-def check_detection(metrics: dict[str, float], kinds: tuple[str, ...]) -> None:
-    for kind in kinds:
-        assert 0 <= metrics[f"coco/{kind}_mAP"] <= metrics[f"coco/{kind}_mAP_50"] <= 1
-    assert {name.split("_")[0] for name in metrics if name.startswith("coco/")} == {f"coco/{kind}" for kind in kinds}
+def check_detection(metrics: dict[str, float], iou_types: tuple[str, ...]) -> None:
+    for each in iou_types:
+        assert 0 <= metrics[f"coco/{each}_mAP"] <= metrics[f"coco/{each}_mAP_50"] <= 1
+    assert {name.split("_")[0] for name in metrics if name.startswith("coco/")} == {
+        f"coco/{each}" for each in iou_types
+    }
 
 
 def check_segmentation(metrics: dict[str, float]) -> None:
