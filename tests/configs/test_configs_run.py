@@ -149,12 +149,10 @@ def check_trained(weights: dict[str, torch.Tensor], frozen: str | None) -> None:
     assert still == {name for name in slopes if frozen and name.startswith(frozen)}
 
 
-def check_detection(metrics: dict[str, float], iou_types: tuple[str, ...]) -> None:
-    for each in iou_types:
+def check_detection(metrics: dict[str, float], iou: tuple[str, ...]) -> None:
+    for each in iou:
         assert 0 <= metrics[f"coco/{each}_mAP"] <= metrics[f"coco/{each}_mAP_50"] <= 1
-    assert {name.split("_")[0] for name in metrics if name.startswith("coco/")} == {
-        f"coco/{each}" for each in iou_types
-    }
+    assert {name.split("_")[0] for name in metrics if name.startswith("coco/")} == {f"coco/{each}" for each in iou}
 
 
 def check_segmentation(metrics: dict[str, float]) -> None:
