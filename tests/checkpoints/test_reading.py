@@ -12,6 +12,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals, safe_globals
 
@@ -73,24 +74,25 @@ def make_runner(work_dir: Path, max_epochs: int, **kwargs) -> Runner:
         "dataset": [{"inputs": torch.tensor([1.0, float(i)])} for i in range(4)],
         "sampler": {"type": "DefaultSampler", "shuffle": False},
     }
-    return Runner(
-        model=Model(),
-        work_dir=str(work_dir),
-        train_dataloader=data,
-        val_dataloader=data,
-        train_cfg={"by_epoch": True, "max_epochs": max_epochs},
-        val_cfg={},
-        val_evaluator=[Metric()],
-        optim_wrapper={"optimizer": {"type": "AdamW", "lr": 0.1}},
-        param_scheduler={"type": "LinearLR", "end": 4},
-        default_hooks={
-            "checkpoint": {"type": "CheckpointHook", "interval": 1, "save_best": "score", "rule": "greater"}
-        },
-        custom_hooks=[{"type": "EMAHook"}],
-        default_scope="mmengine",
-        experiment_name=f"{work_dir.name}_{max_epochs}",
-        **kwargs,
-    )
+    with DefaultScope.overwrite_default_scope("mmengine"):  # which the runner would set for all that follows
+        return Runner(
+            model=Model(),
+            work_dir=str(work_dir),
+            train_dataloader=data,
+            val_dataloader=data,
+            train_cfg={"by_epoch": True, "max_epochs": max_epochs},
+            val_cfg={},
+            val_evaluator=[Metric()],
+            optim_wrapper={"optimizer": {"type": "AdamW", "lr": 0.1}},
+            param_scheduler={"type": "LinearLR", "end": 4},
+            default_hooks={
+                "checkpoint": {"type": "CheckpointHook", "interval": 1, "save_best": "score", "rule": "greater"}
+            },
+            custom_hooks=[{"type": "EMAHook"}],
+            default_scope="mmengine",
+            experiment_name=f"{work_dir.name}_{max_epochs}",
+            **kwargs,
+        )
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,7 +24,6 @@ def model_of(
     path: Path, acon_type: str | None = None, everywhere: bool = False, init: str = "relu", base_channels: int = 16
 ) -> nn.Module:
     cfg = Config.fromfile(path)
-    init_default_scope(cfg.default_scope)
     cfg.model.backbone.update(base_channels=base_channels, stem_channels=base_channels)
     if "neck" in cfg.model:
         cfg.model.neck.in_channels = [base_channels * 2**stage for stage in range(4)]
@@ -39,7 +38,8 @@ def model_of(
                 if head in cfg.model:
                     cfg.model[head].update(act_cfg=act_cfg, act_sites="all")
     torch.manual_seed(0)
-    return MODELS.build(cfg.model)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return MODELS.build(cfg.model)
 
 
 def as_trained(model: nn.Module) -> nn.Module:

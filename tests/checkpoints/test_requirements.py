@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner import load_checkpoint
 
@@ -90,7 +90,6 @@ def test_other_weights_on_top_take_them_away(weights):
 
 @pytest.mark.parametrize("bgr_to_rgb", [False, True])
 def test_mmseg_preprocessors_are_read_too(weights, bgr_to_rgb):
-    init_default_scope("mmseg")
     init = dict(type="Pretrained", checkpoint=weights)
     cfg = dict(
         type="EncoderDecoder",
@@ -98,7 +97,8 @@ def test_mmseg_preprocessors_are_read_too(weights, bgr_to_rgb):
         backbone=dict(type="ResNet", depth=50, stem_channels=8, base_channels=4, init_cfg=init, **AUTHORS),
         decode_head=dict(type="FCNHead", in_channels=128, in_index=3, channels=8, num_classes=3),
     )
-    model = revert_sync_batchnorm(MODELS.build(cfg))
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        model = revert_sync_batchnorm(MODELS.build(cfg))
     if bgr_to_rgb:
         with pytest.raises(CheckpointError, match="it needs pictures in BGR"):
             model.init_weights()
@@ -110,7 +110,7 @@ def test_mmseg_preprocessors_are_read_too(weights, bgr_to_rgb):
 @pytest.mark.parametrize("bgr_to_rgb", [False, True])
 def test_preprocessors_of_semi_supervised_detectors_contain_another(weights, bgr_to_rgb):
     model = retinanet(**AUTHORS)
-    inner = dict(type="DetDataPreprocessor", **RAW | dict(bgr_to_rgb=bgr_to_rgb))
+    inner = dict(type="mmdet.DetDataPreprocessor", **RAW | dict(bgr_to_rgb=bgr_to_rgb))
     model.data_preprocessor = MODELS.build(dict(type="mmdet.MultiBranchDataPreprocessor", data_preprocessor=inner))
     required = requirements.requirements_in(torch.load(weights)["state_dict"])[""]
     unmet = requirements.unmet(required, model, "backbone")

@@ -9,7 +9,7 @@ import mmseg.models  # noqa: F401  registers its backbones, as mmdet.models does
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from acon_mm.checkpoints import CheckpointError, load_state_dict
@@ -35,7 +35,6 @@ def retinanet_cfg(
     **backbone,
 ) -> dict:
     """The config of a RetinaNet-R50 whose backbone has 4 channels."""
-    init_default_scope("mmdet")
     cfg = Config.fromfile(Path(mmdet.__file__).parent / ".mim/configs/_base_/models/retinanet_r50_fpn.py").model
     cfg.backbone.update(dict(stem_channels=8, base_channels=4, norm_eval=False, frozen_stages=-1) | backbone)
     cfg.backbone.init_cfg = backbone.get("init_cfg") or (checkpoint and dict(type="Pretrained", checkpoint=checkpoint))
@@ -49,7 +48,8 @@ def retinanet_cfg(
 
 
 def retinanet(*args, **kwargs) -> nn.Module:
-    return MODELS.build(retinanet_cfg(*args, **kwargs))
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        return MODELS.build(retinanet_cfg(*args, **kwargs))
 
 
 def without(start: str, state: Mapping) -> dict:
@@ -89,7 +89,8 @@ def left_unchanged(model: nn.Module) -> Iterator[None]:
 
 def convert_checkpoint(*args: str | Path) -> None:
     """Run tools/model_converters/convert_checkpoint.py in this process."""
-    load_tool("model_converters/convert_checkpoint").main([str(arg) for arg in args])
+    with DefaultScope.overwrite_default_scope("mmengine"):  # the tool sets another, which ends here
+        load_tool("model_converters/convert_checkpoint").main([str(arg) for arg in args])
 
 
 def refused(model: nn.Module, state_dict: Mapping, match: str, **kwargs) -> str:
