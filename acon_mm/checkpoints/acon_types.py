@@ -56,7 +56,7 @@ def rename_yolov5_keys(state_dict: Mapping, model: nn.Module) -> dict:
 
     Only keys of ACONs that the model has are renamed. What follows ``act`` has the same names in yolov5 and here.
     """
-    renamed = {}
+    renamed: dict[str, str] = {}
     for place in acons_of(model):
         parent, _, name = place.rpartition(".")
         yolov5_place = f"{parent}.act".lstrip(".")

@@ -9,7 +9,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
@@ -75,7 +75,9 @@ def compare(model: nn.Module, state_dict: Mapping[str, Any], metadata: Mapping[s
 def _compare(module: nn.Module, entries: OrderedDict, prefix: str, metadata: Mapping, found: Comparison) -> None:
     module = _unwrapped(module)
     local_metadata = metadata.get(prefix[:-1], {})
-    before, unexpected, errors = OrderedDict(entries), [], []
+    before = OrderedDict(entries)
+    unexpected: list[str] = []
+    errors: list[str] = []
     trial = _copy_of(module)
     trial._load_from_state_dict(entries, prefix, local_metadata, True, found.missing, unexpected, errors)
     # `entries` are translated now.
@@ -122,7 +124,7 @@ def _load(
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    return module.module if is_model_wrapper(module) else module
+    return cast(nn.Module, module.module) if is_model_wrapper(module) else module
 
 
 def _children(module: nn.Module, entries: OrderedDict, prefix: str) -> Iterator[tuple[nn.Module, OrderedDict, str]]:
@@ -156,7 +158,7 @@ def _wrong_shapes(module: nn.Module, entries: Mapping[str, Any], prefix: str) ->
     wrong = {}
     for name, tensor in _own_tensors(module):
         value = entries.get(prefix + name)
-        if not is_tensor_like(value) or is_lazy(tensor):
+        if value is None or not is_tensor_like(value) or is_lazy(tensor):
             continue
         there, here = tuple(value.shape), _shape(tensor)
         if there != here and not (there == (1,) and here == ()):  # PyTorch < 0.4 had no tensors without dimensions

@@ -18,6 +18,7 @@ models with ACONs, and to checkpoints with requirements (:mod:`acon_mm.checkpoin
 """
 
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ def load_state_dict(
             of PyTorch, OpenMMLab or this package does this. The model is loaded in part.
     """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+        model = cast(nn.Module, model.module)
     required = requirements.requirements_in(state_dict)
     unmet = [problem for place, needs in required.items() for problem in requirements.unmet(needs, model, place)]
     if unmet:

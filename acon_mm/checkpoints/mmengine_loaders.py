@@ -29,7 +29,7 @@ def checked(original: Callable, is_active: Callable[[], bool]) -> Callable:
     """
 
     @wraps(original)
-    def load_state_dict(module: nn.Module, state_dict: dict, strict: bool = False, logger=None) -> None:
+    def load_state_dict(module: nn.Module, state_dict: dict, strict: bool = False, logger: Any = None) -> None:
         if not is_active() or not (has_acons(module) or requirements.requirements_in(state_dict)):
             return original(module, state_dict, strict, logger)
         report = loading.load_state_dict(module, state_dict, strict=strict)
@@ -38,17 +38,17 @@ def checked(original: Callable, is_active: Callable[[], bool]) -> Callable:
     return load_state_dict
 
 
-def load_checkpoint_with_prefix(prefix: str, filename: str, map_location=None) -> dict:
+def load_checkpoint_with_prefix(prefix: str, filename: str, map_location: Any = None) -> dict:
     """mmengine's function of this name, which keeps the metadata of what lies below the prefix."""
     checkpoint = CheckpointLoader.load_checkpoint(filename, map_location)
     return requirements.state_dict_below(checkpoint.get("state_dict", checkpoint), prefix.rstrip("."))
 
 
-def without_code(original: Callable) -> classmethod:
+def without_code(original: Any) -> classmethod:
     """mmengine's ``CheckpointLoader.load_checkpoint``, which never runs code in a checkpoint, wherever it is from."""
 
     @wraps(original)
-    def load_checkpoint(cls, filename: str, map_location=None, logger="current") -> dict:
+    def load_checkpoint(cls: type, filename: str, map_location: Any = None, logger: Any = "current") -> dict:
         with reading.weights_only():
             try:
                 return original.__func__(cls, filename, map_location, logger)
@@ -58,7 +58,7 @@ def without_code(original: Callable) -> classmethod:
     return classmethod(load_checkpoint)
 
 
-def load_file(file: Any, map_location=None, weights_only=None) -> Any:
+def load_file(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
     """``torch.load`` with the types that :mod:`acon_mm.checkpoints.reading` allows.
 
     The fork's own function allows the original ``getattr`` and NumPy types while it loads. Afterwards it removes them

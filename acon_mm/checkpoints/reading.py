@@ -57,7 +57,7 @@ class _Array(np.ndarray):
             raise pickle.UnpicklingError("Unsupported GLOBAL numpy.ndarray filled twice")
         super().__setstate__(state)
 
-    def __reduce__(self) -> tuple:  # it is saved as a plain array again
+    def __reduce__(self) -> str | tuple:  # it is saved as a plain array again
         return self.view(np.ndarray).__reduce__()
 
 
@@ -82,7 +82,7 @@ def _statistic(owner: type, name: str) -> Callable:
 
 
 _scalar = np.float64().__reduce__()[0]
-_TRAINING_STATE = {
+_TRAINING_STATE: set[Any] = {
     (_LogBuffer, "mmengine.logging.history_buffer.HistoryBuffer"),
     (_statistic, "builtins.getattr"),
     (_number_dtype, "numpy.dtype"),

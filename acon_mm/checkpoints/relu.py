@@ -3,7 +3,7 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.model import BaseModel, revert_sync_batchnorm
@@ -76,7 +76,7 @@ def convert_relu(model: nn.Module, checkpoint: Mapping, allow: Iterable[str] = (
 
 
 def _without_module(state: Mapping[str, Tensor]) -> OrderedDict:
-    renamed = OrderedDict((key.removeprefix("module."), value) for key, value in state.items())
+    renamed: Any = OrderedDict((key.removeprefix("module."), value) for key, value in state.items())
     renamed._metadata = getattr(state, "_metadata", {})
     return renamed
 
@@ -112,7 +112,7 @@ def relu_difference(model: nn.Module) -> float:
     return max(((ours - relu).norm() / relu.norm()).item() for ours, relu in zip(*outputs, strict=True))
 
 
-def _features(network: nn.Module, picture: Tensor):
+def _features(network: nn.Module, picture: Tensor) -> Any:
     if not isinstance(network, BaseModel):
         return network(picture)
     if hasattr(network, "roi_head"):
@@ -120,7 +120,7 @@ def _features(network: nn.Module, picture: Tensor):
     return network(picture, mode="tensor")
 
 
-def _tensors(outputs) -> Iterable[Tensor]:
+def _tensors(outputs: Any) -> Iterable[Tensor]:
     if isinstance(outputs, Tensor):
         yield outputs
     else:

@@ -68,7 +68,8 @@ class LoadReport:
 
 def inits_of(model: nn.Module, places: Iterable[str]) -> list[str]:
     """The types and initial values of the ACONs at these places, and the places."""
-    acons, by_start = acons_of(model), {}
+    acons = acons_of(model)
+    by_start: dict[str, list[str]] = {}
     for place in places:
         start = f"{type(acons[place]).__name__}, init={acons[place].init!r}"
         by_start.setdefault(start, []).append(place)

@@ -22,7 +22,7 @@ _PREPROCESSOR = "_acon_data_preprocessor"
 Requirements = dict[str, Any]
 
 
-def attach(state_dict: dict, required: Requirements, place: str = "") -> None:
+def attach(state_dict: Any, required: Requirements, place: str = "") -> None:
     """Write the requirements of the module at ``place`` into the metadata of a state dict (an ``OrderedDict``)."""
     if not hasattr(state_dict, "_metadata"):
         state_dict._metadata = {}
@@ -46,7 +46,7 @@ def state_dict_below(state_dict: Mapping, prefix: str) -> OrderedDict:
         AssertionError: no entry does. (mmengine's own function raises this.)
     """
     start = f"{prefix}."
-    part = OrderedDict((key[len(start) :], value) for key, value in state_dict.items() if key.startswith(start))
+    part: Any = OrderedDict((key[len(start) :], value) for key, value in state_dict.items() if key.startswith(start))
     assert part, f"{start} is not in the pretrained model"
     metadata = getattr(state_dict, "_metadata", None) or {}
     part._metadata = {
@@ -123,13 +123,13 @@ def _preprocessor_of(model: nn.Module, part: nn.Module) -> nn.Module | None:
     return getattr(preprocessor, "data_preprocessor", preprocessor)
 
 
-def _input_problems(needed: Mapping, preprocessor: nn.Module | None) -> list[str]:
+def _input_problems(needed: Mapping, preprocessor: Any) -> list[str]:
     if preprocessor is None:  # a backbone on its own
         return []
     swaps = getattr(preprocessor, "_channel_conversion", getattr(preprocessor, "channel_conversion", False))
-    normalises = getattr(preprocessor, "_enable_normalize", False)
-    mean = preprocessor.mean.flatten() if normalises else torch.zeros(3)
-    std = preprocessor.std.flatten() if normalises else torch.ones(3)
+    normalizes = getattr(preprocessor, "_enable_normalize", False)
+    mean = preprocessor.mean.flatten() if normalizes else torch.zeros(3)
+    std = preprocessor.std.flatten() if normalizes else torch.ones(3)
     found = []
     if swaps:
         found.append("it needs pictures in BGR: set bgr_to_rgb=False (and no rgb_to_bgr) in data_preprocessor")
