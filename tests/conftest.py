@@ -1,13 +1,31 @@
 import os
+import random
 
 # Before PyTorch is imported: one thread in each process, so that two processes of pytest-xdist use two cores, and
 # sums do not depend on the number of cores.
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
+import numpy as np
+import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 # Before triton is imported, which decides then whether its kernels are compiled or interpreted.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 from helpers.tiny_runs import configs, trained  # noqa: F401  fixtures of a whole session
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Seed before a test and its fixtures, so that random numbers do not depend on the tests before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_default_scope():
+    """Forget the scope (mmdet or mmseg) of the last runner, which MMEngine keeps for the whole process."""
+    DefaultScope._instance_dict.clear()
