@@ -149,17 +149,17 @@ class PictureMaker:
         return None
 
     def _ink(self, rng: np.random.Generator, under: np.ndarray, opacity: np.ndarray) -> np.ndarray:
-        """The window with the digit in a random colour of enough contrast. If none is found, in black or white."""
+        """The window with the digit in a random color of enough contrast. If none is found, in black or white."""
         levels = _luma(under.astype(np.int64))
         for _ in range(TRIES):
-            colour = rng.integers(256, size=3)
-            distinct = np.count_nonzero(abs(levels - _luma(colour)) >= MIN_CONTRAST)
+            color = rng.integers(256, size=3)
+            distinct = np.count_nonzero(abs(levels - _luma(color)) >= MIN_CONTRAST)
             if distinct * 10 >= levels.size * 9:
                 break
         else:
-            colour = np.full(3, 0 if levels.sum() > 127 * levels.size else 255)
+            color = np.full(3, 0 if levels.sum() > 127 * levels.size else 255)
         weight = opacity[..., None].astype(np.int64)
-        return ((under * (255 - weight) + colour * weight + 127) // 255).astype(np.uint8)
+        return ((under * (255 - weight) + color * weight + 127) // 255).astype(np.uint8)
 
     def _instance(self, mask: np.ndarray, sample: int) -> dict:
         rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))

@@ -51,14 +51,14 @@ def build_norm(norm_cfg: dict | None, num_channels: int, pooled: bool = False) -
     """The norm of an OpenMMLab ``norm_cfg``; an ``nn.Identity`` where that is ``None``.
 
     Raises:
-        ValueError: the norm is for ``pooled`` maps, which have one value over space, but normalises over space.
+        ValueError: the norm is for ``pooled`` maps, which have one value over space, but normalizes over space.
     """
     if norm_cfg is None:
         return nn.Identity()
     norm = build_norm_layer(norm_cfg, num_channels)[1]
     if pooled and isinstance(norm, nn.modules.instancenorm._InstanceNorm):
         raise ValueError(
-            f"norm_cfg={dict(norm_cfg)} normalises over space, but the norms of Meta-ACON get one value per sample and "
+            f"norm_cfg={dict(norm_cfg)} normalizes over space, but the norms of Meta-ACON get one value per sample and "
             "channel: use 'BN', 'SyncBN', 'GN', 'LN' or None"
         )
     return norm
@@ -75,7 +75,7 @@ def normalize(norm: nn.Module, x: Tensor) -> Tensor:
 
     A batch norm in training needs two values per channel. There is one in pooled maps at batch size 1, and none in an
     empty batch of RoIs. The norm then uses its running statistics, as in evaluation, and leaves them unchanged. A
-    SyncBatchNorm counts the values of all processes. A LayerNorm normalises over the channels.
+    SyncBatchNorm counts the values of all processes. A LayerNorm normalizes over the channels.
     """
     if isinstance(norm, nn.LayerNorm):
         return norm(x.movedim(1, -1)).movedim(-1, 1)

@@ -84,7 +84,7 @@ def test_after_linear_and_layer_norm():
         (lambda: MetaAconC(4, beta_scale=-1.0), "beta_scale must be positive or None, got -1.0"),
         (lambda: AconC(0), "num_channels must be a positive int or None, got 0"),
         (lambda: AconC(4.0), "num_channels must be a positive int or None, got 4.0"),
-        (lambda: MetaAconC(4, norm_cfg=dict(type="IN")), "'IN'.* normalises over space, .* use 'BN', 'SyncBN'"),
+        (lambda: MetaAconC(4, norm_cfg=dict(type="IN")), "'IN'.* normalizes over space, .* use 'BN', 'SyncBN'"),
         (
             lambda: AconC(4)(torch.randn(2, 5)),
             r"AconC has 4 channels, at dimension 1, .* shape \(2, 5\): set num_channels",
