@@ -63,6 +63,13 @@ def assert_exact(function, x: Tensor, parameters: list[Tensor], dim: int, roundi
             assert (got.double() - want).abs().max().item() <= 1e-5 * size
 
 
+def assert_create_graph_changes_nothing(y: Tensor, inputs: list[Tensor]) -> None:
+    """The gradients that can be differentiated again are those of the kernels. Neither gradcheck compares the two."""
+    grad = torch.randn_like(y)
+    grads = torch.autograd.grad(y, inputs, grad, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(y, inputs, grad, create_graph=True), grads)
+
+
 def parameters_for(x: Tensor, dim: int, beta_shape: str) -> list[Tensor]:
     """p1, p2 and a beta of shape ``(C,)``, ``(N, C)`` or ``(N, 1)``: ``beta_shape`` is ``C``, ``NC`` or ``N1``."""
     channels, samples = x.shape[dim], x.shape[0]

@@ -1,23 +1,16 @@
-"""The modules: shapes, errors, initial values, hosts that initialise, state dicts."""
+"""The modules: shapes, errors, initial values, models that initialize their parts, state dicts."""
 
 import pytest
 import torch
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import nn
-from torch.nn.functional import relu, silu
+from torch.nn.functional import conv2d, relu, silu
 from torch.testing import assert_close
 
 from acon_mm import AconA, AconB, AconC, AconFReLU, MetaAconC
 from acon_mm.layers import RELU_BETA, Acon
-
-NORMS = {
-    "BN": dict(type="BN"),
-    "SyncBN": dict(type="SyncBN"),
-    "GN": dict(type="GN", num_groups=2),
-    "LN": dict(type="LN"),
-    "none": None,
-}
+from helpers.by_hand import NORMS, norm_by_hand
 
 
 @pytest.fixture(autouse=True)
@@ -42,20 +35,29 @@ def test_frelu_equals_the_authors_form(out_norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_frelu_takes_every_norm(norm):
-    assert AconFReLU(4, norm_cfg=NORMS[norm])(torch.randn(2, 4, 5, 6)).isfinite().all()
+@pytest.mark.parametrize("training", [True, False])
+def test_frelu_with_every_norm(norm, training):
+    module = AconFReLU(4, norm_cfg=NORMS[norm]).double().train(training)
+    for p in (*module.parameters(), *(b for b in module.buffers() if b.is_floating_point())):
+        nn.init.uniform_(p, 0.5, 2)
+    x = torch.randn(2, 4, 5, 6, dtype=torch.float64)
+    eta = conv2d(x, module.conv_frelu.weight, module.conv_frelu.bias, padding=1, groups=4)
+    eta = norm_by_hand(module.bn1, eta, batch_statistics=training)
+    d = x - eta
+    expected = norm_by_hand(module.bn2, d * torch.sigmoid(d) + eta, batch_statistics=training)
+    assert_close(module(x), expected)
 
 
 # Shapes and options
 
 
 @pytest.mark.parametrize("shape", [(2, 6), (2, 6, 5), (2, 6, 4, 5), (2, 6, 2, 4, 5)])
-@pytest.mark.parametrize("kind", ["A", "B", "C", "channel", "layer", "pixel", "FReLU"])
-def test_ranks_and_channels_last(shape, kind):
-    if kind in ("channel", "layer", "pixel"):
-        first, last = (MetaAconC(6, generator=kind, r=2, init="paper", channel_dim=d) for d in (None, -1))
+@pytest.mark.parametrize("name", ["A", "B", "C", "channel", "layer", "pixel", "FReLU"])
+def test_ranks_and_channels_last(shape, name):
+    if name in ("channel", "layer", "pixel"):
+        first, last = (MetaAconC(6, generator=name, r=2, init="paper", channel_dim=d) for d in (None, -1))
     else:
-        cls = {"A": AconA, "B": AconB, "C": AconC, "FReLU": AconFReLU}[kind]
+        cls = {"A": AconA, "B": AconB, "C": AconC, "FReLU": AconFReLU}[name]
         first, last = cls(6), cls(6, channel_dim=-1)
     last.load_state_dict(first.state_dict())
     x = torch.randn(shape)
@@ -67,10 +69,10 @@ def test_ranks_and_channels_last(shape, kind):
 def test_after_linear_and_layer_norm():
     x = torch.randn(2, 5, 4)
     block = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), AconC(init="paper"), nn.Dropout(0.0), MetaAconC(r=2))
-    expected = AconC(6)
-    expected.load_state_dict(block[2].state_dict())
-    assert_close(block[:3](x), expected(block[:2](x).movedim(-1, 1)).movedim(1, -1))
-    assert block(x).shape == (2, 5, 6)
+    for index, expected in ((2, AconC(6)), (4, MetaAconC(6, r=2))):
+        expected.load_state_dict(block[index].state_dict())
+        before = block[:index](x)
+        assert_close(block[index](before), expected(before.movedim(-1, 1)).movedim(1, -1))
 
 
 @pytest.mark.parametrize(
@@ -184,8 +186,8 @@ def test_init_cfg_of_a_host_stops_at_an_acon(init_cfg):
         assert_close(module.state_dict(), values, rtol=0, atol=0)
 
 
-def test_host_that_initialises_by_class_stops_at_an_acon():
-    """Loops over convolutions and linear layers, as in the init_weights of some heads, find none in there."""
+def test_host_that_initializes_by_class_stops_at_an_acon():
+    """The init_weights of some heads loops over convolutions and linear layers. It finds none inside an ACON."""
     host = InitHost(None)
     acons = [host.act, host.block[1], host.block[3]]
     before = [state(m) for m in acons]
@@ -220,7 +222,7 @@ def test_authors_shapes_load_and_the_given_dict_stays():
 
 
 @pytest.mark.parametrize("shape", [(5,), (1, 5, 1, 1), (1, 1, 6, 1)])
-def test_state_dict_of_another_width(shape):
+def test_state_dict_of_another_number_of_channels(shape):
     given = {k: torch.ones(shape) for k in ("p1", "p2", "beta")}
     with pytest.raises(RuntimeError, match=r"size mismatch for p1.*the shape in current model is torch.Size\(\[6\]\)"):
         AconC(6).load_state_dict(given)

@@ -9,11 +9,15 @@ import torch
 from mmcv.cnn.utils import fuse_conv_bn
 from mmengine.model import ExponentialMovingAverage, convert_sync_batchnorm, revert_sync_batchnorm
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._functorch.aot_autograd import make_boxed_func
+from torch._inductor.utils import run_and_get_code
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from acon_mm import AconA, AconB, AconC, AconFReLU, MetaAconC
+from acon_mm.ops import backend_for
 
 BUILD = {
     "A": AconA,
@@ -31,9 +35,9 @@ def seed():
     torch.manual_seed(0)
 
 
-def network(kind):
+def network(name):
     """A convolution, a norm with statistics as after training, and an ACON whose own norms have some too."""
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), BUILD[kind]())
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), BUILD[name]())
     for m in net.modules():
         if isinstance(m, nn.BatchNorm2d):
             m.running_mean.normal_(), m.running_var.uniform_(0.5, 2)
@@ -45,15 +49,15 @@ def images(batch=2, height=6, width=5):
     return torch.randn(batch, 3, height, width)
 
 
-every_kind = pytest.mark.parametrize("kind", BUILD)
+every_acon = pytest.mark.parametrize("name", BUILD)
 
 
-@every_kind
+@every_acon
 @pytest.mark.parametrize(
     "duplicate", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"]
 )
-def test_copies(kind, duplicate):
-    net = network(kind).eval()
+def test_copies(name, duplicate):
+    net = network(name).eval()
     twin = duplicate(net)
     x = images()
     assert_close(twin(x), net(x), rtol=0, atol=0)
@@ -62,14 +66,14 @@ def test_copies(kind, duplicate):
     assert not torch.equal(next(twin[2].parameters()), next(net[2].parameters()))
 
 
-def test_copies_without_width():
+def test_copies_without_channels():
     for twin in (copy.deepcopy(AconC()), pickle.loads(pickle.dumps(AconC()))):
         assert nn.Sequential(nn.Conv2d(3, 8, 1), twin)[1].num_channels == 8
 
 
-@every_kind
-def test_moving_average(kind):
-    net = network(kind)
+@every_acon
+def test_moving_average(name):
+    net = network(name)
     average = ExponentialMovingAverage(net, momentum=0.25, update_buffers=True)
     average.update_parameters(net)  # the first only copies
     start = {k: v.clone() for k, v in net.state_dict().items()}
@@ -82,18 +86,18 @@ def test_moving_average(kind):
     assert average.module.state_dict().keys() == net.state_dict().keys()
 
 
-@every_kind
+@every_acon
 @pytest.mark.parametrize("use_reentrant", [True, False])
-def test_checkpointing(kind, use_reentrant):
-    net, x = network(kind), images().requires_grad_()
+def test_checkpointing(name, use_reentrant):
+    net, x = network(name), images().requires_grad_()
     plain = torch.autograd.grad(net(x).square().sum(), [x, *net.parameters()])
     checkpoint(net, x, use_reentrant=use_reentrant).square().sum().backward()
     assert_close([x.grad, *(p.grad for p in net.parameters())], list(plain))
 
 
-@every_kind
-def test_amp_training_step(kind):
-    net = network(kind)
+@every_acon
+def test_amp_training_step(name):
+    net = network(name)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     before = {k: v.clone() for k, v in net.named_parameters()}
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -108,18 +112,18 @@ def test_amp_training_step(kind):
     assert net[0].weight.grad.isfinite().all()
 
 
-@every_kind
-def test_fuse_conv_bn(kind):
-    net, x = network(kind).eval(), images()
+@every_acon
+def test_fuse_conv_bn(name):
+    net, x = network(name).eval(), images()
     fused = fuse_conv_bn(copy.deepcopy(net))
     assert isinstance(fused[1], nn.Identity)
     assert_close(fused(x), net(x), rtol=1e-4, atol=1e-5)
 
 
-@every_kind
+@every_acon
 @pytest.mark.parametrize("convert", [nn.SyncBatchNorm.convert_sync_batchnorm, convert_sync_batchnorm])
-def test_sync_bn_and_back(kind, convert):
-    net, x = network(kind), images(3)
+def test_sync_bn_and_back(name, convert):
+    net, x = network(name), images(3)
     expected, buffers = net.eval()(x), dict(net.named_buffers())
     parameters = dict(net.named_parameters())
     synced = convert(copy.deepcopy(net))
@@ -133,34 +137,41 @@ def test_sync_bn_and_back(kind, convert):
     assert_close(reverted.train()(x), net.train()(x))
 
 
-def test_reverted_sync_bn_stands_a_single_value():
-    net = revert_sync_batchnorm(nn.Sequential(nn.Conv2d(3, 8, 1), MetaAconC(norm_cfg=dict(type="SyncBN"))))
-    assert net.train()(images(1)).isfinite().all()
+def test_reverted_sync_bn_takes_a_single_value():
+    """It uses its running statistics, as in evaluation."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), MetaAconC(norm_cfg=dict(type="SyncBN"), init="paper"))
+    net[1].bn1.running_mean.normal_(), net[1].bn2.running_var.uniform_(0.5, 2)
+    net, x = revert_sync_batchnorm(net), images(1)
+    assert_close(net.train()(x), net.eval()(x))
 
 
 # Export
 
 
-@every_kind
-def test_jit_trace(kind):
-    net = network(kind).eval()
+@every_acon
+def test_jit_trace(name):
+    net = network(name).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         traced = torch.jit.trace(net, images())
+    assert "acon_mm::" not in str(traced.inlined_graph)  # standard operators alone
     for x in (images(), images(1, 9, 4)):
         assert_close(traced(x), net(x))
 
 
 @pytest.mark.parametrize(
-    ("kind", "dynamo", "opset"),
-    # The dynamo exporter takes seconds a model, so two stand for all.
-    [*((kind, False, 17) for kind in BUILD), ("C", True, 18), ("channel", True, 18)],
+    ("name", "dynamo", "opset"),
+    # The dynamo exporter takes seconds a model, so it exports two of them.
+    [
+        *((name, False, 17) for name in BUILD),
+        *(pytest.param(name, True, 18, marks=pytest.mark.slow) for name in ("C", "channel")),
+    ],
 )
-def test_onnx(kind, dynamo, opset, tmp_path):
+def test_onnx(name, dynamo, opset, tmp_path):
     """Equal to PyTorch at other sizes than the exported one, too."""
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
-    net, path = network(kind).eval(), tmp_path / "net.onnx"
+    net, path = network(name).eval(), tmp_path / "net.onnx"
     if dynamo:
         free = {0: torch.export.Dim("n"), 2: torch.export.Dim("h"), 3: torch.export.Dim("w")}
         sizes = dict(dynamic_shapes=({i: dim for i, dim in free.items()},))
@@ -178,54 +189,89 @@ def test_onnx(kind, dynamo, opset, tmp_path):
         assert_close(torch.from_numpy(y), net(x).detach(), rtol=1e-5, atol=1e-5)
 
 
+# torch.compile
+
+#: what a graph calls, besides PyTorch's operators
+FORWARD, BACKWARD = "acon_mm.acon_c.default", "acon_mm.acon_c_backward.default"
+
+
+def called_in(graph: torch.fx.GraphModule) -> list[str]:
+    targets = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    return [target for target in targets if target.startswith("acon_mm.")]
+
+
+@pytest.mark.slow
+# Dynamo instantiates the autograd.Function of the pixel-wise generator, and PyTorch warns of that.
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.* should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize(
-    ("kind", "training"), [("C", True), ("layer", True), ("pixel", True), ("channel", True), ("channel", False)]
+    ("name", "training"), [("C", True), ("layer", True), ("pixel", True), ("channel", True), ("channel", False)]
 )
-def test_compile_without_graph_breaks(kind, training):
+def test_compile_without_graph_breaks(name, training):
+    """One graph, which calls our operators where they are compiled."""
     torch.compiler.reset()
+    graphs = []
+
+    def record(graph, _):
+        graphs.append(called_in(graph))
+        return make_boxed_func(graph.forward)
+
     # More than two pictures: a batch norm makes +-1 of any two values, which magnifies the last place.
-    net, x = network(kind).train(training), images(8).requires_grad_()
-    compiled = torch.compile(copy.deepcopy(net), fullgraph=True, backend="aot_eager")
+    net, x = network(name).train(training), images(8).requires_grad_()
+    backend = aot_autograd(fw_compiler=record, bw_compiler=record)
+    compiled = torch.compile(copy.deepcopy(net), fullgraph=True, backend=backend)
     y, expected = compiled(x), net(x)
     assert_close(y, expected)
     got = torch.autograd.grad(y.square().mean(), [x, *compiled.parameters()])
     assert_close(got, torch.autograd.grad(expected.square().mean(), [x, *net.parameters()]), rtol=1e-4, atol=1e-5)
+    operators = name != "pixel" and backend_for(x) == "compiled"
+    assert graphs == ([[FORWARD], [BACKWARD]] if operators else [[], []])
 
 
-@pytest.mark.parametrize("kind", ["C", "channel"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["C", "channel"])
 @pytest.mark.parametrize("training", [False, True])
-def test_compile_serves_all_picture_sizes(kind, training):
+def test_compile_serves_all_picture_sizes(name, training):
     """One graph, which is not compiled again for another picture or batch."""
     torch.compiler.reset()
-    net = network(kind).train(training)
+    net = network(name).train(training)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(net, fullgraph=True, dynamic=True, backend=counter)
-    compilations = []
     for size in ((2, 8, 6), (3, 9, 5), (4, 16, 16)):
         x, twin = images(*size).requires_grad_(training), copy.deepcopy(net)
         y = compiled(x)
         assert_close(y, twin(x), rtol=1e-4, atol=1e-5)
         if training:
             y.sum().backward()
-        compilations.append(counter.frame_count)
-    assert compilations[0] == compilations[-1] > 0
+    called = [called_in(graph) for graph in counter.graphs if graph.graph.find_nodes(op="placeholder")]
+    assert called == [[FORWARD] if backend_for(x) == "compiled" else []]
 
 
-@pytest.mark.parametrize("kind", ["C", "channel"])
-def test_compile_by_inductor(kind):
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["C", "channel"])
+def test_compile_by_inductor(name):
     torch.compiler.reset()
-    net, x = network(kind).train(), images(8).requires_grad_()
+    net, x = network(name).train(), images(8).requires_grad_()
     compiled = torch.compile(copy.deepcopy(net), fullgraph=True)
-    y, expected = compiled(x), net(x)
+
+    def step():
+        y = compiled(x)
+        return y, torch.autograd.grad(y.square().mean(), [x, *compiled.parameters()])
+
+    (y, got), codes = run_and_get_code(step)
+    expected = net(x)
     assert_close(y, expected, rtol=1e-4, atol=1e-5)
-    got = torch.autograd.grad(y.square().mean(), [x, *compiled.parameters()])
     assert_close(got, torch.autograd.grad(expected.square().mean(), [x, *net.parameters()]), rtol=1e-3, atol=1e-5)
+    if backend_for(x) == "compiled":
+        assert [f"torch.ops.{FORWARD}(" in code for code in codes] == [True, False]
+        assert [f"torch.ops.{BACKWARD}(" in code for code in codes] == [False, True]
 
 
-@every_kind
-def test_export(kind):
-    net = network(kind).eval()
+@every_acon
+def test_export(name):
+    net = network(name).eval()
     free = {0: torch.export.Dim("n"), 2: torch.export.Dim("h"), 3: torch.export.Dim("w")}
-    exported = torch.export.export(net, (images(),), dynamic_shapes=({i: dim for i, dim in free.items()},)).module()
+    program = torch.export.export(net, (images(),), dynamic_shapes=({i: dim for i, dim in free.items()},))
+    assert not called_in(program.graph_module)  # standard operators alone
+    exported = program.module()
     for x in (images(), images(1, 9, 4)):
         assert_close(exported(x), net(x))

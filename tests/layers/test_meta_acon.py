@@ -12,19 +12,9 @@ from torch.testing import assert_close
 
 from acon_mm import MetaAconC
 from acon_mm.layers import inner
-from acon_mm.ops import backend_for
-from acon_mm.ops import cpu as compiled
-
-NEEDS_COMPILED = pytest.mark.skipif(
-    backend_for(torch.ones(1)) != "compiled", reason="the compiled kernels do not serve"
-)
-NORMS = {
-    "BN": dict(type="BN"),
-    "SyncBN": dict(type="SyncBN"),
-    "GN": dict(type="GN", num_groups=2),
-    "LN": dict(type="LN"),
-    "none": None,
-}
+from acon_mm.ops import cpu
+from helpers.by_hand import NORMS, meta_by_hand
+from helpers.kernels import NEEDS_COMPILED
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +76,7 @@ def test_meta_equals_the_authors_form(generator, form, training):
 
 
 @pytest.mark.parametrize(("channels", "r", "hidden"), [(64, 16, 16), (512, 16, 32), (8, 16, 16), (8, 2, 4)])
-def test_hidden_width(channels, r, hidden):
+def test_hidden_channels(channels, r, hidden):
     module = MetaAconC(channels, r=r)
     assert module.fc1.weight.shape == (hidden, channels, 1, 1)
     assert module.fc2.weight.shape == (channels, hidden, 1, 1)
@@ -103,11 +93,21 @@ def test_beta_scale_multiplies_beta(generator):
     assert_close((three(x) / x).logit(), 3 * (one(x) / x).logit())
 
 
-# The generator and the activation at once, where the kernels can
+def randomize(module: MetaAconC) -> MetaAconC:
+    """Norms as after training: with statistics and weights that are not those of the start."""
+    for norm in (module.bn1, module.bn2):
+        if getattr(norm, "running_mean", None) is not None:
+            norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)
+        if getattr(norm, "weight", None) is not None:
+            nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+    return module
+
+
+# One operator for the generator and the activation, where that is possible; otherwise layer by layer
 
 
 def in_modules(module: MetaAconC) -> MetaAconC:
-    """A copy whose layers are called one by one, because of hooks."""
+    """A copy that calls its layers one by one, because they have hooks."""
     copied = copy.deepcopy(module)
     for layer in (copied.fc1, copied.fc2):
         layer.register_forward_hook(lambda *_: None)
@@ -115,26 +115,38 @@ def in_modules(module: MetaAconC) -> MetaAconC:
 
 
 @pytest.fixture
-def at_once(monkeypatch):
-    """How often the compiled operator ran."""
-    calls, run = [], compiled.meta_acon_c
-    monkeypatch.setattr(compiled, "meta_acon_c", lambda *args: calls.append(1) or run(*args))
+def fused_calls(monkeypatch):
+    """One entry for each call of the fused operator."""
+    calls, run = [], cpu.meta_acon_c
+    monkeypatch.setattr(cpu, "meta_acon_c", lambda *args: calls.append(1) or run(*args))
     return calls
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("layers", ["fused where possible", "one by one"])
+def test_every_norm(norm, training, layers):
+    module = randomize(MetaAconC(6, norm_cfg=NORMS[norm], init="paper", r=4)).double().train(training)
+    module = in_modules(module) if layers == "one by one" else module
+    x = torch.randn(4, 6, 3, 5, dtype=torch.float64, requires_grad=True)
+    weight, inputs = torch.randn(x.shape, dtype=torch.float64), [x, *module.parameters()]
+    wanted, got = meta_by_hand(module, x, batch_statistics=training), module(x)
+    assert_close(got, wanted)
+    grads, grads_wanted = (torch.autograd.grad((y * weight).sum(), inputs) for y in (got, wanted))
+    assert_close(grads, grads_wanted, rtol=1e-6, atol=1e-9)
 
 
 @NEEDS_COMPILED
 @pytest.mark.parametrize("norm", ["BN", "reverted SyncBN", "none"])
 @pytest.mark.parametrize("batch", [1, 2, 16])
 @pytest.mark.parametrize("training", [True, False])
-def test_at_once_is_what_the_modules_do(norm, batch, training, at_once):
-    module = MetaAconC(40, norm_cfg=None if norm == "none" else NORMS[norm.split()[-1]], init="paper")
+def test_fused_is_what_the_layers_compute(norm, batch, training, fused_calls):
+    module = MetaAconC(40, norm_cfg=NORMS[norm.split()[-1]], init="paper")
     if norm == "reverted SyncBN":
         module = revert_sync_batchnorm(module)
-    if norm != "none":
-        module.bn1.running_mean.normal_(), module.bn2.running_var.uniform_(0.5, 2), module.bn2.weight.data.normal_()
-    module.double().train(training)
+    module = randomize(module).double().train(training)
     one_by_one = in_modules(module)
-    for _ in range(2):  # the second with other running statistics
+    for _ in range(2):  # the second time with other running statistics
         x = torch.randn(batch, 40, 3, 3, dtype=torch.float64)
         y, wanted = module(x), one_by_one(x)
         assert_close(y, wanted)
@@ -142,26 +154,25 @@ def test_at_once_is_what_the_modules_do(norm, batch, training, at_once):
             torch.autograd.grad(result.square().sum(), list(m.parameters()))
             for result, m in ((y, module), (wanted, one_by_one))
         )
-        for got, want in zip(grads, grads_wanted, strict=True):
-            assert_close(got, want, rtol=1e-9, atol=1e-9)
+        assert_close(grads, grads_wanted, rtol=1e-9, atol=1e-9)
     assert_close(module.state_dict(), one_by_one.state_dict())
-    assert len(at_once) == 2
+    assert len(fused_calls) == 2
 
 
 @NEEDS_COMPILED
-def test_at_once_in_mixed_precision(at_once):
-    """Under autocast, x is bfloat16 and the parameters are float32, in which the generator computes."""
+def test_fused_in_mixed_precision(fused_calls):
+    """Under autocast, x is bfloat16; the parameters and the computation of the generator are float32."""
     module = MetaAconC(40, init="paper")
     one_by_one = in_modules(module)
     x = torch.randn(2, 40, 5, 5, dtype=torch.bfloat16)
     y, wanted = module(x), one_by_one(x)
-    assert len(at_once) == 1 and y.dtype == torch.bfloat16
+    assert len(fused_calls) == 1 and y.dtype == torch.bfloat16
     assert_close(y, wanted, rtol=0.02, atol=0.02)
     assert_close(module.state_dict(), one_by_one.state_dict(), rtol=1e-4, atol=1e-5)
 
 
 class Doubled(nn.Module):
-    """An adapter that has the weight of the layer which it goes around, as low-rank adapters do."""
+    """An adapter around a layer. As low-rank adapters do, it has the weight of that layer."""
 
     def __init__(self, layer):
         super().__init__()
@@ -171,48 +182,70 @@ class Doubled(nn.Module):
         return 2 * self.layer(x)
 
 
-CASES_FOR_MODULES = (
+UNFUSED_CASES = (
     "many samples",
     "no space",
     "bfloat16",
-    "hooks",
+    "forward hook",
+    "forward pre-hook",
+    "backward hook",
     "another layer",
     "SyncBN",
     "GN",
+    "LN",
     "cumulative",
     "no running statistics",
+    "running statistics turned off",
     "no affine",
     "one norm in training",
 )
 
 
-@pytest.mark.parametrize("case", CASES_FOR_MODULES)
-def test_modules_run_where_the_operator_cannot(case, at_once):
+@pytest.mark.parametrize("case", UNFUSED_CASES)
+def test_layers_run_where_the_operator_cannot(case, fused_calls):
     norm_cfg = {
         "cumulative": dict(type="BN", momentum=None),
         "no running statistics": dict(type="BN", track_running_stats=False),
         "no affine": dict(type="BN", affine=False),
     }.get(case, NORMS.get(case, NORMS["BN"]))
-    module = MetaAconC(4, norm_cfg=norm_cfg, init="paper")
+    module = randomize(MetaAconC(4, norm_cfg=norm_cfg, init="paper"))
     x = torch.randn(17 if case == "many samples" else 2, 4, 3, 3)
-    called = []
+    x[0] += 1  # the norms divide by the difference of the samples
+    called, rounding, batch_statistics = [], 1e-5, True
     if case == "no space":
         x = x.mean((2, 3))
     if case == "bfloat16":
-        module, x = module.bfloat16(), x.bfloat16()
+        module, x, rounding = module.bfloat16(), x.bfloat16(), 0.05
     if case == "SyncBN":
-        module.eval()  # on a CPU it does not train
+        module, batch_statistics = module.eval(), False  # on a CPU it does not train
     if case == "one norm in training":
         module.bn1.eval()
-    if case == "hooks":
-        module.bn2.register_forward_hook(lambda *_: called.append("bn2"))
+        module.bn1.running_mean.zero_(), module.bn1.running_var.fill_(1 - module.bn1.eps)
+        nn.init.ones_(module.bn1.weight), nn.init.zeros_(module.bn1.bias)
+    if case == "running statistics turned off":
+        module.bn1.track_running_stats = module.bn2.track_running_stats = False
+    if case == "forward hook":
+        module.bn2.register_forward_hook(lambda *_: called.append(case))
+    if case == "forward pre-hook":
+        module.fc1.register_forward_pre_hook(lambda *_: called.append(case))
+    if case == "backward hook":
+        module.fc2.register_full_backward_hook(lambda *_: called.append(case))
     if case == "another layer":
         module.fc2 = Doubled(module.fc2)
-    assert module(x).isfinite().all()
-    assert not at_once and called == (["bn2"] if case == "hooks" else [])
+    reference = copy.deepcopy(module)
+    if case == "one norm in training":
+        reference.bn1 = nn.Identity()  # which its running statistics make of it
+    wanted = meta_by_hand(reference, x, batch_statistics, fc2_factor=2 if case == "another layer" else 1)
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    y = module(x)
+    y.sum().backward()
+    assert_close(y.double(), wanted, rtol=rounding, atol=rounding)
+    assert not fused_calls and called == ([case] if "hook" in case else [])
+    if case == "running statistics turned off":
+        assert_close(dict(module.named_buffers()), before, rtol=0, atol=0)
 
 
-# Batch norms of the generator that get one value, or none
+# Batch norms of the generator that get one value per channel, or none
 
 
 @pytest.fixture
@@ -233,27 +266,25 @@ def logged():
 @pytest.mark.parametrize("batch", [0, 1, 2])
 @pytest.mark.parametrize("training", [True, False])
 def test_any_batch_size(norm, batch, training, logged):
-    module = MetaAconC(4, norm_cfg=NORMS[norm], init="paper").train(training)
+    module = randomize(MetaAconC(4, norm_cfg=NORMS[norm], init="paper")).double().train(training)
     single = "BN" in norm and batch < 2
-    if "BN" in norm:
-        module.bn1.running_mean.normal_(), module.bn2.running_var.uniform_(0.5, 2)
     buffers = {k: v.clone() for k, v in module.named_buffers()}
-    x = torch.randn(batch, 4, 3, 3, requires_grad=True)
-    y = module(x)
-    y.sum().backward()
-    assert y.shape == x.shape
-    assert all(t.isfinite().all() for t in (y, x.grad, *(p.grad for p in module.parameters())))
+    x = torch.randn(batch, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+    # Where there are no batch statistics, the running ones normalize, as in evaluation.
+    wanted = meta_by_hand(module, x, batch_statistics=training and not single)
+    y, inputs = module(x), [x, *module.parameters()]
+    assert_close(y, wanted)
+    grads, grads_wanted = (torch.autograd.grad(result.square().sum(), inputs) for result in (y, wanted))
+    assert_close(grads, grads_wanted, rtol=1e-6, atol=1e-6)
     changed = [k for k, v in module.named_buffers() if not torch.equal(v, buffers[k])]
     assert bool(changed) == ("BN" in norm and training and not single)
-    if single:
-        assert_close(y, module.eval()(x))  # running statistics normalise, as at test time
     warnings = [text for level, text in logged if level == "WARNING"]
     assert len(warnings) == (single and training)  # once, though there are two norms
     assert all("fewer than 2 values per channel in training" in text for text in warnings)
 
 
 def test_single_value_without_running_statistics():
-    """Mean 0 and variance 1 normalise, so that the norms do nothing yet."""
+    """Mean 0 and variance 1 normalize, so that the norms change nothing."""
     module = MetaAconC(4, norm_cfg=dict(type="BN", track_running_stats=False), init="paper")
     bare = MetaAconC(4, norm_cfg=None, init="paper")
     bare.load_state_dict(module.state_dict(), strict=False)

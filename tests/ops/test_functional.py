@@ -166,11 +166,11 @@ def test_gradcheck_others(layout, name, parameters):
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "transposed", "channels_last", "empty"])
-@pytest.mark.parametrize("kind", ["channel", "layer", "pixel", "FReLU"])
-def test_gradcheck_modules(layout, kind):
+@pytest.mark.parametrize("name", ["channel", "layer", "pixel", "FReLU"])
+def test_gradcheck_modules(layout, name):
     """Through the generator too, down to the input and every parameter."""
     # LN, since a batch norm turns any two values into nearly +-1, whose derivatives are beyond finite differences.
-    module = MetaAconC(3, generator=kind, r=3, init="paper", norm_cfg=dict(type="LN")) if kind != "FReLU" else None
+    module = MetaAconC(3, generator=name, r=3, init="paper", norm_cfg=dict(type="LN")) if name != "FReLU" else None
     module = (module or AconFReLU(3)).double()
     names, values = zip(*module.named_parameters(), strict=True)
 
@@ -179,7 +179,8 @@ def test_gradcheck_modules(layout, kind):
 
     inputs = (LAYOUTS[layout](), *(v.detach().requires_grad_() for v in values))
     assert gradcheck(run, inputs)
-    assert gradgradcheck(run, inputs)
+    # Fast: one random projection of the second derivatives in place of all of them.
+    assert gradgradcheck(run, inputs, fast_mode=True)
 
 
 def test_gradient_only_where_asked():

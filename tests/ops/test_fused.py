@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from acon_mm.ops.generator import Generator
-from helpers.exactness import layouts
+from helpers.exactness import assert_create_graph_changes_nothing, layouts
 from helpers.kernels import NEEDS_COMPILED, NORMS, buffers, fused, meta_inputs, to, unfused, with_learned
 
 pytestmark = NEEDS_COMPILED
@@ -60,6 +60,7 @@ def test_second_derivative(norm):
     assert torch.autograd.gradcheck(y, (*tensors, *generator.learned()))
     # Fast: one random projection of the second derivatives in place of all of them.
     assert torch.autograd.gradgradcheck(y, (*tensors, *generator.learned()), fast_mode=True)
+    assert_create_graph_changes_nothing(fused(tensors, generator), [*tensors, *generator.learned()])
 
 
 def test_second_derivative_uses_the_running_statistics_of_its_forward():
