@@ -113,9 +113,9 @@ class Acon(nn.Module):
         return type(self).__name__ + (f" at {self.location}" if self.location else "")
 
     def apply(self, fn: Callable[[nn.Module], None]) -> Self:
-        """As ``nn.Module.apply``, but the initialisers of mmengine have no effect.
+        """As ``nn.Module.apply``, but the initializers of mmengine have no effect.
 
-        A parent's ``init_cfg=dict(type='Normal', layer='Conv2d')`` would initialise the layers inside an ACON too. Only
+        A parent's ``init_cfg=dict(type='Normal', layer='Conv2d')`` would initialize the layers inside an ACON too. Only
         :meth:`reset_parameters` does.
         """
         if getattr(fn, "__module__", None) == "mmengine.model.weight_init":

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 class InnerConv2d(nn.Module):
     """A 2-D convolution with bias, stride 1 and "same" padding. It is not an ``nn.Conv2d``.
 
-    Models that initialise by class (``for m in self.modules(): if isinstance(m, nn.Conv2d)``) would overwrite the
+    Models that initialize by class (``for m in self.modules(): if isinstance(m, nn.Conv2d)``) would overwrite the
     initial values of an ``nn.Conv2d``. The parameters have no values before :meth:`reset_parameters`, which an ACON
     calls in its own.
 
@@ -33,7 +33,7 @@ class InnerConv2d(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_channels))
 
     def reset_parameters(self) -> None:
-        """As ``nn.Conv2d`` initialises: uniform within 1 / sqrt(fan_in)."""
+        """As ``nn.Conv2d`` initializes: uniform within 1 / sqrt(fan_in)."""
         bound = 1 / math.sqrt(self.weight[0].numel())
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)

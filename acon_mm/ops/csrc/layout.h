@@ -7,7 +7,7 @@
 namespace acon {
 
 // A tensor as (N, B, C, S): N samples of B blocks, each with C channels of S elements. With S = 1 the walk is by rows:
-// the channels of one position are neighbours.
+// the channels of one position are neighbors.
 //
 // The size of a chunk does not depend on the number of threads. So sums are equal to the last bit for any number of
 // threads.
@@ -80,7 +80,7 @@ struct RowTask {
   }
 };
 
-// Whether the channels of a position are neighbours in memory, as in channels_last or a transposed (N, L, C).
+// Whether the channels of a position are neighbors in memory, as in channels_last or a transposed (N, L, C).
 inline bool is_channels_last(const at::Tensor& x, int64_t channel_dim) {
   return !x.is_contiguous() && x.movedim(channel_dim, -1).is_contiguous();
 }
