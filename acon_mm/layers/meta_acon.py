@@ -241,7 +241,7 @@ def fused_meta_acon(module: MetaAconC, x: Tensor, channel_dim: int) -> Tensor | 
     return cpu.meta_acon_c(x, p1, p2, generator, channel_dim)
 
 
-# What stands in for two norms: no tensors, and options without effect.
+# The values where there are no norms: no tensors, and options without effect.
 _NO_NORMS: dict[str, Any] = dict.fromkeys(name for name in Generator._fields if name.startswith("bn"))
 _NO_NORMS |= dict(batch_statistics=False, momentum=0.0, eps=0.0)
 

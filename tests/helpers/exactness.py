@@ -1,4 +1,4 @@
-"""ACON-C against float64, on tensors that lie in memory in every way."""
+"""ACON-C against float64, on tensors of every memory layout."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ def exact(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, dim: int) -> tuple[Te
 
 
 def layouts(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, tuple[Tensor, int]]:
-    """The same values lying differently in memory, with the dimension of the channels."""
+    """The same values in different memory layouts, each with the dimension of its channels."""
     x = torch.randn(shape, dtype=torch.float64).mul_(3).to(dtype)
     last = x.movedim(1, -1).contiguous()
     wide = torch.zeros(*shape[:-1], 2 * shape[-1], dtype=dtype)
