@@ -65,6 +65,7 @@ def metadata(site: Path) -> PathDistribution:
     return PathDistribution(info)
 
 
+@pytest.mark.slow
 def test_wheel_holds_the_package_its_configs_and_tools(site):
     installed = files(site / "acon_mm")
     package = {name for name in installed if not name.startswith(".mim/")}
@@ -78,6 +79,7 @@ def test_wheel_holds_the_package_its_configs_and_tools(site):
     }
 
 
+@pytest.mark.slow
 def test_type_checkers_may_use_the_annotations(site):
     assert (site / "acon_mm/py.typed").exists()
 
@@ -98,12 +100,14 @@ def test_installed_tools_start(tool, site, tmp_path):
     assert f"usage: {Path(tool).name}" in done.stdout
 
 
+@pytest.mark.slow
 def test_wheel_names_version_and_licence(metadata):
     assert metadata.version == __version__
     assert metadata.metadata["License-Expression"] == "Apache-2.0"
     assert metadata.read_text("licenses/LICENSE") == (ROOT / "LICENSE").read_text()
 
 
+@pytest.mark.slow
 def test_extras_pin_what_results_depend_on(metadata):
     pins: dict[str, dict[str, str]] = {}
     for line in metadata.requires:

@@ -54,6 +54,7 @@ def as_trained(model: nn.Module) -> nn.Module:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("everywhere", [False, True], ids=["paper", "all"])
 @pytest.mark.parametrize("acon_type", ["AconC", "MetaAconC"])
 @pytest.mark.parametrize("path", [DETECTOR, SEGMENTOR], ids=["retinanet", "pspnet"])
@@ -98,6 +99,7 @@ def test_meta_starts_the_same_in_training_and_evaluation(norm):
     assert (act(x) - F.relu(x)).abs().max() <= 0.2785 / RELU_BETA
 
 
+@pytest.mark.slow
 def test_convert_a_whole_model_and_a_backbone():
     relu = as_trained(model_of(DETECTOR))
     source = {"state_dict": relu.state_dict(), "meta": {"dataset_meta": {"classes": ("0",)}, "epoch": 3}}
@@ -132,6 +134,7 @@ def test_what_cannot_start_as_relu():
             start_as_relu(nn.Sequential(MetaAconC(3, generator=generator)))
 
 
+@pytest.mark.slow
 def test_the_tool(tmp_path, capsys):
     relu = as_trained(model_of(DETECTOR, base_channels=64))
     torch.save({"state_dict": relu.state_dict()}, tmp_path / "relu.pth")

@@ -63,7 +63,15 @@ def read_as_base(name: str) -> Config:
     return Config.fromstring(f"_base_ = {name!r}", ".py")
 
 
-@pytest.fixture(scope="module", params=FILES, ids=lambda path: path.stem)
+#: Meta-ACON on the embedded digits, each model once
+FAST = ("metaaconc", "digits")
+CASES = [
+    pytest.param(path, id=path.stem, marks=[] if all(part in path.stem for part in FAST) else pytest.mark.slow)
+    for path in FILES
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def case(request, tmp_path_factory) -> Case:
     path = request.param
     with pytest.MonkeyPatch.context() as patch:
@@ -148,6 +156,7 @@ def test_only_acon_parameters_escape_weight_decay(case):
     assert bool(slopes & set(trained.values())) == (case.act is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ["aconc", "metaaconc"])
 def test_starts_close_to_the_relu_of_pretrained_weights(act):
     path = CONFIGS / f"segmentation/pspnet_r50-d8-{act}_4xb2-40k_cityscapes-512x1024.py"

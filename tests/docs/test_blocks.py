@@ -28,8 +28,6 @@ from acon_mm.convert.hosts import Host
 from helpers.commands import check, commands_of
 from helpers.pages import PAGES, ROOT, Block, read
 
-SLOW = {"tutorial.md"}
-
 
 class Session:
     """What a reader has who follows a page: a directory, a shell's environment, variables of Python.
@@ -140,9 +138,11 @@ def session(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, id=path.name, marks=[pytest.mark.slow] * (path.name in SLOW)) for path in PAGES],
+    PAGES,
+    ids=lambda path: path.name,
 )
 def test_blocks_of_a_page_run(path, session):
     for block in read(path).blocks:

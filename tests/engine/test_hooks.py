@@ -11,6 +11,7 @@ from helpers.loading import ACONC, backbone, refused, without
 from helpers.tiny_runs import error_of, log_of, run, test, train
 
 
+@pytest.mark.slow
 def test_it_lists_differences_for_a_run(configs, trained, tmp_path, capsys):
     """More classes than the checkpoint has: an error, and with the hook a run."""
     checkpoint, name = trained["segmentation"], "acon.py"

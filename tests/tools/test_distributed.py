@@ -69,6 +69,7 @@ def test_two_processes_on_cpu(configs, trained, tmp_path):
     assert float(found) == pytest.approx(alone["mIoU"], abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA takes nccl")
 @pytest.mark.parametrize("launcher", ["slurm", "mpi"])
 def test_other_launchers_on_cpu(configs, tmp_path, launcher):

@@ -42,6 +42,7 @@ def assert_loaded(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> Non
     assert any(isinstance(module, MetaAconC) for module in model.modules())
 
 
+@pytest.mark.slow
 def test_detection(picture, tmp_path):
     state = checkpoint(DETECTION, tmp_path / "weights.pth", classes=tuple("0123456789"))
     inferencer = DetInferencer(str(DETECTION), str(tmp_path / "weights.pth"), device="cpu", show_progress=False)
@@ -53,6 +54,7 @@ def test_detection(picture, tmp_path):
     assert (shown != np.asarray(Image.open(picture))).any()
 
 
+@pytest.mark.slow
 def test_segmentation(picture, tmp_path):
     palette = [[25 * i, 0, 255 - 25 * i] for i in range(11)]
     classes = ("background", *"0123456789")
