@@ -13,11 +13,6 @@ from acon_mm.layers import RELU_BETA, Acon
 from helpers.by_hand import NORMS, norm_by_hand
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 def state(module):
     return {k: v.clone() for k, v in module.state_dict().items()}
 

@@ -30,11 +30,6 @@ BUILD = {
 }
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 def network(name):
     """A convolution, a norm with statistics as after training, and an ACON whose own norms have some too."""
     net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), BUILD[name]())

@@ -17,11 +17,6 @@ from helpers.by_hand import NORMS, meta_by_hand
 from helpers.kernels import NEEDS_COMPILED
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 class Authors(nn.Module):
     """Meta-ACON-C as the authors' release computes it."""
 

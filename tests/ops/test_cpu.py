@@ -20,11 +20,6 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 BACKENDS = [pytest.param("compiled", marks=NEEDS_COMPILED), "reference"]
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 def implementation(name: str):
     """``F.acon_c`` by one implementation."""
     return compiled.acon_c if name == "compiled" else by_reference

@@ -9,11 +9,6 @@ from acon_mm import AconFReLU, MetaAconC
 from acon_mm import functional as F
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 def full(value, channels=1, dtype=torch.float64):
     return torch.full((channels,), value, dtype=dtype)
 

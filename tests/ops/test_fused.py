@@ -10,11 +10,6 @@ from helpers.kernels import NEEDS_COMPILED, NORMS, buffers, fused, meta_inputs, 
 pytestmark = NEEDS_COMPILED
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 def test_names_of_the_values_are_those_of_the_schema():
     schema = torch.ops.acon_mm.meta_acon_c.default._schema
     names = [argument.name for argument in schema.arguments]

@@ -31,11 +31,6 @@ class Kernels(torch.autograd.Function):
         return *(g.cpu() for g in grads), None
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
     "shape",
