@@ -1,4 +1,4 @@
-"""The embedded sample: its pixels and annotations, how it is made and how it is checked."""
+"""The embedded sample: pixels and annotations, and how it is made and checked."""
 
 from __future__ import annotations
 

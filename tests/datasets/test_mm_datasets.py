@@ -20,7 +20,7 @@ from helpers.digits_sample import SMALL
 @pytest.mark.slow
 @pytest.mark.parametrize("hidden", ["mmdet", "mmseg"])
 def test_import_registers_with_what_is_installed(hidden):
-    """In a process of its own, in which one of the two cannot be found; what makes the sample is not imported yet."""
+    """In a process where one of the two is not found. The packages with the pictures are not imported yet."""
     other = "mmseg" if hidden == "mmdet" else "mmdet"
     script = f"""
 import importlib.util, sys

@@ -1,4 +1,4 @@
-"""What `tools/` refuse, each time in one line, and by which words."""
+"""The errors of the tools: each is one line on stderr."""
 
 import importlib.util
 import os
@@ -37,14 +37,14 @@ def test_a_checkpoint_with_code_is_refused(configs, tmp_path, capsys, how):
 
 
 def test_loaders_that_would_fall_back_are_held_to_weights_only(configs, trained, tmp_path, monkeypatch):
-    """Some loaders read again with `weights_only=False` what was refused; a URL is read by these only."""
+    """Some loaders would read a refused file again with `weights_only=False`. Only they read URLs."""
     seen = []
     monkeypatch.setattr(
         command_line, "build_runner", lambda cfg: mock.Mock(test=lambda: seen.append(loads_code(tmp_path)))
     )
     run(test, configs["segmentation"], tmp_path, "https://example.com/a.pth")
     assert seen == [False]
-    assert loads_code(tmp_path)  # the hold ends with the tool
+    assert loads_code(tmp_path)  # the rule ends with the tool
 
 
 def loads_code(tmp_path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Tiny runs of `tools/`: a Mask R-CNN and an FCN on four pictures made here, with what their tests share."""
+"""Tiny runs of `tools/`: a Mask R-CNN and an FCN on four pictures, and helpers for their tests."""
 
 import importlib.util
 import itertools
@@ -43,7 +43,7 @@ model = dict(
         mask_roi_extractor=dict(out_channels=16),
         mask_head=dict(in_channels=16, conv_out_channels=16, num_classes=2),
     ),
-    # no threshold: an untrained detector shall find something
+    # no threshold, so that an untrained detector finds something
     test_cfg=dict(rpn=dict(max_per_img=20), rcnn=dict(score_thr=0.0, max_per_img=5)),
 )
 data_root = "{data}/"
@@ -140,7 +140,7 @@ log_processor = dict(by_epoch=False)
 
 @pytest.fixture(scope="session")
 def configs(tmp_path_factory) -> dict[str, Path]:
-    """A detection and a segmentation config over the same pictures: a bright and a dark rectangle on noise."""
+    """A detection and a segmentation config with the same pictures: a bright and a dark rectangle on noise."""
     root = tmp_path_factory.mktemp("tools")
     for name in ("images", "labels"):
         (root / name).mkdir()
@@ -174,7 +174,7 @@ _names = itertools.count()
 
 
 def run(tool, config: Path, work_dir: Path, *args: str, options: tuple[str, ...] = ()):
-    """One run in this process, under a name of its own: MMEngine keeps loggers and visualizers by name."""
+    """One run in this process. It has its own name, since MMEngine keeps loggers and visualizers by name."""
     name = f"run{next(_names)}"
     own = (f"experiment_name={name}", f"visualizer.name={name}")
     return tool.main([str(config), *args, "--work-dir", str(work_dir), "--cfg-options", *own, *options])
@@ -182,7 +182,7 @@ def run(tool, config: Path, work_dir: Path, *args: str, options: tuple[str, ...]
 
 @pytest.fixture(scope="session")
 def trained(configs, tmp_path_factory) -> dict[str, Path]:
-    """A checkpoint after two iterations each."""
+    """The checkpoints of both configs after two iterations."""
     work_dirs = {task: tmp_path_factory.mktemp(task) for task in ("detection", "segmentation")}
     for task, work_dir in work_dirs.items():
         run(train, configs[task], work_dir)
@@ -208,7 +208,7 @@ def log_of(work_dir: Path) -> str:
 
 
 def error_of(capsys, function, *args, **kwargs) -> str:
-    """The one line that a tool says on stderr before it exits with 1."""
+    """The one line that a tool prints on stderr before it exits with 1."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit_:
         function(*args, **kwargs)

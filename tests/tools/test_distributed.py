@@ -1,4 +1,4 @@
-"""`tools/` in several processes, and the scripts that start them."""
+"""The tools in several processes, and the scripts that start them."""
 
 import os
 import re
@@ -38,7 +38,7 @@ class WriteRank(Hook):
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA takes nccl")
 def test_two_processes_on_cpu(configs, trained, tmp_path):
-    """Started elsewhere than in the repository, by a relative path with a space in it."""
+    """They start outside the repository, with a relative path that has a space in it."""
     (tmp_path / "write_rank.py").write_text(RANK_HOOK)
     config = tmp_path / "two processes.py"
     config.write_text(
@@ -53,7 +53,7 @@ def test_two_processes_on_cpu(configs, trained, tmp_path):
     first, second = ((work_dir / f"rank{rank}").read_text().split("\n") for rank in (0, 1))
     assert first[:3] == second[:3] and first[:2] == ["gloo", "2"]
     assert first[3] != second[3]  # from other pictures
-    # 10 in the backbone and 2 in the head, told by one process
+    # 10 in the backbone and 2 in the head; one process logs it
     assert log_of(work_dir).count("SyncBN does not work without CUDA: 12 layers are replaced by BN.") == 1
     assert differing(weights(work_dir / "iter_2.pth"), weights(trained["segmentation"]))
 
@@ -73,14 +73,14 @@ def test_two_processes_on_cpu(configs, trained, tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA takes nccl")
 @pytest.mark.parametrize("launcher", ["slurm", "mpi"])
 def test_other_launchers_on_cpu(configs, tmp_path, launcher):
-    """A job of one process, as such a launcher would describe it."""
+    """A job of one process, with the environment that the launcher would set."""
     described = dict(zip(devices.RANK_VARIABLES[launcher], ("0", "1", "0"), strict=True))
     with mock.patch.dict(os.environ, described | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}):
         run(train, configs["segmentation"], tmp_path, "--launcher", launcher)
     assert f"Distributed launcher: {launcher}" in log_of(tmp_path)
     assert "layers are replaced by BN" in log_of(tmp_path)
     assert not dist.is_initialized()
-    # One of its threads that outlives the interpreter would abort the process, now and then.
+    # A thread that lives longer than the interpreter sometimes aborts the process.
     assert not [task for task in Path("/proc/self/task").glob("*/comm") if "gloo" in task.read_text()]
 
 

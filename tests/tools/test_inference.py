@@ -1,4 +1,4 @@
-"""The inference APIs of mmdet and mmseg, given a config of ours and a checkpoint, draw a picture."""
+"""The inference APIs of mmdet and mmseg draw a picture, with a config of ours and a checkpoint."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -27,7 +27,7 @@ def picture(tmp_path) -> Path:
 
 
 def checkpoint(config: Path, path: Path, **dataset_meta) -> dict[str, torch.Tensor]:
-    """Save what a training would: other weights than those that a model starts with."""
+    """Save a checkpoint as after training, with weights that no model starts with."""
     cfg = Config.fromfile(config)
     torch.manual_seed(1)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):

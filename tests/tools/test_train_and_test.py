@@ -1,4 +1,4 @@
-"""What the flags of `tools/train.py` and `tools/test.py` do, in real runs."""
+"""The flags of `tools/train.py` and `tools/test.py`, in real runs."""
 
 import pickle
 
@@ -67,7 +67,7 @@ def test_tta_of_a_segmentor_is_in_its_config(configs, trained, tmp_path, capsys)
 
 @pytest.mark.slow
 def test_resumed_training_equals_uninterrupted(configs, trained, tmp_path):
-    """Iteration, optimizer state, schedule and data order go on where they stopped."""
+    """Iteration, optimizer state, schedule and order of the data continue where they stopped."""
     four = ("train_cfg.max_iters=4",)
     run(train, configs["segmentation"], tmp_path / "whole", options=four)
     run(train, configs["segmentation"], tmp_path / "rest", "--resume", str(trained["segmentation"]), options=four)
@@ -80,7 +80,7 @@ def test_resumed_training_equals_uninterrupted(configs, trained, tmp_path):
 
 @pytest.mark.slow
 def test_resume_without_a_value(configs, tmp_path):
-    """From the latest checkpoint, and from scratch where there is none, as after a crash before the first."""
+    """It resumes from the latest checkpoint. Without one, as after an early crash, it starts from scratch."""
     run(train, configs["segmentation"], tmp_path, "--resume", options=("load_from=elsewhere.pth",))
     assert "Auto resumed from the latest checkpoint None" in log_of(tmp_path)
     run(train, configs["segmentation"], tmp_path, "--resume", options=("train_cfg.max_iters=4",))
@@ -101,7 +101,7 @@ def test_amp_on_cpu_is_bfloat16(configs, trained, tmp_path, task):
 
 @pytest.mark.slow
 def test_auto_scale_lr(configs, tmp_path):
-    """Batches of 2 where the learning rate is meant for 8."""
+    """The batch size is 2, and the learning rate was chosen for 8."""
     run(train, configs["detection"], tmp_path, "--auto-scale-lr", options=(*NO_VAL, "param_scheduler=None"))
     optimizer = load_checkpoint(tmp_path / "iter_2.pth")["optimizer"]
     assert {group["lr"] for group in optimizer["param_groups"]} == {0.01 * 2 / 8}
