@@ -94,10 +94,10 @@ def test_installed_wheel_builds_a_shipped_config(site, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tool", ["train.py", "test.py", "model_converters/convert_checkpoint.py"])
+@pytest.mark.parametrize("tool", ["train.py", "test.py"])
 def test_installed_tools_start(tool, site, tmp_path):
     done = run(site / "acon_mm/.mim/tools" / tool, "--help", cwd=tmp_path, PYTHONPATH=str(site))
-    assert f"usage: {Path(tool).name}" in done.stdout
+    assert f"usage: {tool}" in done.stdout
 
 
 @pytest.mark.slow
