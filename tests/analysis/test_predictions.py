@@ -62,7 +62,7 @@ def test_labels_stay_in_the_picture(corner):
     assert axes.bbox.y0 <= label.y0 and label.y1 <= axes.bbox.y1
 
 
-def test_label_maps_are_painted_with_a_legend_and_255_is_not():
+def test_label_maps_are_drawn_with_a_legend_and_255_is_not():
     labels = np.full((40, 40), 255, np.uint8)
     labels[:20] = 1
     figure, rows = grid([example(truth=Annotations(label_map=labels), prediction=Annotations(label_map=0 * labels))])

@@ -155,7 +155,7 @@ def test_an_acon_with_more_than_the_model_has():
     refused(backbone(META | dict(norm_cfg=None)), backbone(META).state_dict(), message)
 
 
-def test_all_errors_are_told_at_once():
+def test_all_errors_are_in_one_message():
     state = without("layer4.", backbone().state_dict()) | {"conv1.weight": torch.ones(1), "layer1.5.x": torch.ones(1)}
     error = refused(backbone(ACONC), state, "it has no weights for layer4; size mismatch for conv1.weight: ")
     assert "; 1 of its tensors are not in the model: layer*.*.x. If a difference is intended, list it: " in error
