@@ -76,7 +76,7 @@ def kernels() -> dict:
     version = "_".join(torch.__version__.split("+")[0].split(".")[:2])
     extension = CppExtension(
         f"acon_mm.ops._cpu_torch{version}",
-        [str(CSRC / name) for name in ("ops.cpp", "meta_ops.cpp", "cpu.cpp", "cpu_generator.cpp")],
+        [str(CSRC / name) for name in ("ops.cpp", "meta_ops.cpp", "cpu.cpp", "cpu_generator.cpp", "gpu.cpp", "gpu_meta.cpp", "gpu_launch.cpp")],
         define_macros=[("ACON_X86", None)] if len(INSTRUCTION_SETS) > 1 else [],
         extra_compile_args=["-O3", "-fopenmp", "-g0"],
         extra_link_args=["-fopenmp"],

@@ -8,15 +8,16 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..ops import backend_for, cpu
+from ..ops import cpu
 from ..ops import functional as F
+from ..ops.backends import fuses
 from ..ops.generator import Generator
 from .base import RELU_BETA, Acon, check_option, reset_slopes
 from .inner import InnerConv2d, build_norm, has_batch_statistics, normalize, reset_norm
 
 GENERATORS = ("channel", "layer", "pixel")
 
-#: the most samples for the fused operator; with more, PyTorch's matrix products are faster
+#: the most samples for the fused operator on a CPU; with more, PyTorch's matrix products are faster
 FEW_SAMPLES = 16
 
 
@@ -189,8 +190,8 @@ def fused_meta_acon(module: MetaAconC, x: Tensor, channel_dim: int) -> Tensor | 
 
     The module must call its layers one by one:
 
-    - without compiled kernels, on another device than a CPU, under ``torch.compile`` and export;
-    - with more than 16 samples or none, and where there is no space to take the mean over;
+    - without compiled kernels for the device, under ``torch.compile`` and export;
+    - on a CPU with more than 16 samples, with an empty input, and where there is no space to take the mean over;
     - with other norms than batch norms that have running statistics, weights and the same options;
     - where a parameter has another dtype than the operator computes in;
     - where a layer has hooks, or was replaced by another class.
@@ -198,7 +199,9 @@ def fused_meta_acon(module: MetaAconC, x: Tensor, channel_dim: int) -> Tensor | 
     Shape:
         x ``(N, ..., C, ...)`` with C at ``channel_dim``; the result has the same shape.
     """
-    if F.is_exporting() or torch.compiler.is_compiling() or x.dim() < 3 or not 0 < x.shape[0] <= FEW_SAMPLES:
+    if not fuses(x.device.type) or F.is_exporting() or torch.compiler.is_compiling() or x.dim() < 3 or x.numel() == 0:
+        return None
+    if x.device.type == "cpu" and x.shape[0] > FEW_SAMPLES:
         return None
     fc1, bn1, fc2, bn2 = module.fc1, module.bn1, module.fc2, module.bn2
     # An adapter around a layer, or a layer of another class, computes something else from the same weight.
@@ -236,7 +239,7 @@ def fused_meta_acon(module: MetaAconC, x: Tensor, channel_dim: int) -> Tensor | 
     )
     p1, p2 = module.p1, module.p2
     dtypes = {t.dtype for t in (p1, p2, *generator.learned())}
-    if dtypes != {torch.promote_types(x.dtype, torch.float32)} or backend_for(x) != "compiled":
+    if dtypes != {torch.promote_types(x.dtype, torch.float32)}:
         return None
     return cpu.meta_acon_c(x, p1, p2, generator, channel_dim)
 

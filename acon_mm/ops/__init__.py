@@ -1,11 +1,12 @@
 """The operators under the activations.
 
 - ``functional.py``: the function of each activation
-- ``backends.py``: chooses among the implementations of ACON-C: ``cpu.py`` (C++ in ``csrc/``), ``gpu.py`` (Triton in
-  ``gpu_kernels.py``) and ``reference.py`` (plain PyTorch)
+- ``operators.py``: the operators ``torch.ops.acon_mm``; ``arguments.py``: the checks of their arguments
+- ``backends.py``: which implementation serves which devices: ``cpu.py`` (C++ in ``csrc/``), ``gpu.py`` (Triton in
+  ``gpu_kernels.py`` and ``gpu_generator_kernels.py``) or ``reference.py`` (plain PyTorch)
 - ``generator.py``: the generator of Meta-ACON
 """
 
-from .backends import BACKENDS, backend_for
+from .backends import backend_for
 
-__all__ = ["BACKENDS", "backend_for"]
+__all__ = ["backend_for"]

@@ -1,81 +1,115 @@
-"""The implementations of ACON-C, and the one place that chooses among them.
+"""Which implementation of the operators serves which devices. It is decided once, at import.
 
-- ``compiled`` (``cpu.py``, ``csrc/``): C++ for CPUs, an operator with its own autograd. ``setup.py`` builds it where
-  there is a C++ compiler.
-- ``triton`` (``gpu.py``): kernels for CUDA devices.
-- ``reference``: plain PyTorch. It defines what the others compute, and takes every tensor that they do not.
+- ``compiled`` (``cpu.py``, ``csrc/``): the C++ library, for CPUs and for CUDA devices, where it launches the Triton
+  kernels. ``setup.py`` builds it where there is a C++ compiler.
+- ``triton`` (``gpu_launches.py``): the same Triton kernels, launched from Python.
+- ``reference`` (``reference.py``): plain PyTorch. It defines what the others compute, serves every other device, and
+  takes every tensor that they do not.
 
-``triton`` and ``reference`` are modules with two functions; p1, p2 and beta are ``(C,)``, ``(N, C)`` or ``(N, 1)``::
-
-    forward(x, p1, p2, beta, channel_dim) -> y
-    backward(grad_y, x, p1, p2, beta, channel_dim) -> grad_x, grad_p1, grad_p2, grad_beta
-
-Each gradient has the shape and dtype of its tensor. No implementation has a state, so a model trained with one can go
-on with another. ``compiled`` also has Meta-ACON in one operator (``acon_mm/layers/meta_acon.py``).
+No implementation has a state, so a model trained with one can go on with another.
 
 The environment variable ``ACON_MM_BACKEND`` forces one of the names: it computes all that it can, and ``reference``
 the rest. An implementation that cannot run here is then an error.
 
-Without the variable, the first activation that would use ``compiled`` but cannot logs one warning, with the reason and
-the command that builds the kernels. ``ACON_MM_BACKEND=reference`` chooses plain PyTorch without a warning.
+Without the variable, the first activation on a CPU logs one warning where ``compiled`` is missing, with the reason and
+the command that builds it. ``ACON_MM_BACKEND=reference`` chooses plain PyTorch without a warning.
 """
 
 import logging
 import os
 from functools import cache
-from types import ModuleType
+from importlib.util import find_spec
+from typing import Any
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor
 
-from . import cpu, gpu, reference
+from . import cpu, gpu, operators, reference
 
-BACKENDS: dict[str, ModuleType] = {"compiled": cpu, "triton": gpu, "reference": reference}
+NAMES = ("compiled", "triton", "reference")
 
-
-def backend_for(x: Tensor, *parameters: Tensor) -> str:
-    """The name of the implementation for ``x`` and the parameters, by device and dtype."""
-    compute_dtype = torch.promote_types(x.dtype, torch.float32)
-    for parameter in parameters:
-        compute_dtype = torch.promote_types(compute_dtype, parameter.dtype)
-    for name in _candidates:
-        if BACKENDS[name].serves(x, compute_dtype):
-            break
-    if name == "reference" and "compiled" in _candidates and cpu.is_meant_for(x, compute_dtype):
-        _warn_of_missing_kernels()
-    return name
+#: the name of the implementation, by device type; ``reference`` for all others
+_serving: dict[str, str] = {}
 
 
-def _candidates_for(name: str | None) -> list[str]:
-    """The names of the implementations to choose from, best first; ``name`` is the value of ACON_MM_BACKEND.
+def backend_for(x: Tensor) -> str:
+    """The name of the implementation that serves the device of ``x``."""
+    return _serving.get(x.device.type, "reference")
+
+
+def fuses(device_type: str) -> bool:
+    """Whether Meta-ACON in one operator runs on this type of device."""
+    return _serving.get(device_type) == "compiled"
+
+
+def _start(forced: str | None) -> None:
+    """Register the implementations; ``forced`` is the value of ACON_MM_BACKEND.
 
     Raises:
         ImportError: there is no implementation of this name, or it cannot run here.
     """
-    if not name:
-        return list(BACKENDS)
-    if name not in BACKENDS:
-        raise ImportError(f"ACON_MM_BACKEND must be one of {', '.join(BACKENDS)} or unset, got {name!r}")
-    problem = BACKENDS[name].problem()
+    if forced and forced not in NAMES:
+        raise ImportError(f"ACON_MM_BACKEND must be one of {', '.join(NAMES)} or unset, got {forced!r}")
+    if forced in (None, "", "compiled"):
+        cpu.load()
+        if cpu.problem() is None:
+            _serving["cpu"] = "compiled"
+    problem = {"compiled": cpu.problem, "triton": gpu.problem}.get(forced or "", lambda: None)()
     if problem:
-        raise ImportError(f"ACON_MM_BACKEND={name} is not possible: {problem}")
-    return [name, "reference"]
+        raise ImportError(f"ACON_MM_BACKEND={forced} is not possible: {problem}")
+    if "cpu" not in _serving:
+        operators.implement_autograd()
+        if not forced:
+            operators.implement(_warned(reference.forward), reference.backward, "CPU")
+    if forced != "reference" and find_spec("triton") is not None:
+        _start_gpu("cuda")
+        if gpu.interpreted():
+            _start_gpu("cpu")
 
 
-def _warn_of_missing_kernels() -> None:
-    if not torch.compiler.is_compiling():  # a log cannot be compiled
-        _log_missing_kernels()
+def _start_gpu(device_type: str) -> None:
+    if _serving.get("cpu") == "compiled" and gpu.launches_from_cpp():
+        operators.library.impl("gpu_kernel", gpu.machine_code, "CompositeExplicitAutograd")
+        torch.ops.acon_mm.use_gpu_kernels(device_type)
+        _serving[device_type] = "compiled"
+        return
+
+    # Triton is imported when the first tensor comes, because that takes a second.
+    def forward(*arguments: Any) -> Tensor:
+        from . import gpu_launches
+
+        return gpu_launches.forward(*arguments)
+
+    def backward(*arguments: Any) -> tuple[Tensor | None, ...]:
+        from . import gpu_launches
+
+        return gpu_launches.backward(*arguments)
+
+    operators.implement(forward, backward, device_type.upper())
+    _serving[device_type] = "triton"
+
+
+def _warned(forward: operators.Forward) -> operators.Forward:
+    def warned(x: Tensor, *others: Any) -> Tensor:
+        if cpu.is_meant_for(x, *others[:3]) and not torch.compiler.is_compiling():  # a log cannot be compiled
+            _log_missing_kernels()
+        return forward(x, *others)
+
+    return warned
 
 
 @cache
 def _log_missing_kernels() -> None:
-    print_log(
+    text = (
         f"ACON: activations on the CPU run in plain PyTorch, which is slower, because {cpu.problem()}. "
-        "ACON_MM_BACKEND=reference chooses plain PyTorch without this warning.",
-        logger="current",
-        level=logging.WARNING,
+        "ACON_MM_BACKEND=reference chooses plain PyTorch without this warning."
     )
+    try:
+        from mmengine.logging import print_log
+    except ImportError:  # the operators alone need PyTorch only
+        logging.getLogger("acon_mm").warning(text)
+    else:
+        print_log(text, logger="current", level=logging.WARNING)
 
 
-_candidates = _candidates_for(os.environ.get("ACON_MM_BACKEND"))
+_start(os.environ.get("ACON_MM_BACKEND"))

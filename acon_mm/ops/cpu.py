@@ -6,20 +6,13 @@ for AVX-512, AVX2 and older processors, and chooses at run time as PyTorch does;
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import reference
-from .generator import Generator, generate_beta
+from .generator import Generator
 
-_DTYPES = {
-    torch.float32: torch.float32,
-    torch.float64: torch.float64,
-    torch.bfloat16: torch.float32,
-    torch.float16: torch.float32,
-}
+_problem: str | None = "they were not asked for"
 
 
 def problem() -> str | None:
@@ -27,35 +20,10 @@ def problem() -> str | None:
     return _problem
 
 
-def serves(x: Tensor, compute_dtype: torch.dtype) -> bool:
-    """Whether the kernels take ``x`` and compute in ``compute_dtype``."""
-    return _problem is None and is_meant_for(x, compute_dtype)
-
-
-def is_meant_for(x: Tensor, compute_dtype: torch.dtype) -> bool:
-    """Whether :func:`serves` is true where the kernels are built."""
-    return x.device.type == "cpu" and _DTYPES.get(x.dtype) == compute_dtype
-
-
-def acon_c(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> Tensor:
-    r"""ACON-C: :math:`(p_1 - p_2)\,x\,\sigma(\beta (p_1 - p_2)\,x) + p_2\,x` (equation 7), twice differentiable.
-
-    Shape:
-        x ``(N, ..., C, ...)`` with C at ``channel_dim``; p1, p2 and beta ``(C,)``, ``(N, C)`` or ``(N, 1)``. The result
-        is as ``x``.
-
-    Raises:
-        RuntimeError: another dtype of ``x`` than float32, float64, bfloat16 and float16, or another shape.
-    """
-    return torch.ops.acon_mm.acon_c.default(x, p1, p2, beta, channel_dim)
-
-
-def input_and_mean(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
-    """``x`` and its mean per sample and channel, ``(N, C)``.
-
-    Use the returned ``x`` in place of yours: backward can then add the gradient of the mean to that of ``x`` in place.
-    """
-    return torch.ops.acon_mm.input_and_mean.default(x, channel_dim)
+def is_meant_for(x: Tensor, *parameters: Tensor) -> bool:
+    """Whether the kernels take these tensors where they are built."""
+    wide = x.dtype != torch.float64 and any(p.dtype == torch.float64 for p in parameters)
+    return x.device.type == "cpu" and x.is_floating_point() and not wide
 
 
 def meta_acon_c(x: Tensor, p1: Tensor, p2: Tensor, generator: Generator, channel_dim: int) -> Tensor:
@@ -84,10 +52,10 @@ def instruction_set() -> str:
     return torch.ops.acon_mm.cpu_kernels().removesuffix("_table")
 
 
-def _composed_meta_acon_c(x: Tensor, p1: Tensor, p2: Tensor, *generator_and_dim: Any) -> Tensor:
-    *values, channel_dim = generator_and_dim
-    beta = generate_beta(reference.spatial_mean(x, channel_dim), Generator(*values))
-    return acon_c(x, p1, p2, beta, channel_dim)
+def load() -> None:
+    """Load the library. It has the operators' implementations for CPUs and GPUs, and their autograd."""
+    global _problem
+    _problem = _load()
 
 
 def _load() -> str | None:
@@ -108,10 +76,3 @@ def _load() -> str | None:
         return f"{libraries[0].name} does not load: {error}"
     return None
 
-
-_problem = _load()
-if _problem is None:
-    # C++ calls these for double backward, and for tensors without memory that kernels could read.
-    _library = torch.library.Library("acon_mm", "IMPL")
-    _library.impl("acon_c_backward_composed", reference.backward, "CompositeImplicitAutograd")
-    _library.impl("meta_acon_c_composed", _composed_meta_acon_c, "CompositeImplicitAutograd")

@@ -10,24 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import cpu, reference
-from .backends import BACKENDS, backend_for
-
-
-class _AconC(torch.autograd.Function):
-    """ACON-C by an implementation without its own autograd. Backward computes intermediate results again."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int, backend: str) -> Tensor:
-        ctx.save_for_backward(x, p1, p2, beta)
-        ctx.channel_dim, ctx.backend = channel_dim, backend
-        return BACKENDS[backend].forward(x, p1, p2, beta, channel_dim)
-
-    @staticmethod
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        # With create_graph the gradient is itself differentiated, so it must be made of PyTorch's operators.
-        backend = reference if torch.is_grad_enabled() else BACKENDS[ctx.backend]
-        return *backend.backward(grad_y, *ctx.saved_tensors, ctx.channel_dim), None, None
+from . import reference
+from .arguments import check_arguments, check_input
+from .backends import fuses
 
 
 class _AconCPixel(torch.autograd.Function):
@@ -43,15 +28,21 @@ class _AconCPixel(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, p1, p2 = ctx.saved_tensors
         gate = x.sigmoid()
-        grad_x, grad_p1, grad_p2, grad_beta = reference.backward(grad_y, x, p1, p2, ctx.scale * gate, ctx.channel_dim)
-        return grad_x + grad_beta * ctx.scale * gate * (1 - gate), grad_p1, grad_p2, None, None
+        of_x = ctx.needs_input_grad[0]
+        mask = (of_x, *ctx.needs_input_grad[1:3], of_x)
+        grad_x, grad_p1, grad_p2, grad_beta = reference.backward(
+            grad_y, x, p1, p2, ctx.scale * gate, ctx.channel_dim, mask
+        )
+        if grad_x is not None and grad_beta is not None:
+            grad_x = grad_x + grad_beta * ctx.scale * gate * (1 - gate)
+        return grad_x, grad_p1, grad_p2, None, None
 
 
 def acon_a(x: Tensor, beta: Tensor, channel_dim: int = 1) -> Tensor:
     r"""ACON-A, which is Swish with a learned beta: :math:`x\,\sigma(\beta x)` (section 3.2).
 
     Raises:
-        ValueError: as :func:`acon_c`.
+        IndexError, RuntimeError: as :func:`acon_c`.
     """
     return acon_c(x, torch.ones_like(beta), torch.zeros_like(beta), beta, channel_dim)
 
@@ -60,7 +51,7 @@ def acon_b(x: Tensor, p: Tensor, beta: Tensor, channel_dim: int = 1) -> Tensor:
     r"""ACON-B: :math:`(1-p)\,x\,\sigma(\beta (1-p)\,x) + p\,x` (section 3.2).
 
     Raises:
-        ValueError: as :func:`acon_c`.
+        IndexError, RuntimeError: as :func:`acon_c`.
     """
     return acon_c(x, torch.ones_like(p), p, beta, channel_dim)
 
@@ -69,16 +60,14 @@ def acon_c(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int = 1
     r"""ACON-C: :math:`(p_1 - p_2)\,x\,\sigma(\beta (p_1 - p_2)\,x) + p_2\,x` (equation 7).
 
     Raises:
-        ValueError: the shape of a parameter is not ``(C,)``, ``(N, C)`` or ``(N, 1)``.
+        IndexError: ``channel_dim`` is the batch, or not a dimension of ``x``.
+        RuntimeError: the shape of a parameter is not ``(C,)``, ``(N, C)`` or ``(N, 1)``, it is on another device than
+            ``x``, or a dtype is not a floating one.
     """
-    for parameter in (p1, p2, beta):
-        _check_shape(parameter, x, channel_dim)
     if is_exporting():
+        check_arguments(x, p1, p2, beta, channel_dim)
         return reference.forward_composed(x, p1, p2, beta, channel_dim)
-    backend = backend_for(x, p1, p2, beta)
-    if backend == "compiled":
-        return cpu.acon_c(x, p1, p2, beta, channel_dim)
-    return _AconC.apply(x, p1, p2, beta, channel_dim, backend)
+    return torch.ops.acon_mm.acon_c.default(x, p1, p2, beta, channel_dim)
 
 
 def acon_c_pixel(x: Tensor, p1: Tensor, p2: Tensor, channel_dim: int = 1, scale: float = 1.0) -> Tensor:
@@ -87,10 +76,9 @@ def acon_c_pixel(x: Tensor, p1: Tensor, p2: Tensor, channel_dim: int = 1, scale:
     ``scale`` is :math:`k`, which is 1 in the paper.
 
     Raises:
-        ValueError: as :func:`acon_c`.
+        IndexError, RuntimeError: as :func:`acon_c`.
     """
-    for parameter in (p1, p2):
-        _check_shape(parameter, x, channel_dim)
+    channel_dim = check_arguments(x, p1, p2, p2, channel_dim)
     if is_exporting():
         return reference.forward_composed(x, p1, p2, scale * x.sigmoid(), channel_dim)
     return _AconCPixel.apply(x, p1, p2, channel_dim, scale)
@@ -112,27 +100,19 @@ def input_and_mean(x: Tensor, channel_dim: int = 1) -> tuple[Tensor, Tensor]:
 
     Use the returned ``x`` in place of yours: backward can then add the gradient of the mean to that of ``x`` in place,
     without another tensor of its size.
+
+    Raises:
+        IndexError: ``channel_dim`` is the batch, or not a dimension of ``x``.
+        RuntimeError: the dtype of ``x`` is not a floating one.
     """
     # Under torch.compile, an operator must not return its input, and the compiler fuses the addition itself.
     without_operator = x.dim() == 2 or is_exporting() or torch.compiler.is_compiling()
-    if not without_operator and backend_for(x) == "compiled":
-        return cpu.input_and_mean(x, channel_dim)
+    if not without_operator and fuses(x.device.type):
+        return torch.ops.acon_mm.input_and_mean.default(x, channel_dim)
+    check_input(x, channel_dim)
     return x, reference.spatial_mean(x, channel_dim)
 
 
 def is_exporting() -> bool:
     """Whether only standard operators may be used: in ``torch.jit.trace``, ``torch.export`` and ONNX export."""
     return torch.jit.is_tracing() or torch.compiler.is_exporting()
-
-
-def _check_shape(parameter: Tensor, x: Tensor, channel_dim: int) -> None:
-    samples, channels = x.shape[0], x.shape[channel_dim]
-    if parameter.dim() == 1 and parameter.shape[0] == channels:
-        return
-    if parameter.dim() == 2 and parameter.shape[0] == samples and parameter.shape[1] in (1, channels):
-        return
-    raise ValueError(
-        f"a parameter of shape {tuple(parameter.shape)} does not fit an input of shape {tuple(x.shape)} with channels "
-        f"at dimension {channel_dim}: it must be (C,), (N, C) or (N, 1) = "
-        f"({channels},), ({samples}, {channels}) or ({samples}, 1)"
-    )

@@ -1,48 +1,83 @@
-r"""ACON-C for CUDA devices, in Triton.
+"""The Triton kernels for GPUs: whether they can run here, and their machine code for the launches from C++.
 
-Forward is one pass over ``x``. Backward is one pass over ``x`` and ``grad_y``: it writes ``grad_x`` and, per tile, the
-sums that the gradients of p1, p2 and beta are made of. A small reduction adds these sums. ``reference.py`` explains the
-formula.
-
-The kernels walk a tensor in the order of its memory: as ``(outer, C, inner)`` with tiles along ``inner``, or, where
-channels are last in memory (``inner`` = 1), as ``(rows, C)`` with tiles of rows and channels. With
+With the compiled library, ``csrc/gpu.cpp`` launches them; a call then costs as much as one of PyTorch's own operators.
+Without it, or with a Triton before 3.3, or on AMD's GPUs, ``gpu_launches.py`` launches them from Python. With
 ``ACON_MM_BACKEND=triton`` and ``TRITON_INTERPRET=1``, they run on a CPU.
 """
 
 import os
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
 
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" and os.environ.get("ACON_MM_BACKEND") == "triton"
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+#: the dtypes of tensors, by their codes in C++ (c10::ScalarType)
+_POINTERS = {4: "*i64", 5: "*fp16", 6: "*fp32", 15: "*bf16"}
+_NUMBERS = {ord("i"): "i32", ord("f"): "fp32"}
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels on a CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1" and os.environ.get("ACON_MM_BACKEND") == "triton"
 
 
 def problem() -> str | None:
     """Why the kernels cannot run here; None if they can."""
     if find_spec("triton") is None:
         return "triton is not installed: pip install triton"
-    if not torch.cuda.is_available() and not _INTERPRETED:
+    if not torch.cuda.is_available() and not interpreted():
         return "there is no CUDA device (TRITON_INTERPRET=1 runs the kernels on a CPU, slowly)"
     return None
 
 
-def serves(x: Tensor, compute_dtype: torch.dtype) -> bool:
-    """Whether the kernels take ``x`` and compute in ``compute_dtype``."""
-    device = x.is_cuda or (_INTERPRETED and x.device.type == "cpu")
-    return device and x.dtype in _DTYPES and compute_dtype == torch.float32 and problem() is None
+def launches_from_cpp() -> bool:
+    """Whether C++ can launch the kernels: by CUDA's driver, with a Triton that compiles ahead as 3.3 and later do."""
+    try:
+        major, minor = version("triton").split(".")[:2]
+    except PackageNotFoundError:
+        return False
+    return torch.version.cuda is not None and (int(major), int(minor)) >= (3, 3)
 
 
-def forward(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> Tensor:
-    """``y`` of ACON-C (see ``backends.py`` for the shapes)."""
-    from .gpu_kernels import launch_forward
+def machine_code(
+    name: str, types: list[int], divisors: list[int], constants: list[int], warps: int, device: int
+) -> tuple[Tensor, str, int]:
+    """The machine code of a kernel for a device, the name of its function, and the bytes of shared memory it needs.
 
-    return launch_forward(x, p1, p2, beta, channel_dim % x.dim())
+    ``types`` and ``divisors`` describe its arguments, ``constants`` are the values of those in capitals
+    (``csrc/gpu_launch.h``).
+    """
+    from triton.backends.compiler import GPUTarget
+
+    major, minor = torch.cuda.get_device_capability(device)
+    compiled = compile_ahead(name, types, divisors, constants, warps, GPUTarget("cuda", 10 * major + minor, 32))
+    code = torch.frombuffer(bytearray(compiled.asm["cubin"]), dtype=torch.uint8)
+    return code, compiled.metadata.name, compiled.metadata.shared
 
 
-def backward(grad_y: Tensor, x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> tuple[Tensor, ...]:
-    """The gradients of ``x``, ``p1``, ``p2`` and ``beta``."""
-    from .gpu_kernels import launch_backward
+def compile_ahead(
+    name: str, types: list[int], divisors: list[int], constants: list[int], warps: int, target: Any
+) -> Any:
+    """Triton's result for a kernel; no device is needed."""
+    from triton.compiler import ASTSource, compile
 
-    return launch_backward(grad_y, x, p1, p2, beta, channel_dim % x.dim())
+    from . import gpu_generator_kernels, gpu_kernels
+
+    kernel: Any = getattr(gpu_kernels, name, None) or getattr(gpu_generator_kernels, name)
+    signature, alignment = {}, {}
+    arguments, values = iter(zip(types, divisors, strict=True)), iter(constants)
+    chosen = {}
+    for index, argument in enumerate(kernel.arg_names):
+        if argument.isupper():
+            signature[argument] = "constexpr"
+            chosen[argument] = next(values)
+            continue
+        code, divisor = next(arguments)
+        pointer = argument.endswith("_pointer")
+        signature[argument] = _POINTERS[code] if pointer else _NUMBERS[code]
+        if divisor > 1:
+            alignment[(index,)] = [["tt.divisibility", divisor]]
+    source = ASTSource(kernel, signature, constexprs=chosen, attrs=alignment)
+    return compile(source, target=target, options={"num_warps": warps})

@@ -16,6 +16,7 @@ the rank of ``x`` and broadcast to it. The computation is in float32 or wider; `
 ``x``.
 """
 
+from collections.abc import Sequence
 from functools import reduce
 
 import torch
@@ -23,16 +24,6 @@ from torch import Tensor
 
 # Beyond this |z|, z * s * (1 - s) is 0 in float32 and float64. Clamping z keeps inf * 0 out of the gradients.
 _MAX_Z = 1e3
-
-
-def problem() -> str | None:
-    """None: it can run everywhere."""
-    return None
-
-
-def serves(x: Tensor, compute_dtype: torch.dtype) -> bool:
-    """True: it takes every tensor."""
-    return True
 
 
 def align(parameter: Tensor, x: Tensor, channel_dim: int) -> Tensor:
@@ -69,9 +60,18 @@ def forward_composed(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_di
 
 
 def backward(
-    grad_y: Tensor, x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of ``x``, ``p1``, ``p2`` and ``beta``. They can be differentiated again (double backward)."""
+    grad_y: Tensor,
+    x: Tensor,
+    p1: Tensor,
+    p2: Tensor,
+    beta: Tensor,
+    channel_dim: int,
+    output_mask: Sequence[bool] = (True,) * 4,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of ``x``, ``p1``, ``p2`` and ``beta``; None where ``output_mask`` is false.
+
+    They can be differentiated again (double backward).
+    """
     aligned = _prepared(x, p1, p2, beta, channel_dim)
     p1_wide, p2_wide, beta_wide = aligned
     grad, x_wide = grad_y.to(p1_wide.dtype), x.to(p1_wide.dtype)
@@ -80,17 +80,18 @@ def backward(
     s = torch.sigmoid(z)
     slope = s * torch.sigmoid(-z)  # s (1-s), without the cancellation
     h = s + z * slope
-    grad_x = grad * (p_diff * h + p2_wide)
     weighted = grad * x_wide
-    weighted_h = weighted * h
-    summands = (weighted_h, weighted - weighted_h, finite(weighted * slope * x_wide) * p_diff.square())
-    of_p1, of_p2, of_beta = (t.sum_to_size(p.shape) for t, p in zip(summands, aligned, strict=True))
-    return (
-        grad_x.to(x.dtype),
-        of_p1.reshape(p1.shape).to(p1.dtype),
-        of_p2.reshape(p2.shape).to(p2.dtype),
-        finite(of_beta).reshape(beta.shape).to(beta.dtype),
-    )
+    grads: list[Tensor | None] = [None] * 4
+    if output_mask[0]:
+        grads[0] = (grad * (p_diff * h + p2_wide)).to(x.dtype)
+    if output_mask[1]:
+        grads[1] = _as(p1, (weighted * h).sum_to_size(p1_wide.shape))
+    if output_mask[2]:
+        grads[2] = _as(p2, (weighted - weighted * h).sum_to_size(p2_wide.shape))
+    if output_mask[3]:
+        summands = finite(weighted * slope * x_wide) * p_diff.square()
+        grads[3] = _as(beta, finite(summands.sum_to_size(beta_wide.shape)))
+    return tuple(grads)
 
 
 def finite(grad_beta: Tensor) -> Tensor:
@@ -101,6 +102,10 @@ def finite(grad_beta: Tensor) -> Tensor:
     """
     limit = torch.finfo(grad_beta.dtype).max
     return grad_beta.clamp(-limit, limit)
+
+
+def _as(parameter: Tensor, grad: Tensor) -> Tensor:
+    return grad.reshape(parameter.shape).to(parameter.dtype)
 
 
 def _prepared(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> tuple[Tensor, ...]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...layers import AconC, MetaAconC
-from ...ops import functional, reference
+from ...ops import operators, reference
 
 
 def official(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
@@ -66,11 +66,14 @@ class Yolov5MetaAconC(OfficialMetaAconC):
     form = staticmethod(yolov5)
 
 
+_fallback = operators.with_autograd(reference.forward, reference.backward)
+
+
 class FallbackAconC(AconC):
     """ACON-C as it runs without compiled kernels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional._AconC.apply(x, self.p1, self.p2, self.beta, self._channel_dim_of(x), "reference")
+        return _fallback(x, self.p1, self.p2, self.beta, self._channel_dim_of(x))
 
 
 class FallbackMetaAconC(MetaAconC):
@@ -79,7 +82,7 @@ class FallbackMetaAconC(MetaAconC):
     def forward(self, x: Tensor) -> Tensor:
         dim = self._channel_dim_of(x)
         beta = self._channel_beta(reference.spatial_mean(x, dim))
-        return functional._AconC.apply(x, self.p1, self.p2, beta, dim, "reference")
+        return _fallback(x, self.p1, self.p2, beta, dim)
 
 
 #: the forms, by type of ACON

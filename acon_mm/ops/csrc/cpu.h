@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 #include <tuple>
 
+#include "arguments.h"
 #include "generator.h"
 
 namespace acon {
@@ -13,15 +14,13 @@ using at::Tensor;
 // Of x, p1, p2 and beta.
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-// What is computed in: float64 for float64, float32 for all others.
-inline at::ScalarType compute_type(const Tensor& x) {
-  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
+// The gradients that somebody needs; the others are undefined tensors.
+using Mask = std::array<bool, 4>;
 
 Tensor acon_c_cpu(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim);
 Gradients acon_c_backward_cpu(
     const Tensor& grad_y, const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta,
-    int64_t channel_dim);
+    int64_t channel_dim, Mask output_mask);
 
 // The mean of each sample and channel, (N, C), in the compute type.
 Tensor channel_mean_cpu(const Tensor& x, int64_t channel_dim);

@@ -1,12 +1,13 @@
 // The operator meta_acon_c, with autograd: Meta-ACON-C with its channel-wise generator. cpu.cpp and cpu_generator.cpp
-// compute it.
+// compute it on a CPU, gpu_meta.cpp on a GPU.
 #include <ATen/ATen.h>
 #include <ATen/TensorSubclassLikeUtils.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include "cpu.h"
+#include "gpu.h"
+#include "meta.h"
 
 namespace acon {
 namespace {
@@ -18,16 +19,8 @@ using torch::autograd::variable_list;
 Tensor meta_acon_c(
     const Tensor& x, const Tensor& p1, const Tensor& p2, const Generator& generator, int64_t channel_dim);
 
-// The arguments of the operators, in the schema's order. The names from fc1_weight to beta_scale are the fields of
+// The arguments come in the order of the schema, whose names from fc1_weight to beta_scale are the fields of
 // `Generator` in ops/generator.py.
-constexpr char kArguments[] =
-    "(Tensor x, Tensor p1, Tensor p2, "
-    "Tensor fc1_weight, Tensor fc1_bias, Tensor? bn1_weight, Tensor? bn1_bias, "
-    "Tensor(a!)? bn1_running_mean, Tensor(b!)? bn1_running_var, Tensor(c!)? bn1_num_batches_tracked, "
-    "Tensor fc2_weight, Tensor fc2_bias, Tensor? bn2_weight, Tensor? bn2_bias, "
-    "Tensor(d!)? bn2_running_mean, Tensor(e!)? bn2_running_var, Tensor(f!)? bn2_num_batches_tracked, "
-    "bool batch_statistics, float momentum, float eps, float beta_scale, int channel_dim) -> Tensor";
-
 // Packs the arguments.
 Tensor meta_acon_c_operator(
     const Tensor& x, const Tensor& p1, const Tensor& p2,
@@ -54,12 +47,12 @@ Tensor meta_acon_c_operator(
   return meta_acon_c(x, p1, p2, generator, channel_dim);
 }
 
-// Unpacks them for the operator that ops/cpu.py registers: the same out of PyTorch's operators and acon_c. It moves the
-// running statistics where the generator has some.
-Tensor call_composed(
+// Unpacks them for the operator that ops/operators.py registers: the same out of PyTorch's operators and acon_c. It
+// moves the running statistics where the generator has some.
+Tensor call_reference(
     const Tensor& x, const Tensor& p1, const Tensor& p2, const Generator& generator, int64_t channel_dim) {
   static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("acon_mm::meta_acon_c_composed", "")
+                             .findSchemaOrThrow("acon_mm::meta_acon_c_reference", "")
                              .typed<decltype(meta_acon_c_operator)>();
   const auto maybe = [](const Tensor& t) { return t.defined() ? MaybeTensor(t) : std::nullopt; };
   const GeneratorLayer &first = generator.first, &second = generator.second;
@@ -85,50 +78,39 @@ void append_learned(variable_list& list, const G& generator) {
   });
 }
 
-// What backward needs.
-struct Saved {
-  Tensor x, p1, p2, mean;
-  GeneratorOutputs outputs;
-  Generator generator; // without running statistics, which may move before backward
-  int64_t channel_dim;
+// The inputs, and what backward needs besides them. `kept` comes last, because its length depends on the device.
+void save(AutogradContext* context, const MetaInputs& in, const variable_list& kept) {
+  variable_list list = {in.x, in.p1, in.p2};
+  // Without running statistics, which may move before backward.
+  for_each_learned(in.generator, [&](const Tensor& t) { list.push_back(t); });
+  list.insert(list.end(), kept.begin(), kept.end());
+  context->save_for_backward(std::move(list));
+  auto& data = context->saved_data;
+  data["batch_statistics"] = in.generator.batch_statistics;
+  data["momentum"] = in.generator.momentum;
+  data["eps"] = in.generator.eps;
+  data["beta_scale"] = in.generator.beta_scale;
+  data["channel_dim"] = in.channel_dim;
+}
 
-  void save(AutogradContext* context) const {
-    variable_list list;
-    for_each(*this, [&](const Tensor& t) { list.push_back(t); });
-    context->save_for_backward(std::move(list));
-    auto& data = context->saved_data;
-    data["batch_statistics"] = generator.batch_statistics;
-    data["momentum"] = generator.momentum;
-    data["eps"] = generator.eps;
-    data["beta_scale"] = generator.beta_scale;
-    data["channel_dim"] = channel_dim;
-  }
+std::pair<MetaInputs, variable_list> load(AutogradContext* context) {
+  MetaInputs in;
+  const variable_list list = context->get_saved_variables();
+  auto next = list.begin();
+  in.x = *next++, in.p1 = *next++, in.p2 = *next++;
+  for_each_learned(in.generator, [&](Tensor& t) { t = *next++; });
+  auto& data = context->saved_data;
+  in.generator.batch_statistics = data["batch_statistics"].toBool();
+  in.generator.momentum = data["momentum"].toDouble();
+  in.generator.eps = data["eps"].toDouble();
+  in.generator.beta_scale = data["beta_scale"].toDouble();
+  in.channel_dim = data["channel_dim"].toInt();
+  return {std::move(in), variable_list(next, list.end())};
+}
 
-  static Saved load(AutogradContext* context) {
-    Saved saved;
-    const variable_list list = context->get_saved_variables();
-    auto next = list.begin();
-    for_each(saved, [&](Tensor& t) { t = *next++; });
-    auto& data = context->saved_data;
-    saved.generator.batch_statistics = data["batch_statistics"].toBool();
-    saved.generator.momentum = data["momentum"].toDouble();
-    saved.generator.eps = data["eps"].toDouble();
-    saved.generator.beta_scale = data["beta_scale"].toDouble();
-    saved.channel_dim = data["channel_dim"].toInt();
-    return saved;
-  }
-
- private:
-  // Calls f for each tensor. This is the one place that defines the order in which they are saved.
-  template <typename Self, typename F>
-  static void for_each(Self& self, F f) {
-    f(self.x), f(self.p1), f(self.p2), f(self.mean);
-    for (auto* layer : {&self.outputs.first, &self.outputs.second}) {
-      f(layer->y), f(layer->z), f(layer->mean), f(layer->rstd);
-    }
-    for_each_learned(self.generator, f);
-  }
-};
+const MetaKernels& kernels_for(const Tensor& x) {
+  return x.device().type() == gpu_device_type() ? meta_gpu : meta_cpu;
+}
 
 // One node for mean, generator and activation: for small tensors, calls cost more than the computation.
 struct MetaAconC : torch::autograd::Function<MetaAconC> {
@@ -137,55 +119,54 @@ struct MetaAconC : torch::autograd::Function<MetaAconC> {
       AutogradContext* context, const Tensor& x, const Tensor& p1, const Tensor& p2, at::TensorList /* learned */,
       const Generator& generator, int64_t channel_dim) {
     at::AutoDispatchBelowADInplaceOrView below;
-    Saved saved{x, p1, p2, channel_mean_cpu(x, channel_dim), {}, generator, channel_dim};
-    saved.outputs = generator_cpu(saved.mean, generator);
-    saved.save(context);
-    return acon_c_cpu(x, p1, p2, saved.outputs.beta(), channel_dim);
+    const MetaInputs in{x, p1, p2, generator, channel_dim};
+    MetaResult result = kernels_for(x).forward(in);
+    save(context, in, result.kept);
+    return result.y;
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    const Saved saved = Saved::load(context);
+    const auto [in, kept] = load(context);
+    check_gradient(grads[0], in.x);
     const bool create_graph = at::GradMode::is_enabled(); // see acon_c_backward_autograd in ops.cpp
     variable_list result = create_graph || at::isTensorSubclassLike(grads[0])
-        ? composed_backward(grads[0], saved, create_graph)
-        : cpu_backward(grads[0], saved);
+        ? composed_backward(grads[0], in, kept, create_graph)
+        : kernel_backward(grads[0], in, kept);
     result.resize(result.size() + 2); // the generator and the channel dimension have no gradient
     return result;
   }
 
  private:
-  static variable_list cpu_backward(const Tensor& grad_y, const Saved& saved) {
-    auto [grad_x, grad_p1, grad_p2, grad_beta] =
-        acon_c_backward_cpu(grad_y, saved.x, saved.p1, saved.p2, saved.outputs.beta(), saved.channel_dim);
-    const GeneratorGradients generator =
-        generator_backward_cpu(grad_beta, saved.mean, saved.generator, saved.outputs);
-    variable_list result = {
-        with_gradient_of_mean(std::move(grad_x), generator.mean, saved.channel_dim), grad_p1, grad_p2};
-    append_learned(result, generator);
+  static variable_list kernel_backward(const Tensor& grad_y, const MetaInputs& in, const variable_list& kept) {
+    MetaGradients grad = kernels_for(in.x).backward(grad_y, in, kept);
+    variable_list result = {std::move(grad.x), std::move(grad.p1), std::move(grad.p2)};
+    append_learned(result, grad.generator);
     return result;
   }
 
   // Computes y again out of PyTorch's operators, and differentiates that.
-  static variable_list composed_backward(const Tensor& grad_y, const Saved& saved, bool create_graph) {
+  static variable_list composed_backward(
+      const Tensor& grad_y, const MetaInputs& in, const variable_list& kept, bool create_graph) {
     at::AutoGradMode recording(true);
-    Generator generator = saved.generator;
+    Generator generator = in.generator;
     if (generator.has_norm() && !generator.batch_statistics) {
       // The running statistics as they were in forward.
-      const auto restore = [&](GeneratorLayer& layer, const GeneratorLayerOutputs& outputs) {
-        layer.bn_running_mean = outputs.mean;
-        layer.bn_running_var = outputs.rstd.pow(-2) - generator.eps;
+      const auto restore = [&](GeneratorLayer& layer, const NormStatistics& statistics) {
+        layer.bn_running_mean = statistics.mean;
+        layer.bn_running_var = statistics.rstd.pow(-2) - generator.eps;
       };
-      restore(generator.first, saved.outputs.first);
-      restore(generator.second, saved.outputs.second);
+      const auto statistics = kernels_for(in.x).statistics(in, kept);
+      restore(generator.first, statistics[0]);
+      restore(generator.second, statistics[1]);
     }
-    variable_list inputs = {saved.x, saved.p1, saved.p2}, wanted;
+    variable_list inputs = {in.x, in.p1, in.p2}, wanted;
     append_learned(inputs, generator);
     for (const Tensor& input : inputs) {
       if (input.requires_grad()) {
         wanted.push_back(input);
       }
     }
-    const Tensor y = call_composed(saved.x, saved.p1, saved.p2, generator, saved.channel_dim);
+    const Tensor y = call_reference(in.x, in.p1, in.p2, generator, in.channel_dim);
     const variable_list found = torch::autograd::grad({y}, wanted, {grad_y}, create_graph, create_graph);
     auto next = found.begin();
     variable_list result;
@@ -201,15 +182,32 @@ int64_t count(const std::array<Tensor, 5>& norm) {
   return std::count_if(norm.begin(), norm.end(), [](const Tensor& t) { return t.defined(); });
 }
 
-// Whether the kernels can read a tensor: not one of another device, nor one without memory of its own.
-bool is_readable(const Tensor& t) {
-  return !t.defined() || (t.is_cpu() && !at::isTensorSubclassLike(t));
+// Whether the kernels of x's device can read a tensor: one of this device, with memory of its own.
+bool is_readable(const Tensor& t, const c10::Device& device) {
+  return !t.defined() || (t.device() == device && !at::isTensorSubclassLike(t) && !t.is_neg());
 }
 
-bool is_readable(const GeneratorLayer& layer) {
-  const auto norm = layer.norm();
-  return is_readable(layer.fc_weight) && is_readable(layer.fc_bias) &&
-      std::all_of(norm.begin(), norm.end(), [](const Tensor& t) { return is_readable(t); });
+// The checks of a layer, and whether the kernels can read its tensors.
+bool is_readable(const GeneratorLayer& layer, int64_t inputs, const Tensor& p1) {
+  const int64_t outputs = layer.fc_weight.size(0);
+  TORCH_CHECK(
+      layer.fc_weight.numel() == outputs * inputs, "a layer of the generator with ", inputs,
+      " inputs takes a weight (out, ", inputs, ", 1, 1), got ", layer.fc_weight.sizes());
+  bool readable = true;
+  for (const Tensor* t :
+       {&layer.fc_weight, &layer.fc_bias, &layer.bn_weight, &layer.bn_bias, &layer.bn_running_mean,
+        &layer.bn_running_var}) {
+    if (!t->defined()) {
+      continue;
+    }
+    TORCH_CHECK(
+        t->device() == p1.device() && t->scalar_type() == p1.scalar_type() && t->dim() > 0 && t->size(0) == outputs &&
+            (t == &layer.fc_weight || t->dim() == 1),
+        "a layer of the generator with ", outputs, " outputs takes tensors with as many values, ", p1.scalar_type(),
+        " on ", p1.device(), ", got ", t->scalar_type(), " of shape ", t->sizes(), " on ", t->device());
+    readable = readable && t->is_contiguous() && is_readable(*t, p1.device());
+  }
+  return readable && is_readable(layer.bn_num_batches_tracked, p1.device());
 }
 
 Tensor meta_acon_c(
@@ -218,24 +216,83 @@ Tensor meta_acon_c(
   TORCH_CHECK(
       first == second && (first == 0 || first == 5),
       "meta_acon_c takes all five tensors of bn1 and of bn2, or None for all of them, got ", first, " and ", second);
+  const int64_t dim = check_arguments(x, p1, p2, p1, channel_dim);
+  TORCH_CHECK(
+      p1.dim() == 1 && p2.dim() == 1, "meta_acon_c takes p1 and p2 per channel, got shapes ", p1.sizes(), " and ",
+      p2.sizes());
+  const bool one_per_channel = generator.has_norm() && generator.batch_statistics && x.sym_size(0) < 2;
+  TORCH_CHECK(!one_per_channel, "batch statistics need two samples or more: use batch_statistics=False");
+  const auto type = x.device().type();
+  const auto wide = compute_type(x);
   // PyTorch has not chosen by device, as this operator is for all of them.
-  if (!is_readable(x) || !is_readable(p1) || !is_readable(p2) || !is_readable(generator.first) ||
-      !is_readable(generator.second)) {
-    return call_composed(x, p1, p2, generator, channel_dim);
+  const bool served = (type == at::kCPU || (type == gpu_device_type() && gpu_serves(x, dim))) && x.numel() > 0 &&
+      p1.scalar_type() == wide && p2.scalar_type() == wide && p1.is_contiguous() && p2.is_contiguous() &&
+      is_readable(x, x.device()) && is_readable(p1, x.device()) && is_readable(p2, x.device());
+  if (!served || !is_readable(generator.first, x.size(dim), p1) ||
+      !is_readable(generator.second, generator.first.fc_weight.size(0), p1)) {
+    return call_reference(x, p1, p2, generator, dim);
   }
   variable_list learned;
   append_learned(learned, generator);
-  return MetaAconC::apply(x, p1, p2, at::TensorList(learned), generator, at::maybe_wrap_dim(channel_dim, x.dim()));
+  return MetaAconC::apply(x, p1, p2, at::TensorList(learned), generator, dim);
 }
 
+// Meta-ACON-C on a CPU.
+namespace on_cpu {
+
+// The order in which results are kept.
+template <typename F>
+void for_each(GeneratorOutputs& outputs, F f) {
+  for (auto* layer : {&outputs.first, &outputs.second}) {
+    f(layer->y), f(layer->z), f(layer->mean), f(layer->rstd);
+  }
+}
+
+std::pair<Tensor, GeneratorOutputs> restored(const variable_list& kept) {
+  GeneratorOutputs outputs;
+  auto next = kept.begin();
+  const Tensor mean = *next++;
+  for_each(outputs, [&](Tensor& t) { t = *next++; });
+  return {mean, outputs};
+}
+
+MetaResult forward(const MetaInputs& in) {
+  const Tensor mean = channel_mean_cpu(in.x, in.channel_dim);
+  GeneratorOutputs outputs = generator_cpu(mean, in.generator);
+  MetaResult result{acon_c_cpu(in.x, in.p1, in.p2, outputs.beta(), in.channel_dim), {mean}};
+  for_each(outputs, [&](const Tensor& t) { result.kept.push_back(t); });
+  return result;
+}
+
+MetaGradients backward(const Tensor& grad_y, const MetaInputs& in, const variable_list& kept) {
+  const auto [mean, outputs] = restored(kept);
+  auto [grad_x, grad_p1, grad_p2, grad_beta] = acon_c_backward_cpu(
+      grad_y, in.x, in.p1, in.p2, outputs.beta(), in.channel_dim, {true, true, true, true});
+  GeneratorGradients generator = generator_backward_cpu(grad_beta, mean, in.generator, outputs);
+  return {
+      with_gradient_of_mean(std::move(grad_x), generator.mean, in.channel_dim), grad_p1, grad_p2,
+      std::move(generator)};
+}
+
+std::array<NormStatistics, 2> statistics(const MetaInputs&, const variable_list& kept) {
+  const auto outputs = restored(kept).second;
+  return {NormStatistics{outputs.first.mean, outputs.first.rstd}, {outputs.second.mean, outputs.second.rstd}};
+}
+
+} // namespace on_cpu
 } // namespace
 
-TORCH_LIBRARY_FRAGMENT(acon_mm, m) {
-  const auto schema = [](const std::string& name) { return torch::schema((name + kArguments).c_str()); };
+const MetaKernels meta_cpu{on_cpu::forward, on_cpu::backward, on_cpu::statistics};
+
+c10::DeviceType& gpu_device_type() {
+  static auto type = c10::DeviceType::COMPILE_TIME_MAX_DEVICE_TYPES;
+  return type;
+}
+
+TORCH_LIBRARY_IMPL(acon_mm, CompositeImplicitAutograd, m) {
   // Not for torch.compile, where an operator must not choose by the type of a tensor. The module calls its layers
   // there.
-  m.def(schema("meta_acon_c"), &meta_acon_c_operator);
-  m.def(schema("meta_acon_c_composed"));
+  m.impl("meta_acon_c", &meta_acon_c_operator);
 }
 
 } // namespace acon

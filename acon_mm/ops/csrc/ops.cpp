@@ -1,56 +1,140 @@
-// The operators acon_c, acon_c_backward, channel_mean and input_and_mean, with autograd. cpu.cpp computes them,
-// meta_ops.cpp has Meta-ACON's operators.
+// The operators on CPUs and GPUs, with autograd. ops/operators.py declares them, and says what other devices do.
+// meta_ops.cpp has Meta-ACON's operator.
 #include <ATen/ATen.h>
+#include <ATen/TensorSubclassLikeUtils.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include "cpu.h"
+#include "gpu.h"
 #include "kernels.h"
 #include "layout.h"
 
 namespace acon {
 namespace {
 
-// Results without values, for torch.compile and the meta device.
-Tensor acon_c_meta(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, int64_t) {
-  return like(x);
-}
-Gradients acon_c_backward_meta(
-    const Tensor&, const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t) {
-  const auto contiguous = [](const Tensor& t) { return at::empty_like(t, at::MemoryFormat::Contiguous); };
-  return {like(x), contiguous(p1), contiguous(p2), contiguous(beta)};
-}
-Tensor channel_mean_meta(const Tensor& x, int64_t channel_dim) {
-  return at::empty_symint(
-      {x.sym_size(0), x.sym_size(channel_dim)}, x.options().dtype(compute_type(x)));
-}
-
+// What somebody may call: PyTorch chooses the implementation by device.
 template <typename F>
 auto find_operator(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<F>();
 }
+using Forward = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t);
+using Backward =
+    Gradients(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t, Mask);
 
 Tensor call_acon_c(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
-  static const auto op = find_operator<decltype(acon_c_cpu)>("acon_mm::acon_c");
+  static const auto op = find_operator<Forward>("acon_mm::acon_c");
   return op.call(x, p1, p2, beta, channel_dim);
-}
-Tensor call_channel_mean(const Tensor& x, int64_t channel_dim) {
-  static const auto op = find_operator<decltype(channel_mean_cpu)>("acon_mm::channel_mean");
-  return op.call(x, channel_dim);
 }
 Gradients call_acon_c_backward(
     const Tensor& grad_y, const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta,
-    int64_t channel_dim) {
-  static const auto op = find_operator<decltype(acon_c_backward_cpu)>("acon_mm::acon_c_backward");
-  return op.call(grad_y, x, p1, p2, beta, channel_dim);
+    int64_t channel_dim, Mask output_mask) {
+  static const auto op = find_operator<Backward>("acon_mm::acon_c_backward");
+  return op.call(grad_y, x, p1, p2, beta, channel_dim, output_mask);
 }
-Gradients call_acon_c_backward_composed(
+Tensor call_channel_mean(const Tensor& x, int64_t channel_dim) {
+  static const auto op = find_operator<Tensor(const Tensor&, int64_t)>("acon_mm::channel_mean");
+  return op.call(x, channel_dim);
+}
+// The formula in PyTorch's operators.
+Tensor reference_acon_c(
+    const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
+  static const auto op = find_operator<Forward>("acon_mm::acon_c_reference");
+  return op.call(x, p1, p2, beta, channel_dim);
+}
+Gradients reference_acon_c_backward(
     const Tensor& grad_y, const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta,
-    int64_t channel_dim) {
-  static const auto op = find_operator<decltype(acon_c_backward_cpu)>("acon_mm::acon_c_backward_composed");
-  return op.call(grad_y, x, p1, p2, beta, channel_dim);
+    int64_t channel_dim, Mask output_mask) {
+  static const auto op = find_operator<Backward>("acon_mm::acon_c_backward_reference");
+  return op.call(grad_y, x, p1, p2, beta, channel_dim, output_mask);
 }
+
+// Whether the CPU's kernels take these tensors.
+bool cpu_serves(const Tensor& x) {
+  const auto type = x.scalar_type();
+  return type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16;
+}
+bool cpu_serves(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta) {
+  const bool wide = x.scalar_type() != at::kDouble &&
+      (p1.scalar_type() == at::kDouble || p2.scalar_type() == at::kDouble || beta.scalar_type() == at::kDouble);
+  return cpu_serves(x) && !wide;
+}
+
+namespace on_cpu {
+
+Tensor acon_c(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
+  const int64_t dim = check_arguments(x, p1, p2, beta, channel_dim);
+  return cpu_serves(x, p1, p2, beta) ? acon_c_cpu(x, p1, p2, beta, dim) : reference_acon_c(x, p1, p2, beta, dim);
+}
+Gradients acon_c_backward(
+    const Tensor& grad_y, const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta,
+    int64_t channel_dim, Mask output_mask) {
+  const int64_t dim = check_arguments(x, p1, p2, beta, channel_dim);
+  check_gradient(grad_y, x);
+  const bool serves = cpu_serves(x, p1, p2, beta);
+  return (serves ? acon_c_backward_cpu : reference_acon_c_backward)(grad_y, x, p1, p2, beta, dim, output_mask);
+}
+Tensor channel_mean(const Tensor& x, int64_t channel_dim) {
+  return channel_mean_cpu(x, check_input(x, channel_dim));
+}
+
+} // namespace on_cpu
+
+namespace on_gpu {
+
+Tensor acon_c(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
+  const int64_t dim = check_arguments(x, p1, p2, beta, channel_dim);
+  const bool serves = gpu_serves(x, p1, p2, beta, dim);
+  return (serves ? acon_c_gpu : reference_acon_c)(x, p1, p2, beta, dim);
+}
+Gradients acon_c_backward(
+    const Tensor& grad_y, const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta,
+    int64_t channel_dim, Mask output_mask) {
+  const int64_t dim = check_arguments(x, p1, p2, beta, channel_dim);
+  check_gradient(grad_y, x);
+  const bool serves = gpu_serves(x, p1, p2, beta, dim);
+  return (serves ? acon_c_backward_gpu : reference_acon_c_backward)(grad_y, x, p1, p2, beta, dim, output_mask);
+}
+Tensor channel_mean(const Tensor& x, int64_t channel_dim) {
+  const int64_t dim = check_input(x, channel_dim);
+  if (gpu_serves(x, dim)) {
+    return channel_mean_gpu(x, dim);
+  }
+  std::vector<int64_t> space;
+  for (int64_t d = 1; d < x.dim(); ++d) {
+    if (d != dim) {
+      space.push_back(d);
+    }
+  }
+  return space.empty() ? x.to(compute_type(x)) : x.mean(space, false, compute_type(x));
+}
+
+} // namespace on_gpu
+
+// Results without values, for torch.compile and the meta device.
+namespace on_meta {
+
+Tensor acon_c(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
+  check_arguments(x, p1, p2, beta, channel_dim);
+  return like(x);
+}
+Gradients acon_c_backward(
+    const Tensor& grad_y, const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta,
+    int64_t channel_dim, Mask output_mask) {
+  check_arguments(x, p1, p2, beta, channel_dim);
+  check_gradient(grad_y, x);
+  const auto of = [&](int i, const Tensor& t) {
+    return output_mask[i] ? at::empty_like(t, at::MemoryFormat::Contiguous) : Tensor();
+  };
+  return {output_mask[0] ? like(x) : Tensor(), of(1, p1), of(2, p2), of(3, beta)};
+}
+Tensor channel_mean(const Tensor& x, int64_t channel_dim) {
+  const int64_t dim = check_input(x, channel_dim);
+  return at::empty_symint({x.sym_size(0), x.sym_size(dim)}, x.options().dtype(compute_type(x)));
+}
+
+} // namespace on_meta
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
@@ -70,7 +154,12 @@ struct AconCFunction : torch::autograd::Function<AconCFunction> {
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
     const int64_t channel_dim = context->saved_data["channel_dim"].toInt();
-    auto [x, p1, p2, beta] = call_acon_c_backward(grads[0], saved[0], saved[1], saved[2], saved[3], channel_dim);
+    Mask mask;
+    for (size_t i = 0; i < mask.size(); ++i) {
+      mask[i] = context->needs_input_grad(i);
+    }
+    auto [x, p1, p2, beta] =
+        call_acon_c_backward(grads[0], saved[0], saved[1], saved[2], saved[3], channel_dim, mask);
     return {std::move(x), std::move(p1), std::move(p2), std::move(beta), Tensor()};
   }
 };
@@ -82,13 +171,13 @@ Tensor acon_c_autograd(
 
 Gradients acon_c_backward_autograd(
     const Tensor& grad_y, const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta,
-    int64_t channel_dim) {
+    int64_t channel_dim, Mask output_mask) {
   // With create_graph the gradient is itself differentiated, so it must be made of PyTorch's operators.
   if (at::GradMode::is_enabled()) {
-    return call_acon_c_backward_composed(grad_y, x, p1, p2, beta, channel_dim);
+    return reference_acon_c_backward(grad_y, x, p1, p2, beta, channel_dim, output_mask);
   }
   at::AutoDispatchBelowADInplaceOrView below;
-  return call_acon_c_backward(grad_y, x, p1, p2, beta, channel_dim);
+  return call_acon_c_backward(grad_y, x, p1, p2, beta, channel_dim, output_mask);
 }
 
 // x itself and its mean, as one node of the graph. The backward of this node has both gradients, so it can add the
@@ -120,6 +209,7 @@ struct InputAndMean : torch::autograd::Function<InputAndMean> {
 };
 
 std::tuple<Tensor, Tensor> input_and_mean(const Tensor& x, int64_t channel_dim) {
+  check_input(x, channel_dim);
   auto results = InputAndMean::apply(x, channel_dim);
   return {std::move(results[0]), std::move(results[1])};
 }
@@ -128,37 +218,37 @@ std::string cpu_kernels() {
   return table().name;
 }
 
+// From now on, the GPU's kernels serve devices of this type.
+void use_gpu_kernels(std::string device_type) {
+  static std::vector<torch::Library> registrations;
+  const auto key = c10::computeDispatchKey(std::nullopt, std::nullopt, c10::Device(device_type));
+  torch::Library library(torch::Library::IMPL, "acon_mm", key, __FILE__, __LINE__);
+  library.impl("acon_c", &on_gpu::acon_c);
+  library.impl("acon_c_backward", &on_gpu::acon_c_backward);
+  library.impl("channel_mean", &on_gpu::channel_mean);
+  registrations.push_back(std::move(library));
+  gpu_device_type() = c10::Device(device_type).type();
+}
+
 } // namespace
 
-TORCH_LIBRARY(acon_mm, m) {
-  m.def(
-      "acon_c(Tensor x, Tensor p1, Tensor p2, Tensor beta, int channel_dim=1) -> Tensor",
-      {at::Tag::pt2_compliant_tag});
-  m.def(
-      "acon_c_backward(Tensor grad_y, Tensor x, Tensor p1, Tensor p2, Tensor beta, int channel_dim=1) "
-      "-> (Tensor grad_x, Tensor grad_p1, Tensor grad_p2, Tensor grad_beta)",
-      {at::Tag::pt2_compliant_tag});
-  // The same out of PyTorch's operators, for double backward: `backward` of ops/reference.py, which ops/cpu.py
-  // registers.
-  m.def(
-      "acon_c_backward_composed(Tensor grad_y, Tensor x, Tensor p1, Tensor p2, Tensor beta, int channel_dim) "
-      "-> (Tensor grad_x, Tensor grad_p1, Tensor grad_p2, Tensor grad_beta)");
-  m.def("channel_mean(Tensor x, int channel_dim=1) -> Tensor", {at::Tag::pt2_compliant_tag});
+TORCH_LIBRARY_FRAGMENT(acon_mm, m) {
   // Not for torch.compile, where an operator must not return its input. ops/functional.py computes the mean there.
   m.def("input_and_mean(Tensor(a) x, int channel_dim=1) -> (Tensor(a) x, Tensor mean)", &input_and_mean);
   m.def("cpu_kernels() -> str", &cpu_kernels);
+  m.def("use_gpu_kernels(str device_type) -> ()", &use_gpu_kernels);
 }
 
 TORCH_LIBRARY_IMPL(acon_mm, CPU, m) {
-  m.impl("acon_c", &acon_c_cpu);
-  m.impl("acon_c_backward", &acon_c_backward_cpu);
-  m.impl("channel_mean", &channel_mean_cpu);
+  m.impl("acon_c", &on_cpu::acon_c);
+  m.impl("acon_c_backward", &on_cpu::acon_c_backward);
+  m.impl("channel_mean", &on_cpu::channel_mean);
 }
 
 TORCH_LIBRARY_IMPL(acon_mm, Meta, m) {
-  m.impl("acon_c", &acon_c_meta);
-  m.impl("acon_c_backward", &acon_c_backward_meta);
-  m.impl("channel_mean", &channel_mean_meta);
+  m.impl("acon_c", &on_meta::acon_c);
+  m.impl("acon_c_backward", &on_meta::acon_c_backward);
+  m.impl("channel_mean", &on_meta::channel_mean);
 }
 
 TORCH_LIBRARY_IMPL(acon_mm, Autograd, m) {

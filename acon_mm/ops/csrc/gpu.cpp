@@ -1,0 +1,306 @@
+// ACON-C and the mean on a GPU, without autograd: which kernel of ops/gpu_kernels.py walks a tensor, in which tiles.
+#include "gpu.h"
+
+#include "kernels.h"
+#include "layout.h"
+
+namespace acon {
+namespace {
+
+int64_t quotient(int64_t value, int64_t divisor) { // rounded up
+  return (value + divisor - 1) / divisor;
+}
+
+int64_t power_of_two(int64_t value) { // at least `value`
+  int64_t power = 1;
+  while (power < value) {
+    power *= 2;
+  }
+  return power;
+}
+
+// Elements of a tile, which 4 warps compute: few enough for the registers, enough to hide the latency of memory.
+constexpr int64_t kTile = 1024;
+// Planes from this size on have tiles of their own.
+constexpr int64_t kLargePlane = 1024;
+// Programs for each multiprocessor. More make the waiting at the end shorter, and the sums more.
+constexpr int64_t kProgramsForEach = 32;
+// The most parts of a sum that must be added one after the other.
+constexpr int64_t kMaxParts = 16;
+// The kernels compute offsets within a block, and the numbers of tiles, in int32.
+constexpr int64_t kMaxCount = int64_t(1) << 30;
+
+// `total` steps shared out to parts: their number, and the steps of each.
+struct Parts {
+  int64_t parts, steps;
+
+  Parts(const Tensor& x, int64_t total, int64_t programs_of_a_part) {
+    const int64_t wanted = quotient(multiprocessors(x) * kProgramsForEach, std::max<int64_t>(programs_of_a_part, 1));
+    steps = quotient(total, std::clamp<int64_t>(wanted, 1, std::max<int64_t>(total, 1)));
+    steps = std::max<int64_t>(steps, 1);
+    parts = std::max<int64_t>(quotient(total, steps), 1);
+  }
+};
+
+void add(Launch& launch, const GpuParameter& parameter) {
+  if (parameter.tensor.defined()) {
+    launch.pointer(parameter.tensor);
+  } else {
+    launch.pointer(parameter.data);
+  }
+}
+
+void add(Launch& launch, const GpuParameters& parameters) {
+  for (const auto& parameter : parameters) {
+    add(launch, parameter);
+  }
+}
+
+void add_strides(Launch& launch, const GpuParameters& parameters) {
+  for (const auto& parameter : parameters) {
+    launch.integer(parameter.sample_stride).integer(parameter.channel_stride);
+  }
+}
+
+bool is_half_or_float(const Tensor& t) {
+  const auto type = t.scalar_type();
+  return type == at::kFloat || type == at::kHalf || type == at::kBFloat16;
+}
+
+// The shape of a parameter's gradient, as in ops/gpu_kernels.py.
+int kind(const Tensor& grad, int64_t channels) {
+  if (!grad.defined()) {
+    return 0;
+  }
+  return grad.dim() == 1 ? 1 : grad.size(1) == channels ? 2 : 3;
+}
+
+Tensor contiguous_like(const Tensor& t) {
+  return at::empty_like(t, at::MemoryFormat::Contiguous);
+}
+
+} // namespace
+
+bool gpu_serves(const Tensor& x, int64_t channel_dim) {
+  if (!is_half_or_float(x)) {
+    return false;
+  }
+  const int64_t samples = std::max<int64_t>(x.size(0), 1), channels = std::max<int64_t>(x.size(channel_dim), 1);
+  // The number of planes or rows, and the elements of a sample.
+  return samples * channels < kMaxCount && x.numel() / samples < kMaxCount && x.numel() / channels < kMaxCount * 4;
+}
+
+bool gpu_serves(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
+  return gpu_serves(x, channel_dim) && is_half_or_float(p1) && is_half_or_float(p2) && is_half_or_float(beta);
+}
+
+GpuWalk::GpuWalk(const Tensor& walked, int64_t channel_dim, bool by_sample) : x(walked) {
+  const bool last = is_channels_last(x, channel_dim);
+  samples = x.size(0), channels = x.size(channel_dim), blocks = inner = 1;
+  for (int64_t d = 1; d < x.dim(); ++d) {
+    if (d != channel_dim) {
+      (d < channel_dim || last ? blocks : inner) *= x.size(d);
+    }
+  }
+  if (!by_sample) {
+    blocks *= samples;
+    samples = 1;
+  }
+  const bool aligned = inner * static_cast<int64_t>(x.element_size()) % 16 == 0;
+  order = inner == 1 ? kRows : inner >= kLargePlane && aligned ? kPlanes : kFlat;
+}
+
+Tensor GpuWalk::forward(const GpuParameters& parameters) const {
+  const Tensor y = at::empty_like(x);
+  if (x.numel() == 0) {
+    return y;
+  }
+  const char* const names[] = {"forward_planes", "forward_flat", "forward_rows"};
+  Launch launch(names[order], x);
+  launch.pointer(x).output(y);
+  add(launch, parameters);
+  int64_t programs;
+  switch (order) {
+    case kPlanes: {
+      const int64_t tiles = quotient(inner, kTile);
+      launch.integer(channels).integer(blocks).extent(inner).integer(tiles);
+      add_strides(launch, parameters);
+      launch.constant(kTile);
+      programs = samples * blocks * channels * tiles;
+      break;
+    }
+    case kFlat: {
+      const int64_t size = channels * inner, tiles = quotient(size, kTile);
+      const Parts parts(x, blocks, samples * tiles);
+      launch.integer(channels).integer(blocks).integer(inner).extent(size).integer(tiles);
+      launch.integer(parts.parts).integer(parts.steps);
+      add_strides(launch, parameters);
+      launch.constant(kTile);
+      programs = samples * parts.parts * tiles;
+      break;
+    }
+    default: {
+      const int64_t most = std::clamp<int64_t>(2 * kTile / power_of_two(blocks), 128, kTile);
+      const int64_t columns = std::min<int64_t>(power_of_two(channels), most);
+      const int64_t rows = std::min<int64_t>(2 * kTile / columns, power_of_two(blocks));
+      const int64_t channel_tiles = quotient(channels, columns), row_tiles = quotient(blocks, rows);
+      launch.extent(channels).integer(blocks).integer(channel_tiles).integer(row_tiles);
+      add_strides(launch, parameters);
+      launch.constant(rows).constant(columns);
+      programs = samples * row_tiles * channel_tiles;
+    }
+  }
+  launch.run(programs, 4);
+  return y;
+}
+
+GpuWalk::Sums GpuWalk::walk(
+    const Tensor& grad_y, const GpuParameters* parameters, int sums, const Tensor& grad_x,
+    const float* mean_grad) const {
+  const auto options = x.options().dtype(at::kFloat);
+  if (x.numel() == 0) {
+    return {sums > 0 ? at::zeros({samples, 1, sums, channels}, options) : Tensor(), 1};
+  }
+  // The tiles, and how they are shared out.
+  const char* name;
+  int64_t programs_of_a_part, slots = 1, steps_in_all;
+  std::array<int64_t, 3> tile{};
+  size_t tile_constants = 2;
+  int64_t tiles = 0;
+  switch (order) {
+    case kPlanes:
+      name = "backward_planes";
+      tile = {1, kTile};
+      tiles = quotient(inner, kTile);
+      programs_of_a_part = channels;
+      steps_in_all = blocks * tiles;
+      break;
+    case kFlat: {
+      name = "backward_flat";
+      // A channel may lie in so many tiles, and a tile may have so many channels.
+      slots = quotient(inner - 1, kTile) + 1;
+      const int64_t segments = std::min<int64_t>(channels, (kTile - 2) / inner + 2);
+      tile = {kTile, power_of_two(segments), power_of_two(std::min<int64_t>(inner, kTile))};
+      tile_constants = 3;
+      tiles = quotient(channels * inner, kTile);
+      programs_of_a_part = tiles;
+      steps_in_all = blocks;
+      break;
+    }
+    default: {
+      name = "backward_rows";
+      const int64_t columns = std::min<int64_t>(power_of_two(channels), 64);
+      const int64_t rows = std::min<int64_t>(kTile / columns, power_of_two(blocks));
+      tile = {rows, columns};
+      programs_of_a_part = quotient(channels, columns);
+      steps_in_all = quotient(blocks, rows);
+    }
+  }
+  Parts parts(x, steps_in_all, samples * programs_of_a_part);
+  if (samples > 1 && parts.parts > kMaxParts) {
+    parts.steps = quotient(steps_in_all, kMaxParts);
+    parts.parts = quotient(steps_in_all, parts.steps);
+  }
+  Sums result{{}, parts.parts * slots};
+  if (sums > 0) {
+    result.values = at::empty({samples, result.parts, sums, channels}, options);
+  }
+  Launch launch(name, x);
+  launch.pointer(x).pointer(grad_y).output(grad_x).output(result.values).pointer(mean_grad);
+  if (parameters) {
+    add(launch, *parameters);
+  } else {
+    launch.pointer(Tensor()).pointer(Tensor()).pointer(Tensor());
+  }
+  switch (order) {
+    case kPlanes:
+      launch.integer(channels).integer(blocks).extent(inner).integer(tiles).integer(programs_of_a_part);
+      launch.integer(parts.parts).integer(parts.steps);
+      break;
+    case kFlat:
+      launch.integer(channels).integer(blocks).integer(inner).extent(channels * inner).integer(tiles);
+      launch.integer(parts.parts).integer(parts.steps).integer(slots);
+      break;
+    default:
+      launch.extent(channels).integer(blocks).integer(programs_of_a_part).integer(parts.parts).integer(parts.steps);
+  }
+  if (parameters) {
+    add_strides(launch, *parameters);
+  } else {
+    for (int i = 0; i < 6; ++i) {
+      launch.integer(0);
+    }
+  }
+  for (size_t i = 0; i < tile_constants; ++i) {
+    launch.constant(tile[i]);
+  }
+  launch.constant(sums).constant(grad_x.defined()).constant(mean_grad != nullptr);
+  launch.run(samples * parts.parts * programs_of_a_part, 4);
+  return result;
+}
+
+GpuWalk::Sums GpuWalk::backward(
+    const Tensor& grad_y, const GpuParameters& parameters, bool sums, const Tensor& grad_x,
+    const float* mean_grad) const {
+  return walk(grad_y, &parameters, sums ? kSums : 0, grad_x, mean_grad);
+}
+
+GpuWalk::Sums GpuWalk::sum() const {
+  return walk({}, nullptr, 1, {}, nullptr);
+}
+
+Tensor acon_c_gpu(const Tensor& input, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
+  const c10::DeviceGuard guard(input.device());
+  const Tensor x = walkable(input, channel_dim);
+  const GpuWalk walk(x, channel_dim, p1.dim() == 2 || p2.dim() == 2 || beta.dim() == 2);
+  const Tensor y = walk.forward({p1, p2, beta});
+  return input.is_same(x) ? y : like(input).copy_(y);
+}
+
+Gradients acon_c_backward_gpu(
+    const Tensor& grad_y, const Tensor& input, const Tensor& p1, const Tensor& p2, const Tensor& beta,
+    int64_t channel_dim, Mask output_mask) {
+  const c10::DeviceGuard guard(input.device());
+  const Tensor x = walkable(input, channel_dim);
+  const bool by_sample = p1.dim() == 2 || p2.dim() == 2 || beta.dim() == 2;
+  const GpuWalk walk(x, channel_dim, by_sample);
+  const auto wanted = [&](int i, const Tensor& t) { return output_mask[i] ? contiguous_like(t) : Tensor(); };
+  Tensor grad_x = wanted(0, x);
+  if (grad_x.defined()) {
+    grad_x = at::empty_like(x);
+  }
+  const Tensor grad_p1 = wanted(1, p1), grad_p2 = wanted(2, p2), grad_beta = wanted(3, beta);
+  const bool sums = grad_p1.defined() || grad_p2.defined() || grad_beta.defined();
+  const GpuParameters parameters{p1, p2, beta};
+  const auto partial = walk.backward(ordered_as(grad_y, x), parameters, sums, grad_x);
+  if (sums) {
+    const int64_t channels = walk.channels, columns = 32, groups = quotient(channels, columns);
+    const int kinds[] = {kind(grad_p1, channels), kind(grad_p2, channels), kind(grad_beta, channels)};
+    const bool of_samples = kinds[0] > 1 || kinds[1] > 1 || kinds[2] > 1;
+    const int64_t rows = std::min<int64_t>(power_of_two(walk.samples * partial.parts), 128);
+    Launch launch("finish", x);
+    launch.pointer(partial.values);
+    add(launch, parameters[0]), add(launch, parameters[1]);
+    launch.output(grad_p1).output(grad_p2).output(grad_beta);
+    launch.integer(walk.samples).integer(channels).integer(groups).integer(partial.parts);
+    launch.integer(parameters[0].sample_stride).integer(parameters[0].channel_stride);
+    launch.integer(parameters[1].sample_stride).integer(parameters[1].channel_stride);
+    launch.constant(kinds[0]).constant(kinds[1]).constant(kinds[2]).constant(rows).constant(columns);
+    launch.run(groups + (of_samples ? walk.samples : 0), rows * columns >= 2048 ? 8 : 4);
+  }
+  if (grad_x.defined() && !input.is_same(x)) {
+    grad_x = like(input).copy_(grad_x);
+  }
+  return {grad_x, grad_p1, grad_p2, grad_beta};
+}
+
+Tensor channel_mean_gpu(const Tensor& input, int64_t channel_dim) {
+  const c10::DeviceGuard guard(input.device());
+  const GpuWalk walk(walkable(input, channel_dim), channel_dim, true);
+  const auto sums = walk.sum();
+  // With one part the sum is the mean but for a factor.
+  Tensor mean = sums.parts == 1 ? sums.values.view({walk.samples, walk.channels}) : sums.values.sum({1, 2});
+  return mean.div_(static_cast<double>(walk.area()));
+}
+
+} // namespace acon

@@ -1,0 +1,72 @@
+// What runs on a GPU, without autograd: the counterpart of cpu.h. The arguments were checked (arguments.h).
+#pragma once
+
+#include "cpu.h"
+#include "gpu_launch.h"
+
+namespace acon {
+
+// The type of device that the kernels run on. None before `use_gpu_kernels`.
+c10::DeviceType& gpu_device_type();
+
+// Whether the kernels take these tensors. The reference takes all others.
+bool gpu_serves(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim);
+bool gpu_serves(const Tensor& x, int64_t channel_dim);
+
+Tensor acon_c_gpu(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim);
+Gradients acon_c_backward_gpu(
+    const Tensor& grad_y, const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta,
+    int64_t channel_dim, Mask output_mask);
+Tensor channel_mean_gpu(const Tensor& x, int64_t channel_dim);
+
+// The values of a parameter: (C,), (N, C) or (N, 1). A stride of 0 repeats them.
+struct GpuParameter {
+  Tensor tensor; // or, where it is undefined,
+  const float* data;
+  int64_t sample_stride, channel_stride;
+
+  GpuParameter(const Tensor& t)
+      : tensor(t),
+        data(nullptr),
+        sample_stride(t.dim() == 2 ? t.stride(0) : 0),
+        channel_stride(t.size(-1) == 1 ? 0 : t.stride(-1)) {}
+  GpuParameter(const float* data, int64_t sample_stride) : data(data), sample_stride(sample_stride), channel_stride(1) {}
+};
+using GpuParameters = std::array<GpuParameter, 3>; // p1, p2 and beta
+
+// How the kernels walk a tensor: the three orders of ops/gpu_kernels.py.
+struct GpuWalk {
+  enum Order { kPlanes, kFlat, kRows };
+
+  // by_sample: something has a value per sample. Otherwise the samples count as blocks.
+  // x must be walkable (layout.h).
+  GpuWalk(const Tensor& x, int64_t channel_dim, bool by_sample);
+
+  Tensor x;
+  Order order;
+  int64_t samples, blocks, channels, inner;
+
+  int64_t area() const { // of a sample and channel
+    return blocks * inner;
+  }
+
+  Tensor forward(const GpuParameters& parameters) const;
+
+  struct Sums {
+    Tensor values; // (samples, parts, kSums or 1, channels)
+    int64_t parts;
+  };
+  // The sums of grad_y times the derivatives, and grad_x where it is wanted. `mean_grad`, (N, C), is added to grad_x.
+  Sums backward(
+      const Tensor& grad_y, const GpuParameters& parameters, bool sums, const Tensor& grad_x,
+      const float* mean_grad = nullptr) const;
+  // The sums of x.
+  Sums sum() const;
+
+ private:
+  Sums walk(
+      const Tensor& grad_y, const GpuParameters* parameters, int sums, const Tensor& grad_x,
+      const float* mean_grad) const;
+};
+
+} // namespace acon

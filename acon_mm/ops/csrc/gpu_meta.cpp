@@ -1,0 +1,206 @@
+// Meta-ACON-C on a GPU: four launches forward, six backward, for any number of samples. The kernels are in
+// ops/gpu_kernels.py and ops/gpu_generator_kernels.py.
+#include "gpu.h"
+#include "layout.h"
+#include "meta.h"
+
+namespace acon {
+namespace {
+
+constexpr int kWarps = 8;
+// Elements of a tile of products, which 8 warps compute.
+constexpr int64_t kProducts = 8192;
+
+int64_t quotient(int64_t value, int64_t divisor) { // rounded up
+  return (value + divisor - 1) / divisor;
+}
+int64_t power_of_two(int64_t value) { // at least `value`
+  int64_t power = 1;
+  while (power < value) {
+    power *= 2;
+  }
+  return power;
+}
+
+// The intermediate results of the generator, in one tensor: an allocation costs as much as a launch.
+struct Workspace {
+  struct Layer {
+    int64_t outputs, y, z, mean, rstd; // places
+  };
+  int64_t samples, parts, sums; // the sums of x, (samples, parts, C)
+  Layer first, second;
+  int64_t size = 0;
+
+  Workspace(int64_t samples, int64_t channels, int64_t hidden) : samples(samples) {
+    first = layer(hidden), second = layer(channels);
+  }
+
+ private:
+  int64_t take(int64_t count) {
+    const int64_t place = size;
+    size += (count + 3) / 4 * 4; // words of 16 bytes
+    return place;
+  }
+  Layer layer(int64_t outputs) {
+    Layer result{outputs};
+    result.y = take(samples * outputs), result.z = take(samples * outputs);
+    result.mean = take(outputs), result.rstd = take(outputs);
+    return result;
+  }
+};
+
+// As in ops/gpu_generator_kernels.py.
+int norm_kind(const Generator& generator) {
+  return !generator.has_norm() ? 0 : generator.batch_statistics ? 2 : 1;
+}
+
+// A tile of samples, outputs and inputs, with enough programs for a GPU.
+struct Tile {
+  int64_t samples, outputs, inputs;
+
+  Tile(int64_t sample_count, int64_t output_count, int64_t input_count) {
+    samples = std::min<int64_t>(power_of_two(sample_count), 32);
+    outputs = std::min<int64_t>(power_of_two(quotient(output_count, 128)), 16);
+    inputs = std::min<int64_t>(power_of_two(input_count), kProducts / (samples * outputs));
+  }
+};
+
+struct LayerCall {
+  const GeneratorLayer& layer;
+  const Workspace::Layer& place;
+  int64_t inputs;
+  Tile tile;
+  const float* x;
+  int64_t x_parts;
+  double x_scale;
+  bool sigmoid;
+};
+
+struct Calls {
+  LayerCall first, second;
+
+  Calls(const MetaInputs& in, const Workspace& space, const float* work, const GpuWalk::Sums& sums, int64_t area)
+      : first{
+            in.generator.first, space.first, space.second.outputs,
+            Tile(space.samples, space.first.outputs, space.second.outputs), sums.values.const_data_ptr<float>(),
+            sums.parts, 1.0 / static_cast<double>(area), false},
+        second{
+            in.generator.second, space.second, space.first.outputs,
+            Tile(space.samples, space.second.outputs, space.first.outputs), work + space.first.y, 1, 1.0, true} {}
+};
+
+Workspace workspace(const MetaInputs& in) {
+  return Workspace(in.x.size(0), in.x.size(in.channel_dim), in.generator.first.fc_weight.size(0));
+}
+
+void layer_forward(const LayerCall& call, const MetaInputs& in, float* work) {
+  const GeneratorLayer& layer = call.layer;
+  Launch launch("layer_forward", in.x);
+  launch.pointer(call.x).pointer(layer.fc_weight).pointer(layer.fc_bias);
+  launch.pointer(layer.bn_weight).pointer(layer.bn_bias);
+  launch.output(layer.bn_running_mean).output(layer.bn_running_var).output(layer.bn_num_batches_tracked);
+  launch.pointer(work + call.place.y).pointer(work + call.place.z);
+  launch.pointer(work + call.place.mean).pointer(work + call.place.rstd);
+  launch.integer(in.x.size(0)).integer(call.inputs).integer(call.place.outputs);
+  launch.real(call.x_scale).real(in.generator.momentum).real(in.generator.eps).real(in.generator.beta_scale);
+  launch.constant(call.tile.samples).constant(call.tile.outputs).constant(call.tile.inputs).constant(call.x_parts);
+  launch.constant(norm_kind(in.generator)).constant(call.sigmoid);
+  launch.run(quotient(call.place.outputs, call.tile.outputs), kWarps);
+}
+
+GpuParameters parameters(const MetaInputs& in, const Workspace& space, const float* work) {
+  return {in.p1, in.p2, GpuParameter(work + space.second.y, space.second.outputs)};
+}
+
+MetaResult forward(const MetaInputs& in) {
+  const c10::DeviceGuard guard(in.x.device());
+  const Tensor x = walkable(in.x, in.channel_dim);
+  const GpuWalk walk(x, in.channel_dim, true);
+  const auto sums = walk.sum();
+  const Workspace space = workspace(in);
+  const Tensor work = at::empty({space.size}, in.p1.options());
+  float* const data = work.data_ptr<float>();
+  const Calls calls(in, space, data, sums, walk.area());
+  layer_forward(calls.first, in, data);
+  layer_forward(calls.second, in, data);
+  const Tensor y = walk.forward(parameters(in, space, data));
+  return {in.x.is_same(x) ? y : like(in.x).copy_(y), {sums.values, work}};
+}
+
+// The gradients of the layer's parameters, and of z.
+void layer_backward(
+    const LayerCall& call, const MetaInputs& in, const float* work, const Tensor& grad_y, const GpuWalk::Sums& sums,
+    const Tensor& grad_z, GeneratorLayerGradients& grad, const Tensor& grad_p1, const Tensor& grad_p2) {
+  const GeneratorLayer& layer = call.layer;
+  grad.fc_weight = at::empty_like(layer.fc_weight), grad.fc_bias = at::empty_like(layer.fc_bias);
+  if (in.generator.has_norm()) {
+    grad.bn_weight = at::empty_like(layer.bn_weight), grad.bn_bias = at::empty_like(layer.bn_bias);
+  }
+  Launch launch("layer_backward", in.x);
+  launch.pointer(grad_y).pointer(sums.values).pointer(in.p1).pointer(in.p2).pointer(call.x);
+  launch.pointer(work + call.place.y).pointer(work + call.place.z);
+  launch.pointer(work + call.place.mean).pointer(work + call.place.rstd).pointer(layer.bn_weight);
+  launch.output(grad_z).output(grad.fc_weight).output(grad.fc_bias).output(grad.bn_weight).output(grad.bn_bias);
+  launch.output(grad_p1).output(grad_p2);
+  launch.integer(in.x.size(0)).integer(call.inputs).integer(call.place.outputs);
+  launch.real(call.x_scale).real(in.generator.beta_scale);
+  launch.constant(call.tile.samples).constant(call.tile.outputs).constant(call.tile.inputs);
+  launch.constant(call.x_parts).constant(sums.parts).constant(norm_kind(in.generator)).constant(call.sigmoid);
+  launch.run(quotient(call.place.outputs, call.tile.outputs), kWarps);
+}
+
+// The gradient of the layer's input times `scale`.
+Tensor input_gradient(const LayerCall& call, const MetaInputs& in, const Tensor& grad_z, double scale) {
+  const int64_t samples = in.x.size(0);
+  const Tensor grad = at::empty({samples, call.inputs}, grad_z.options());
+  const Tile tile(samples, call.inputs, call.place.outputs); // the sum is over the outputs
+  const int64_t input_tiles = quotient(call.inputs, tile.outputs);
+  Launch launch("input_gradient", in.x);
+  launch.pointer(grad_z).pointer(call.layer.fc_weight).output(grad);
+  launch.integer(samples).integer(call.inputs).integer(call.place.outputs).integer(input_tiles).real(scale);
+  launch.constant(tile.samples).constant(tile.inputs).constant(tile.outputs);
+  launch.run(quotient(samples, tile.samples) * input_tiles, kWarps);
+  return grad;
+}
+
+MetaGradients backward(const Tensor& grad_y, const MetaInputs& in, const std::vector<Tensor>& kept) {
+  const c10::DeviceGuard guard(in.x.device());
+  const Tensor x = walkable(in.x, in.channel_dim), grad = ordered_as(grad_y, x);
+  const GpuWalk walk(x, in.channel_dim, true);
+  const Workspace space = workspace(in);
+  const float* const work = kept[1].const_data_ptr<float>();
+  const GpuWalk::Sums sums_of_x{kept[0], kept[0].size(1)};
+  const Calls calls(in, space, work, sums_of_x, walk.area());
+
+  MetaGradients result;
+  result.p1 = at::empty_like(in.p1), result.p2 = at::empty_like(in.p2);
+  const auto sums = walk.backward(grad, parameters(in, space, work), true, {});
+  Tensor grad_z = at::empty({space.samples, space.second.outputs}, in.p1.options());
+  layer_backward(calls.second, in, work, {}, sums, grad_z, result.generator.second, result.p1, result.p2);
+  const Tensor grad_hidden = input_gradient(calls.second, in, grad_z, 1.0);
+  grad_z = at::empty_like(grad_hidden);
+  layer_backward(
+      calls.first, in, work, grad_hidden, {Tensor(), 1}, grad_z, result.generator.first, Tensor(), Tensor());
+  const Tensor grad_mean = input_gradient(calls.first, in, grad_z, calls.first.x_scale);
+  result.x = at::empty_like(x);
+  walk.backward(grad, parameters(in, space, work), false, result.x, grad_mean.const_data_ptr<float>());
+  if (!in.x.is_same(x)) {
+    result.x = like(in.x).copy_(result.x);
+  }
+  return result;
+}
+
+std::array<NormStatistics, 2> statistics(const MetaInputs& in, const std::vector<Tensor>& kept) {
+  const Workspace space = workspace(in);
+  const auto of = [&](const Workspace::Layer& layer) {
+    return NormStatistics{
+        kept[1].narrow(0, layer.mean, layer.outputs), kept[1].narrow(0, layer.rstd, layer.outputs)};
+  };
+  return {of(space.first), of(space.second)};
+}
+
+} // namespace
+
+const MetaKernels meta_gpu{forward, backward, statistics};
+
+} // namespace acon
