@@ -15,6 +15,7 @@ from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
+from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent
 CSRC = Path("acon_mm", "ops", "csrc")
@@ -22,13 +23,13 @@ WANTED = os.environ.get("ACON_MM_KERNELS", "auto")
 if WANTED not in ("auto", "0", "1"):
     raise SystemExit(f"ACON_MM_KERNELS must be 0 (none), 1 (required) or unset, got {WANTED!r}")
 
-# The library contains kernels for each instruction set. It chooses one at run time.
-INSTRUCTION_SETS = {"baseline_table": []}
+# The library contains kernels for each instruction set. It chooses one at run time, by the conditions of PyTorch's own
+# kernels. So these are the instructions that PyTorch tests for, and none of the others that x86-64-v3 and v4 have.
+INSTRUCTION_SETS: dict[str, list[str]] = {"baseline": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
-    INSTRUCTION_SETS |= {
-        "avx2_table": ["-march=x86-64-v3"],
-        "avx512_table": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
-    }
+    avx2 = ["-mavx2", "-mfma", "-mf16c"]
+    avx512 = [*avx2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512"]
+    INSTRUCTION_SETS |= {"avx2": avx2, "avx512": avx512}
 
 # GCC warns about its own headers, and about vectors in signatures. No such function is called from another file.
 QUIET = ["-Wno-psabi", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
@@ -59,25 +60,38 @@ def kernels() -> dict:
         return {}
 
     class BuildKernels(BuildExtension):
-        """Compiles kernels.cpp once for each instruction set, and then the other files."""
+        """Compiles kernels.cpp once for each instruction set that the compiler knows, and then the other files."""
 
         def build_extension(self, extension) -> None:
             extension.extra_objects = []
-            for table, flags in INSTRUCTION_SETS.items():
+            for name, flags in INSTRUCTION_SETS.items():
+                if not self.knows(flags):
+                    continue
+                extension.define_macros.append((f"ACON_{name.upper()}", None))
                 extension.extra_objects += self.compiler.compile(
                     [str(CSRC / "kernels.cpp")],
-                    output_dir=str(Path(self.build_temp, table)),
-                    macros=[("ACON_TABLE", table)],
+                    output_dir=str(Path(self.build_temp, name)),
+                    macros=[("ACON_TABLE", f"{name}_table")],
                     extra_preargs=["-std=c++17", "-O3", "-fPIC", *QUIET, *flags],
                     depends=[str(path) for path in CSRC.glob("*.h")],
                 )
             super().build_extension(extension)
 
+        def knows(self, flags: list[str]) -> bool:
+            """Whether the compiler takes the flags."""
+            empty = Path(self.build_temp, "empty.cpp")
+            empty.parent.mkdir(parents=True, exist_ok=True)
+            empty.touch()
+            try:
+                self.compiler.compile([str(empty)], output_dir=self.build_temp, extra_preargs=flags)
+            except CompileError:
+                return False
+            return True
+
     version = "_".join(torch.__version__.split("+")[0].split(".")[:2])
     extension = CppExtension(
         f"acon_mm.ops._cpu_torch{version}",
-        [str(CSRC / name) for name in ("ops.cpp", "meta_ops.cpp", "cpu.cpp", "cpu_generator.cpp", "gpu.cpp", "gpu_meta.cpp", "gpu_launch.cpp")],
-        define_macros=[("ACON_X86", None)] if len(INSTRUCTION_SETS) > 1 else [],
+        [str(path) for path in sorted(CSRC.glob("*.cpp")) if path.name != "kernels.cpp"],
         extra_compile_args=["-O3", "-fopenmp", "-g0"],
         extra_link_args=["-fopenmp"],
         depends=[str(path) for path in CSRC.glob("*")],

@@ -128,7 +128,8 @@ def test_opcheck(layout):
     inputs = [t.detach().requires_grad_() for t in (x, *parameters)]
     torch.library.opcheck(torch.ops.acon_mm.acon_c.default, (*inputs, dim))
     grad = torch.randn_like(x)
-    torch.library.opcheck(torch.ops.acon_mm.acon_c_backward.default, (grad, x, *parameters, dim))
+    for mask in ([True] * 4, [True, False, False, False], [False, True, False, True]):
+        torch.library.opcheck(torch.ops.acon_mm.acon_c_backward.default, (grad, x, *parameters, dim, mask))
     torch.library.opcheck(torch.ops.acon_mm.channel_mean.default, (x, dim))
 
 

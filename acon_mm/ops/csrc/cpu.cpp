@@ -1,11 +1,12 @@
-// ACON-C and the mean on a CPU, without autograd. Tensors are cut into chunks (layout.h); the loops of kernels.cpp
-// compute a chunk.
+// ACON-C and the mean on a CPU, without autograd. Tensors are cut into tasks (layout.h); the loops of kernels.cpp
+// compute a task.
 #include "cpu.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/Version.h>
 #include <ATen/core/grad_mode.h>
+#include <numeric>
 
 #include "kernels.h"
 #include "layout.h"
@@ -15,12 +16,14 @@ namespace acon {
 // As PyTorch's own kernels choose.
 const Table& table() {
   static const Table& chosen = []() -> const Table& {
-#if defined(ACON_X86)
-    const std::string capability = at::get_cpu_capability();
+    [[maybe_unused]] const std::string capability = at::get_cpu_capability();
+#if defined(ACON_AVX512)
     if (capability == "AVX512") {
       return avx512_table;
     }
-    if (capability == "AVX2") {
+#endif
+#if defined(ACON_AVX2)
+    if (capability == "AVX512" || capability == "AVX2") {
       return avx2_table;
     }
 #endif
@@ -78,11 +81,19 @@ struct Prepared {
     channel_stride = tensor.size(-1) == 1 ? 0 : 1;
   }
 
+  bool by_sample() const {
+    return sample_stride != 0;
+  }
+
   template <typename A>
   Parameter<A> as() const {
     return {tensor.const_data_ptr<A>(), sample_stride, channel_stride};
   }
 };
+
+Units task_units(const Prepared& p1, const Prepared& p2, const Prepared& beta) {
+  return p1.by_sample() || p2.by_sample() ? Units::single : beta.by_sample() ? Units::grouped : Units::merged;
+}
 
 struct Inputs {
   int64_t channel_dim;
@@ -96,7 +107,9 @@ struct Inputs {
         p1(p1, x, channel_dim),
         p2(p2, x, channel_dim),
         beta(beta, x, channel_dim),
-        layout(x.sizes(), channel_dim, is_channels_last(x, channel_dim)) {
+        layout(
+            x.sizes(), channel_dim, is_channels_last(x, channel_dim),
+            task_units(this->p1, this->p2, this->beta)) {
     TORCH_CHECK(input.dim() >= 2 && channel_dim > 0, "acon_c takes (N, ..., C, ...), got ", input.sizes());
   }
 
@@ -109,64 +122,82 @@ struct Inputs {
 template <typename F>
 void for_each_task(const Layout& layout, F f) {
   at::parallel_for(0, layout.tasks(), layout.grain(), [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      f(task);
+    for (int64_t index = begin; index < end; ++index) {
+      f(Task(layout, index));
     }
   });
 }
 
-// Adds the `count` sums of all chunks, in the order of the chunks. `partial` is (tasks, count) of planes or (tasks,
-// count, C) of rows; the result is (N, count, C). The tensors are small: calling PyTorch's operators would take longer
-// than these loops.
+Planes planes(const Layout& layout, const Task& task) {
+  return {task.units,  task.channels, task.count,  layout.channels * layout.inner,
+          layout.inner, task.sample,   task.channel};
+}
+
+Rows rows(const Layout& layout, const Task& task) {
+  return {task.units, task.count, layout.channels, task.sample};
+}
+
+// The sums of the columns of each of `groups` groups of rows of `from`, (groups, C), divided by `divisor`. Rows are
+// added in their order.
 template <typename A>
-Tensor total(const Tensor& partial, const Layout& layout, int64_t count) {
-  const int64_t channels = layout.channels, size = count * channels;
-  Tensor result = at::zeros({layout.samples, count, channels}, partial.options());
-  const A* from = const_data<A>(partial);
-  A* to = data<A>(result);
-  for (int64_t sample = 0; sample < layout.samples; ++sample, to += size) {
-    if (layout.rows) {
-      for (int64_t chunk = 0; chunk < layout.chunks; ++chunk, from += size) {
-        for (int64_t i = 0; i < size; ++i) {
-          to[i] += from[i];
-        }
-      }
-      continue;
-    }
-    for (int64_t block = 0; block < layout.blocks; ++block) {
-      for (int64_t channel = 0; channel < channels; ++channel) {
-        for (int64_t chunk = 0; chunk < layout.chunks; ++chunk, from += count) {
-          for (int64_t i = 0; i < count; ++i) {
-            to[i * channels + channel] += from[i];
-          }
-        }
-      }
-    }
+Tensor column_sums(const Tensor& from, int64_t groups, A divisor) {
+  const int64_t channels = from.size(1), rows = groups == 0 ? 0 : from.size(0) / groups;
+  if (rows == 1 && divisor == 1) {
+    return from;
   }
+  Tensor result = at::zeros({groups, channels}, from.options());
+  constexpr int64_t most = 1024; // columns of a task
+  const int64_t parts = divided_up(channels, most);
+  const int64_t elements = rows * std::min(channels, most);
+  const int64_t grain = std::max<int64_t>(1, Layout::kFewElements / std::max<int64_t>(1, elements));
+  at::parallel_for(0, groups * parts, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t index = begin; index < end; ++index) {
+      const int64_t group = index / parts, first = index % parts * most, count = std::min(most, channels - first);
+      const A* row = const_data<A>(from) + group * rows * channels + first;
+      A* const to = data<A>(result) + group * channels + first;
+      for (int64_t i = 0; i < rows; ++i, row += channels) {
+        for (int64_t c = 0; c < count; ++c) {
+          to[c] += row[c];
+        }
+      }
+      for (int64_t c = 0; c < count; ++c) {
+        to[c] /= divisor;
+      }
+    }
+  });
   return result;
 }
 
-// The gradient of a parameter, (C,), (N, C) or (N, 1), from its sum `which` among the sums (N, kSums, C).
+// The gradient of a parameter, (C,), (N, C) or (N, 1), from the sums of the tasks, (rows, C). Where the parameter has a
+// dimension of samples, each sample has the same number of rows.
 template <typename A>
-Tensor reduced(const Tensor& sums, Sum which, const Tensor& parameter) {
-  const int64_t samples = sums.size(0), channels = sums.size(2);
-  Tensor result = at::zeros(parameter.sizes(), sums.options());
-  const int64_t sample_stride = parameter.dim() == 1 ? 0 : parameter.size(1);
-  const int64_t channel_stride = parameter.size(-1) == channels ? 1 : 0;
-  A* to = data<A>(result);
-  for (int64_t sample = 0; sample < samples; ++sample) {
-    const A* from = const_data<A>(sums) + (sample * kSums + which) * channels;
-    for (int64_t channel = 0; channel < channels; ++channel) {
-      to[sample * sample_stride + channel * channel_stride] += from[channel];
-    }
+Tensor total(const Tensor& task_sums, const Tensor& parameter) {
+  Tensor result = column_sums<A>(task_sums, parameter.dim() == 1 ? 1 : parameter.size(0), 1);
+  if (parameter.numel() != result.numel()) { // (N, 1)
+    const int64_t channels = result.size(1);
+    Tensor sums = at::empty({result.size(0)}, result.options());
+    at::parallel_for(0, sums.numel(), Layout::kFewElements / channels + 1, [&](int64_t begin, int64_t end) {
+      for (int64_t sample = begin; sample < end; ++sample) {
+        const A* const from = const_data<A>(result) + sample * channels;
+        data<A>(sums)[sample] = std::accumulate(from, from + channels, A(0));
+      }
+    });
+    result = sums;
   }
-  if (which == kBetaSum) { // without infinities, see `finite` in ops/reference.py
-    constexpr A largest = std::numeric_limits<A>::max();
-    for (int64_t i = 0; i < result.numel(); ++i) {
-      to[i] = to[i] > largest ? largest : to[i] < -largest ? -largest : to[i];
+  return result.view(parameter.sizes());
+}
+
+// `gradient` without infinities, see `finite` in ops/reference.py.
+template <typename A>
+Tensor finite(const Tensor& gradient) {
+  constexpr A largest = std::numeric_limits<A>::max();
+  A* const value = data<A>(gradient);
+  at::parallel_for(0, gradient.numel(), Layout::kFewElements, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      value[i] = value[i] > largest ? largest : value[i] < -largest ? -largest : value[i];
     }
-  }
-  return result.to(parameter.scalar_type());
+  });
+  return gradient;
 }
 
 // A result of this many bytes would not stay in the cache, so it is written without it.
@@ -184,16 +215,11 @@ Tensor acon_c_cpu(const Tensor& input, const Tensor& p1, const Tensor& p2, const
     const auto parameters = in.parameters<A>();
     const S* x = const_data<S>(in.x);
     S* to = data<S>(y);
-    for_each_task(in.layout, [&](int64_t index) {
+    for_each_task(in.layout, [&](const Task& task) {
       if (in.layout.rows) {
-        const RowTask task(in.layout, index);
-        kernels<S>().rows_forward(
-            x + task.offset, to + task.offset, task.count, in.layout.channels, task.sample, parameters);
+        kernels<S>().rows_forward(x + task.offset, to + task.offset, rows(in.layout, task), parameters);
       } else {
-        const PlaneTask task(in.layout, index);
-        kernels<S>().plane_forward(
-            x + task.offset, to + task.offset, task.count, *parameters.p1.at(task.sample, task.channel),
-            *parameters.p2.at(task.sample, task.channel), *parameters.beta.at(task.sample, task.channel), past_cache);
+        kernels<S>().planes_forward(x + task.offset, to + task.offset, planes(in.layout, task), parameters, past_cache);
       }
     });
   });
@@ -202,70 +228,85 @@ Tensor acon_c_cpu(const Tensor& input, const Tensor& p1, const Tensor& p2, const
 
 Gradients acon_c_backward_cpu(
     const Tensor& grad_y, const Tensor& input, const Tensor& p1, const Tensor& p2, const Tensor& beta,
-    int64_t channel_dim) {
+    int64_t channel_dim, std::array<bool, 4> output_mask) {
+  const auto [want_x, want_p1, want_p2, want_beta] = output_mask;
   const Inputs in(input, p1, p2, beta, channel_dim);
   const Layout& layout = in.layout;
   const Tensor grad = ordered_as(grad_y, in.x);
-  Tensor grad_x = at::empty_like(in.x), grad_p1, grad_p2, grad_beta;
+  Tensor grad_x, grad_p1, grad_p2, grad_beta;
+  if (want_x) {
+    grad_x = at::empty_like(in.x);
+  }
+  // One row for each task, where beta has no dimension of samples, or each task has one sample.
+  const bool beta_by_unit = in.beta.by_sample() && layout.group > 1;
+  Tensor p1_sums, p2_sums, beta_sums;
+  if (want_p1 || want_p2 || want_beta) {
+    const auto options = in.x.options().dtype(compute_type(in.x));
+    const int64_t task_rows = layout.groups * layout.chunks;
+    p1_sums = at::empty({task_rows, layout.channels}, options);
+    p2_sums = at::empty({task_rows, layout.channels}, options);
+    beta_sums = at::empty({beta_by_unit ? layout.units * layout.chunks : task_rows, layout.channels}, options);
+  }
   dispatch(in.x, "acon_c_backward", [&](auto element) {
     using S = decltype(element);
     using A = typename Compute<S>::type;
     const auto parameters = in.parameters<A>();
     const S *x = const_data<S>(in.x), *from = const_data<S>(grad);
-    S* to = data<S>(grad_x);
-    const auto options = in.x.options().dtype(compute_type(in.x));
-    const int64_t columns = layout.rows ? layout.channels : 1;
-    const Tensor partial = at::empty({layout.tasks(), kSums, columns}, options);
-    A* const chunk_sums = data<A>(partial);
-    for_each_task(layout, [&](int64_t index) {
-      A* const own = chunk_sums + index * kSums * columns;
+    S* const to = data<S>(grad_x);
+    const SumsTo<A> sums = {data<A>(p1_sums), data<A>(p2_sums), data<A>(beta_sums), beta_by_unit ? layout.channels : 0};
+    for_each_task(layout, [&](const Task& task) {
+      SumsTo<A> own = sums;
+      if (own.p1) {
+        const int64_t at = task.row * layout.channels + task.channel;
+        own.p1 += at, own.p2 += at;
+        own.beta += beta_by_unit ? task.row_of_unit * layout.channels + task.channel : at;
+      }
+      const S *const own_x = x + task.offset, *const own_from = from + task.offset;
+      S* const own_to = to ? to + task.offset : nullptr;
       if (layout.rows) {
-        const RowTask task(layout, index);
-        kernels<S>().rows_backward(
-            from + task.offset, x + task.offset, to + task.offset, task.count, columns, task.sample, parameters, own);
+        kernels<S>().rows_backward(own_from, own_x, own_to, rows(layout, task), parameters, own);
       } else {
-        const PlaneTask task(layout, index);
-        kernels<S>().plane_backward(
-            from + task.offset, x + task.offset, to + task.offset, task.count,
-            *parameters.p1.at(task.sample, task.channel), *parameters.p2.at(task.sample, task.channel),
-            *parameters.beta.at(task.sample, task.channel), own);
+        kernels<S>().planes_backward(own_from, own_x, own_to, planes(layout, task), parameters, own);
       }
     });
-    const Tensor sums = total<A>(partial, layout, kSums);
-    grad_p1 = reduced<A>(sums, kP1Sum, p1);
-    grad_p2 = reduced<A>(sums, kP2Sum, p2);
-    grad_beta = reduced<A>(sums, kBetaSum, beta);
+    if (want_p1) {
+      grad_p1 = total<A>(p1_sums, p1).to(p1.scalar_type());
+    }
+    if (want_p2) {
+      grad_p2 = total<A>(p2_sums, p2).to(p2.scalar_type());
+    }
+    if (want_beta) {
+      grad_beta = finite<A>(total<A>(beta_sums, beta)).to(beta.scalar_type());
+    }
   });
-  return {input.is_same(in.x) ? grad_x : like(input).copy_(grad_x), grad_p1, grad_p2, grad_beta};
+  if (want_x && !input.is_same(in.x)) {
+    grad_x = like(input).copy_(grad_x);
+  }
+  return {grad_x, grad_p1, grad_p2, grad_beta};
 }
 
 Tensor channel_mean_cpu(const Tensor& input, int64_t dim) {
   const int64_t channel_dim = at::maybe_wrap_dim(dim, input.dim());
   const Tensor walked = walkable(input, channel_dim);
-  const Layout layout(walked.sizes(), channel_dim, is_channels_last(walked, channel_dim));
+  const Layout layout(walked.sizes(), channel_dim, is_channels_last(walked, channel_dim), Units::grouped);
+  const int64_t channels = layout.channels;
+  const Tensor unit_sums =
+      at::empty({layout.units * layout.chunks, channels}, walked.options().dtype(compute_type(walked)));
   Tensor mean;
   dispatch(walked, "mean", [&](auto element) {
     using S = decltype(element);
     using A = typename Compute<S>::type;
     const S* x = const_data<S>(walked);
-    const int64_t columns = layout.rows ? layout.channels : 1;
-    const Tensor partial = at::empty({layout.tasks(), 1, columns}, walked.options().dtype(compute_type(walked)));
-    A* const chunk_sums = data<A>(partial);
-    for_each_task(layout, [&](int64_t index) {
+    A* const sums = data<A>(unit_sums);
+    for_each_task(layout, [&](const Task& task) {
+      A* const own = sums + task.row_of_unit * channels + task.channel;
       if (layout.rows) {
-        const RowTask task(layout, index);
-        kernels<S>().rows_sum(x + task.offset, task.count, columns, chunk_sums + index * columns);
+        kernels<S>().rows_sum(x + task.offset, rows(layout, task), own, channels);
       } else {
-        const PlaneTask task(layout, index);
-        chunk_sums[index] = kernels<S>().plane_sum(x + task.offset, task.count);
+        kernels<S>().planes_sum(x + task.offset, planes(layout, task), own, channels);
       }
     });
-    mean = total<A>(partial, layout, 1).squeeze_(1);
-    const A area = layout.blocks * layout.inner;
-    A* const to = data<A>(mean);
-    for (int64_t i = 0; i < mean.numel(); ++i) {
-      to[i] /= area;
-    }
+    mean = column_sums<A>(unit_sums, layout.samples, layout.blocks * layout.inner);
   });
   return mean;
 }
@@ -273,22 +314,19 @@ Tensor channel_mean_cpu(const Tensor& input, int64_t dim) {
 // Adds `values`, (N, C), to all elements of their sample and channel. `x` must be walkable.
 static void add_per_channel_(const Tensor& x, const Tensor& values, int64_t dim) {
   const int64_t channel_dim = at::maybe_wrap_dim(dim, x.dim());
-  const Layout layout(x.sizes(), channel_dim, is_channels_last(x, channel_dim));
+  const Layout layout(x.sizes(), channel_dim, is_channels_last(x, channel_dim), Units::grouped);
   const Tensor wide = values.to(compute_type(x)).contiguous();
   dispatch(x, "add_per_channel_", [&](auto element) {
     using S = decltype(element);
     using A = typename Compute<S>::type;
     S* const to = data<S>(x);
     const A* const value = const_data<A>(wide);
-    for_each_task(layout, [&](int64_t index) {
+    for_each_task(layout, [&](const Task& task) {
+      const A* const own = value + task.sample * layout.channels + task.channel;
       if (layout.rows) {
-        const RowTask task(layout, index);
-        kernels<S>().add_to_rows(
-            to + task.offset, task.count, layout.channels, value + task.sample * layout.channels);
+        kernels<S>().add_to_rows(to + task.offset, rows(layout, task), own, layout.channels);
       } else {
-        const PlaneTask task(layout, index);
-        kernels<S>().add_to_plane(
-            to + task.offset, task.count, value[task.sample * layout.channels + task.channel]);
+        kernels<S>().add_to_planes(to + task.offset, planes(layout, task), own, layout.channels);
       }
     });
   });

@@ -36,7 +36,8 @@ struct AconC {
     return x * (p2 + p_diff * s);
   }
 
-  // Returns grad_x and adds to the sums.
+  // Returns grad_x. Adds to the sums, if wanted.
+  template <bool with_sums>
   V grad_x(V grad_y, V x, Sums<A>& sums) const {
     const V z = x * z_slope;
     const V e = exp2(z * -kLog2E<A>);
@@ -44,20 +45,22 @@ struct AconC {
     const auto saturated = z * z >= kMaxZ * kMaxZ;
     const V slope = saturated ? V{} : s * (e * s); // 1-s = e s, without the cancellation
     const V h = saturated ? s : z * slope + s;
-    const V weighted = grad_y * x;
-    sums.p1 += weighted * h;
-    sums.p1_and_p2 += weighted;
-    sums.beta += weighted * slope * x;
+    if constexpr (with_sums) {
+      const V weighted = grad_y * x;
+      sums.p1 += weighted * h;
+      sums.p1_and_p2 += weighted;
+      sums.beta += weighted * slope * x;
+    }
     return grad_y * (p2 + p_diff * h);
   }
 };
 
-// p_diff^2 times a sum. The sum may have overflowed to infinity, and a p_diff of 0 must not make NaN of that.
-template <typename A>
-A times_p_diff_squared(A sum, A p_diff) {
+// p_diff^2 times a sum, both numbers or both vectors. The sum may have overflowed to infinity, and a p_diff of 0 must
+// not make NaN of that.
+template <typename A, typename T>
+T times_p_diff_squared(T sum, T p_diff) {
   constexpr A largest = std::is_same<A, float>::value ? A(3.402823466e+38) : A(1.7976931348623157e+308);
-  sum = sum > largest ? largest : sum < -largest ? -largest : sum;
-  return sum * p_diff * p_diff;
+  return at_least(at_most(sum, T{} + largest), T{} - largest) * p_diff * p_diff;
 }
 
 } // namespace

@@ -7,11 +7,12 @@
 
 namespace {
 
-using acon::kBetaSum;
-using acon::kP1Sum;
-using acon::kP2Sum;
 using acon::Kernels;
+using acon::kMaxPlanes;
 using acon::Parameters;
+using acon::Planes;
+using acon::Rows;
+using acon::SumsTo;
 
 // Prefetches the beginning of the next page, once per page. Some processors prefetch only to the end of a page of 4
 // KiB. Prefetching every line would cost the others more than it brings.
@@ -104,45 +105,120 @@ struct Loops {
     });
   }
 
-  static void plane_forward(const S* x, S* y, int64_t count, A p1, A p2, A beta, bool past_cache) {
-    const AconC<A> acon(p1, p2, beta);
-    int64_t i = 0;
-    if (past_cache) {
-      const int64_t to_boundary = -(reinterpret_cast<uintptr_t>(y) / sizeof(S)) % (kBytes / sizeof(S));
-      i = to_boundary < count ? to_boundary : count;
-      activate(acon, x, y, i);
-      for (; i + step <= count; i += step) {
-        V v[group];
-        prefetch(x + i);
-        Io<S>::load(x + i, v);
-        for (V& each : v) {
-          each = acon.y(each);
-        }
-        Io<S>::store_past_cache(y + i, v);
+  // Calls f(first element, unit, channel of the task) for each plane, in the order of memory.
+  template <typename F>
+  static void for_planes(const Planes& planes, F f) {
+    for (int64_t unit = 0; unit < planes.units; ++unit) {
+      for (int64_t c = 0; c < planes.channels; ++c) {
+        f(unit * planes.unit_stride + c * planes.channel_stride, unit, c);
       }
-      finish_streams();
     }
-    activate(acon, x + i, y + i, count - i);
   }
 
-  static void plane_backward(
-      const S* grad_y, const S* x, S* grad_x, int64_t count, A p1, A p2, A beta, A* sums) {
-    const AconC<A> acon(p1, p2, beta);
-    Sums<A> total = {};
-    for_steps(count, [&](int64_t i, auto io) {
-      V grad[group], v[group];
-      prefetch(x + i);
-      prefetch(grad_y + i);
-      io.load(grad_y + i, grad);
-      io.load(x + i, v);
-      for (int k = 0; k < group; ++k) {
-        grad[k] = acon.grad_x(grad[k], v[k], total);
-      }
-      io.store(grad_x + i, grad);
+  static AconC<A> acon_of(const Parameters<A>& parameters, int64_t sample, int64_t channel) {
+    return AconC<A>(
+        *parameters.p1.at(sample, channel), *parameters.p2.at(sample, channel), *parameters.beta.at(sample, channel));
+  }
+
+  static void planes_forward(
+      const S* x, S* y, const Planes& planes, const Parameters<A>& parameters, bool past_cache) {
+    if (past_cache && kCanStream) {
+      return planes_forward_past_cache(x, y, planes, parameters);
+    }
+    for_planes(planes, [&](int64_t i, int64_t unit, int64_t c) {
+      activate(acon_of(parameters, planes.sample + unit, planes.channel + c), x + i, y + i, planes.count);
     });
-    sums[kP1Sum] = sum_of_lanes(total.p1);
-    sums[kP2Sum] = sum_of_lanes(total.p1_and_p2) - sums[kP1Sum];
-    sums[kBetaSum] = times_p_diff_squared<A>(sum_of_lanes(total.beta), p1 - p2);
+  }
+
+  // Only whole cache lines can be written without the cache, and a plane may be smaller. So results are collected.
+  static void planes_forward_past_cache(const S* x, S* y, const Planes& planes, const Parameters<A>& parameters) {
+    constexpr int64_t size = 4096 / sizeof(S);
+    alignas(64) S buffer[size];
+    int64_t filled = 0, begin = 0;
+    const auto flush = [&] {
+      stream(y + begin, buffer, filled * sizeof(S));
+      begin += filled, filled = 0;
+    };
+    for_planes(planes, [&](int64_t i, int64_t unit, int64_t c) {
+      const AconC<A> acon = acon_of(parameters, planes.sample + unit, planes.channel + c);
+      if (begin + filled != i) {
+        flush();
+        begin = i;
+      }
+      for (const int64_t end = i + planes.count; i < end;) {
+        const int64_t count = end - i < size - filled ? end - i : size - filled;
+        activate(acon, x + i, buffer + filled, count);
+        i += count, filled += count;
+        if (filled == size) {
+          flush();
+        }
+      }
+    });
+    flush();
+    finish_streams();
+  }
+
+  static void planes_backward(
+      const S* grad_y, const S* x, S* grad_x, const Planes& planes, const Parameters<A>& parameters,
+      const SumsTo<A>& sums) {
+    sums.p1 ? planes_backward<true>(grad_y, x, grad_x, planes, parameters, sums)
+            : planes_backward<false>(grad_y, x, grad_x, planes, parameters, sums);
+  }
+
+  template <bool with_sums>
+  static void planes_backward(
+      const S* grad_y, const S* x, S* grad_x, const Planes& planes, const Parameters<A>& parameters,
+      const SumsTo<A>& sums) {
+    Sums<A> totals[kMaxPlanes];
+    if (with_sums) {
+      std::memset(totals, 0, planes.channels * sizeof(Sums<A>));
+    }
+    const auto of_beta = [&](V total, int64_t c) {
+      const int64_t channel = planes.channel + c;
+      const A p_diff = *parameters.p1.at(planes.sample, channel) - *parameters.p2.at(planes.sample, channel);
+      return times_p_diff_squared<A>(sum_of_lanes(total), p_diff);
+    };
+    for_planes(planes, [&](int64_t first, int64_t unit, int64_t c) {
+      const AconC<A> acon = acon_of(parameters, planes.sample + unit, planes.channel + c);
+      Sums<A> total = {};
+      if (with_sums) {
+        total = totals[c];
+      }
+      for_steps(planes.count, [&](int64_t step_first, auto io) {
+        const int64_t i = first + step_first;
+        V grad[group], v[group];
+        prefetch(x + i);
+        prefetch(grad_y + i);
+        io.load(grad_y + i, grad);
+        io.load(x + i, v);
+        for (int k = 0; k < group; ++k) {
+          grad[k] = acon.template grad_x<with_sums>(grad[k], v[k], total);
+        }
+        if (grad_x) {
+          io.store(grad_x + i, grad);
+        }
+      });
+      if (with_sums) {
+        if (sums.beta_stride != 0) {
+          sums.beta[unit * sums.beta_stride + c] = of_beta(total.beta, c);
+          total.beta = V{};
+        }
+        totals[c] = total;
+      }
+    });
+    for (int64_t c = 0; with_sums && c < planes.channels; ++c) {
+      sums.p1[c] = sum_of_lanes(totals[c].p1);
+      sums.p2[c] = sum_of_lanes(totals[c].p1_and_p2) - sums.p1[c];
+      if (sums.beta_stride == 0) {
+        sums.beta[c] = of_beta(totals[c].beta, c);
+      }
+    }
+  }
+
+  static void planes_sum(const S* x, const Planes& planes, A* sums, int64_t sums_stride) {
+    for_planes(planes, [&](int64_t i, int64_t unit, int64_t c) {
+      sums[unit * sums_stride + c] = plane_sum(x + i, planes.count);
+    });
   }
 
   static A plane_sum(const S* x, int64_t count) {
@@ -168,15 +244,19 @@ struct Loops {
     return sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
   }
 
-  static void add_to_plane(S* x, int64_t count, A value) {
-    for_steps(count, [&](int64_t i, auto io) {
-      V v[group];
-      prefetch_line(x + i);
-      io.load(x + i, v);
-      for (V& each : v) {
-        each += value;
-      }
-      io.store(x + i, v);
+  static void add_to_planes(S* x, const Planes& planes, const A* values, int64_t values_stride) {
+    for_planes(planes, [&](int64_t first, int64_t unit, int64_t c) {
+      const A value = values[unit * values_stride + c];
+      for_steps(planes.count, [&](int64_t step_first, auto io) {
+        const int64_t i = first + step_first;
+        V v[group];
+        prefetch_line(x + i);
+        io.load(x + i, v);
+        for (V& each : v) {
+          each += value;
+        }
+        io.store(x + i, v);
+      });
     });
   }
 
@@ -202,11 +282,12 @@ struct Loops {
       }
     }
 
-    // Calls f(i, c, io) for each step of each row. `i` is its index from the first row, `c` its first channel in the
-    // part.
+    // Calls f(i, c, io) for each step of each row of a unit. `i` is its index from the first row of the task, `c` its
+    // first channel in the part.
     template <typename F>
-    void for_rows(int64_t rows, F f) const {
-      for (int64_t row = first; row < rows * channels; row += channels) {
+    void for_rows(const Rows& rows, int64_t unit, F f) const {
+      const int64_t end = (unit + 1) * rows.count * channels;
+      for (int64_t row = unit * rows.count * channels + first; row < end; row += channels) {
         for_steps(count, [&](int64_t c, auto io) { f(row + c, c, io); });
       }
     }
@@ -246,101 +327,135 @@ struct Loops {
     }
   };
 
-  static void rows_forward(
-      const S* x, S* y, int64_t count, int64_t channels, int64_t sample, const Parameters<A>& parameters) {
+  static void rows_forward(const S* x, S* y, const Rows& rows, const Parameters<A>& parameters) {
     constexpr int64_t columns = 8192 / sizeof(A);
-    Part<columns>::for_each(channels, [&](auto part) {
+    Part<columns>::for_each(rows.channels, [&](auto part) {
       Columns<AconC<A>, columns> acons;
-      part.load(acons, sample, parameters);
-      part.for_rows(count, [&](int64_t i, int64_t c, auto io) {
-        V v[group];
-        part.prefetch_input(x + i);
-        part.prefetch_output(y + i);
-        io.load(x + i, v);
-        for (int k = 0; k < group; ++k) {
-          v[k] = acons[c / step][k].y(v[k]);
-        }
-        io.store(y + i, v);
-      });
+      for (int64_t unit = 0; unit < rows.units; ++unit) {
+        part.load(acons, rows.sample + unit, parameters);
+        part.for_rows(rows, unit, [&](int64_t i, int64_t c, auto io) {
+          V v[group];
+          part.prefetch_input(x + i);
+          part.prefetch_output(y + i);
+          io.load(x + i, v);
+          for (int k = 0; k < group; ++k) {
+            v[k] = acons[c / step][k].y(v[k]);
+          }
+          io.store(y + i, v);
+        });
+      }
     });
   }
 
   static void rows_backward(
-      const S* grad_y, const S* x, S* grad_x, int64_t count, int64_t channels, int64_t sample,
-      const Parameters<A>& parameters, A* sums) {
+      const S* grad_y, const S* x, S* grad_x, const Rows& rows, const Parameters<A>& parameters,
+      const SumsTo<A>& sums) {
+    sums.p1 ? rows_backward<true>(grad_y, x, grad_x, rows, parameters, sums)
+            : rows_backward<false>(grad_y, x, grad_x, rows, parameters, sums);
+  }
+
+  template <bool with_sums>
+  static void rows_backward(
+      const S* grad_y, const S* x, S* grad_x, const Rows& rows, const Parameters<A>& parameters,
+      const SumsTo<A>& sums) {
     constexpr int64_t columns = 3072 / sizeof(A);
-    Part<columns>::for_each(channels, [&](auto part) {
+    Part<columns>::for_each(rows.channels, [&](auto part) {
       Columns<AconC<A>, columns> acons;
-      part.load(acons, sample, parameters);
       Columns<Sums<A>, columns> totals;
-      std::memset(totals, 0, sizeof(totals));
-      part.for_rows(count, [&](int64_t i, int64_t c, auto io) {
-        V grad[group], v[group];
-        part.prefetch_input(x + i);
-        part.prefetch_input(grad_y + i);
-        part.prefetch_output(grad_x + i);
-        io.load(grad_y + i, grad);
-        io.load(x + i, v);
-        for (int k = 0; k < group; ++k) {
-          grad[k] = acons[c / step][k].grad_x(grad[k], v[k], totals[c / step][k]);
+      if (with_sums) {
+        std::memset(totals, 0, sizeof(totals));
+      }
+      const auto store_beta = [&](A* to) {
+        for_steps(part.count, [&](int64_t c, auto io) {
+          V beta[group];
+          for (int k = 0; k < group; ++k) {
+            V& total = totals[c / step][k].beta;
+            beta[k] = times_p_diff_squared<A>(total, acons[c / step][k].p_diff);
+            total = V{};
+          }
+          io.store_wide(to + part.first + c, beta);
+        });
+      };
+      for (int64_t unit = 0; unit < rows.units; ++unit) {
+        part.load(acons, rows.sample + unit, parameters);
+        part.for_rows(rows, unit, [&](int64_t i, int64_t c, auto io) {
+          V grad[group], v[group];
+          part.prefetch_input(x + i);
+          part.prefetch_input(grad_y + i);
+          io.load(grad_y + i, grad);
+          io.load(x + i, v);
+          for (int k = 0; k < group; ++k) {
+            grad[k] = acons[c / step][k].template grad_x<with_sums>(grad[k], v[k], totals[c / step][k]);
+          }
+          if (grad_x) {
+            part.prefetch_output(grad_x + i);
+            io.store(grad_x + i, grad);
+          }
+        });
+        if (with_sums && sums.beta_stride != 0) {
+          store_beta(sums.beta + unit * sums.beta_stride);
         }
-        io.store(grad_x + i, grad);
-      });
-      for_steps(part.count, [&](int64_t c, auto io) {
-        V p1[group], p2[group], beta[group];
-        for (int k = 0; k < group; ++k) {
-          const Sums<A>& total = totals[c / step][k];
-          p1[k] = total.p1, p2[k] = total.p1_and_p2 - total.p1, beta[k] = total.beta;
+      }
+      if (with_sums) {
+        for_steps(part.count, [&](int64_t c, auto io) {
+          V p1[group], p2[group];
+          for (int k = 0; k < group; ++k) {
+            const Sums<A>& total = totals[c / step][k];
+            p1[k] = total.p1, p2[k] = total.p1_and_p2 - total.p1;
+          }
+          io.store_wide(sums.p1 + part.first + c, p1);
+          io.store_wide(sums.p2 + part.first + c, p2);
+        });
+        if (sums.beta_stride == 0) {
+          store_beta(sums.beta);
         }
-        A* const to = sums + part.first + c;
-        io.store_wide(to + kP1Sum * channels, p1);
-        io.store_wide(to + kP2Sum * channels, p2);
-        io.store_wide(to + kBetaSum * channels, beta);
-      });
+      }
     });
-    for (int64_t c = 0; c < channels; ++c) {
-      const A p_diff = *parameters.p1.at(sample, c) - *parameters.p2.at(sample, c);
-      sums[kBetaSum * channels + c] = times_p_diff_squared(sums[kBetaSum * channels + c], p_diff);
-    }
   }
 
-  static void rows_sum(const S* x, int64_t count, int64_t channels, A* sums) {
+  static void rows_sum(const S* x, const Rows& rows, A* sums, int64_t sums_stride) {
     constexpr int64_t columns = 8192 / sizeof(A);
-    Part<columns>::for_each(channels, [&](auto part) {
+    Part<columns>::for_each(rows.channels, [&](auto part) {
       Columns<V, columns> totals;
-      std::memset(totals, 0, sizeof(totals));
-      part.for_rows(count, [&](int64_t i, int64_t c, auto io) {
-        V v[group];
-        prefetch_line(x + i);
-        io.load(x + i, v);
-        for (int k = 0; k < group; ++k) {
-          totals[c / step][k] += v[k];
-        }
-      });
-      for_steps(part.count, [&](int64_t c, auto io) { io.store_wide(sums + part.first + c, totals[c / step]); });
+      for (int64_t unit = 0; unit < rows.units; ++unit) {
+        std::memset(totals, 0, sizeof(totals));
+        part.for_rows(rows, unit, [&](int64_t i, int64_t c, auto io) {
+          V v[group];
+          prefetch_line(x + i);
+          io.load(x + i, v);
+          for (int k = 0; k < group; ++k) {
+            totals[c / step][k] += v[k];
+          }
+        });
+        A* const to = sums + unit * sums_stride + part.first;
+        for_steps(part.count, [&](int64_t c, auto io) { io.store_wide(to + c, totals[c / step]); });
+      }
     });
   }
 
-  static void add_to_rows(S* x, int64_t count, int64_t channels, const A* values) {
+  static void add_to_rows(S* x, const Rows& rows, const A* values, int64_t values_stride) {
     constexpr int64_t columns = 8192 / sizeof(A);
-    Part<columns>::for_each(channels, [&](auto part) {
+    Part<columns>::for_each(rows.channels, [&](auto part) {
       Columns<V, columns> value;
-      for_steps(part.count, [&](int64_t c, auto io) { io.load_wide(values + part.first + c, value[c / step]); });
-      part.for_rows(count, [&](int64_t i, int64_t c, auto io) {
-        V v[group];
-        prefetch_line(x + i);
-        io.load(x + i, v);
-        for (int k = 0; k < group; ++k) {
-          v[k] += value[c / step][k];
-        }
-        io.store(x + i, v);
-      });
+      for (int64_t unit = 0; unit < rows.units; ++unit) {
+        const A* const from = values + unit * values_stride + part.first;
+        for_steps(part.count, [&](int64_t c, auto io) { io.load_wide(from + c, value[c / step]); });
+        part.for_rows(rows, unit, [&](int64_t i, int64_t c, auto io) {
+          V v[group];
+          prefetch_line(x + i);
+          io.load(x + i, v);
+          for (int k = 0; k < group; ++k) {
+            v[k] += value[c / step][k];
+          }
+          io.store(x + i, v);
+        });
+      }
     });
   }
 
   static constexpr Kernels<S> all() {
-    return {plane_forward, plane_backward, plane_sum, add_to_plane,
-            rows_forward,  rows_backward,  rows_sum,  add_to_rows};
+    return {planes_forward, planes_backward, planes_sum, add_to_planes,
+            rows_forward,   rows_backward,   rows_sum,   add_to_rows};
   }
 };
 

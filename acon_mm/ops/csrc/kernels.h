@@ -42,29 +42,51 @@ struct Parameters {
   Parameter<A> p1, p2, beta;
 };
 
-// The sums over a chunk that the gradients of p1, p2 and beta are made of.
-enum Sum { kP1Sum, kP2Sum, kBetaSum, kSums };
+// A task of planes: `channels` planes of `count` elements of each unit. Planes and units follow at these distances.
+struct Planes {
+  int64_t units, channels, count;
+  int64_t unit_stride, channel_stride;
+  int64_t sample, channel; // of the first plane; each further unit is the next sample
+};
 
-// A plane has `count` consecutive elements of one sample and channel. A row has the `channels` elements of one
-// position; `count` rows of one sample follow one another.
+// The most channels that a task of planes has.
+constexpr int64_t kMaxPlanes = 128;
+
+// A task of rows: `count` rows of `channels` elements of each unit, all one after the other.
+struct Rows {
+  int64_t units, count, channels;
+  int64_t sample; // of the first row; each further unit is the next sample
+};
+
+// Where the sums over a task go that the gradients of p1, p2 and beta are made of. p1 and p2 have one per channel. So
+// has beta where `beta_stride` is 0; otherwise, each unit has its own, at this distance. Null: no sums are computed.
+template <typename A>
+struct SumsTo {
+  A *p1, *p2, *beta;
+  int64_t beta_stride;
+};
+
+// x, y and gradients begin at the first element of the task.
 template <typename S>
 struct Kernels {
   using A = typename Compute<S>::type;
 
   // past_cache: write y to memory without the cache.
-  void (*plane_forward)(const S* x, S* y, int64_t count, A p1, A p2, A beta, bool past_cache);
-  void (*plane_backward)(const S* grad_y, const S* x, S* grad_x, int64_t count, A p1, A p2, A beta, A* sums);
-  A (*plane_sum)(const S* x, int64_t count);
-  void (*add_to_plane)(S* x, int64_t count, A value);
+  void (*planes_forward)(const S* x, S* y, const Planes& planes, const Parameters<A>& parameters, bool past_cache);
+  // grad_x may be null. p1 and p2 must be the same for all units.
+  void (*planes_backward)(
+      const S* grad_y, const S* x, S* grad_x, const Planes& planes, const Parameters<A>& parameters,
+      const SumsTo<A>& sums);
+  // The sums of each unit follow at a distance of `sums_stride`, the values of `add_to_planes` at `values_stride`.
+  void (*planes_sum)(const S* x, const Planes& planes, A* sums, int64_t sums_stride);
+  void (*add_to_planes)(S* x, const Planes& planes, const A* values, int64_t values_stride);
 
-  void (*rows_forward)(
-      const S* x, S* y, int64_t count, int64_t channels, int64_t sample, const Parameters<A>& parameters);
-  // `sums` has kSums times `channels` elements.
+  void (*rows_forward)(const S* x, S* y, const Rows& rows, const Parameters<A>& parameters);
   void (*rows_backward)(
-      const S* grad_y, const S* x, S* grad_x, int64_t count, int64_t channels, int64_t sample,
-      const Parameters<A>& parameters, A* sums);
-  void (*rows_sum)(const S* x, int64_t count, int64_t channels, A* sums);
-  void (*add_to_rows)(S* x, int64_t count, int64_t channels, const A* values);
+      const S* grad_y, const S* x, S* grad_x, const Rows& rows, const Parameters<A>& parameters,
+      const SumsTo<A>& sums);
+  void (*rows_sum)(const S* x, const Rows& rows, A* sums, int64_t sums_stride);
+  void (*add_to_rows)(S* x, const Rows& rows, const A* values, int64_t values_stride);
 };
 
 // A layer of Meta-ACON's generator, for a few samples:
