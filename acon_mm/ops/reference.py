@@ -44,7 +44,7 @@ def spatial_mean(x: Tensor, channel_dim: int) -> Tensor:
     return x.mean(space, dtype=dtype) if space else x.to(dtype)
 
 
-def forward(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> Tensor:
+def forward(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int = 1) -> Tensor:
     """``y`` of ACON-C. Where beta is small, the result is the only tensor of its size that this allocates."""
     p1, p2, beta = _prepared(x, p1, p2, beta, channel_dim)
     p_diff = p1 - p2

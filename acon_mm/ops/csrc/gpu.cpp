@@ -1,7 +1,6 @@
 // ACON-C and the mean on a GPU, without autograd: which kernel of ops/gpu_kernels.py walks a tensor, in which tiles.
 #include "gpu.h"
 
-#include "kernels.h"
 #include "layout.h"
 
 namespace acon {
@@ -242,7 +241,7 @@ GpuWalk::Sums GpuWalk::walk(
 GpuWalk::Sums GpuWalk::backward(
     const Tensor& grad_y, const GpuParameters& parameters, bool sums, const Tensor& grad_x,
     const float* mean_grad) const {
-  return walk(grad_y, &parameters, sums ? kSums : 0, grad_x, mean_grad);
+  return walk(grad_y, &parameters, sums ? 3 : 0, grad_x, mean_grad);
 }
 
 GpuWalk::Sums GpuWalk::sum() const {

@@ -225,7 +225,7 @@ Tensor meta_acon_c(
   const auto type = x.device().type();
   const auto wide = compute_type(x);
   // PyTorch has not chosen by device, as this operator is for all of them.
-  const bool served = (type == at::kCPU || (type == gpu_device_type() && gpu_serves(x, dim))) && x.numel() > 0 &&
+  const bool served = (type == gpu_device_type() ? gpu_serves(x, dim) : type == at::kCPU) && x.numel() > 0 &&
       p1.scalar_type() == wide && p2.scalar_type() == wide && p1.is_contiguous() && p2.is_contiguous() &&
       is_readable(x, x.device()) && is_readable(p1, x.device()) && is_readable(p2, x.device());
   if (!served || !is_readable(generator.first, x.size(dim), p1) ||
