@@ -1,0 +1,112 @@
+"""Check whether ACON is right and fast on this machine: correctness, host time, bandwidth, training steps.
+
+The exit code is 1 if a check of correctness fails; it does not depend on speed. It runs from a copy of the project with
+nothing installed but PyTorch. Without OpenMMLab's packages only the operators (acon_mm/ops) are checked.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.util import find_spec, module_from_spec
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+SECTIONS = ("correctness", "host", "bandwidth", "training")
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller cases: about 1 minute instead of 4")
+    parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTIONS, help="default: all")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="checks, activations and cases whose name contains one of these, such as values or 'bfloat16*7x7'",
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the results as JSON")
+    parser.add_argument("--list", action="store_true", help="only print the names of the checks of correctness")
+    return parser.parse_args(argv)
+
+
+def import_acon() -> str:
+    """Make ``acon_mm`` importable, all of it or only its operators; which packages of OpenMMLab are missing, or ''."""
+    if (ROOT / "acon_mm").is_dir():
+        sys.path.insert(0, str(ROOT))
+    try:
+        import acon_mm  # noqa: F401
+    except ImportError as error:
+        # Without its __init__.py, which imports OpenMMLab's packages, its subpackages can still be imported.
+        spec = find_spec("acon_mm")
+        if spec is None:
+            raise
+        sys.modules["acon_mm"] = module_from_spec(spec)
+        return str(error)
+    return ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the chosen sections; the status is 1 if a check of correctness has failed."""
+    args = parse_args(argv)
+    problem = import_acon()
+    from acon_mm.analysis.device_check import bandwidth, checks, correctness, host, report
+
+    setting = checks.Setting(torch.device(args.device), args.quick, args.only)
+    every = correctness.all_checks(setting, with_modules=not problem)
+    if args.list:
+        print("\n".join(check.name for check in every if checks.chosen(check.name, args.only)))
+        return 0
+    if setting.on_gpu and setting.device.index is not None:
+        torch.cuda.set_device(setting.device)
+    machine = report.machine(setting.device, f"only the operators are checked: {problem}" if problem else "there")
+    results: dict[str, object] = {"machine": machine}
+    print("\n".join(f"{name}: {value}" for name, value in machine.items()), flush=True)
+
+    def keep(section: str, rows: Sequence) -> None:
+        # After each section, so that a run that is stopped leaves what it has.
+        results[section] = [asdict(row) for row in rows]
+        if args.out:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(results, indent=1))
+
+    failed = False
+    if "correctness" in args.sections:
+        print("\n## Correctness", flush=True)
+        found = []
+        for result in checks.run(every, setting):
+            found.append(result)
+            print(f"{result.status:8s}{result.seconds:6.1f} s  {result.name}: {result.detail}", flush=True)
+        keep("correctness", found)
+        print(report.summary(found), flush=True)
+        failed = any(result.status in ("FAIL", "not run") for result in found)
+    if "host" in args.sections:
+        print("\n## Host time a call", flush=True)
+        times = host.measure(setting, with_modules=not problem)
+        keep("host", times)
+        print(report.table(host.rows(times)), flush=True)
+    if "bandwidth" in args.sections:
+        print("\n## Time on large tensors", flush=True)
+        speeds = list(bandwidth.measure(setting, with_modules=not problem))
+        keep("bandwidth", speeds)
+        print(report.table(bandwidth.rows(speeds)), flush=True)
+    if "training" in args.sections:
+        print("\n## Training steps, over ReLU's", flush=True)
+        if problem or not find_spec("mmdet"):
+            print("not measured: this needs OpenMMLab's packages and mmdet")
+        else:
+            from acon_mm.analysis.device_check import training_steps
+
+            steps = list(training_steps.measure(setting))
+            keep("training", steps)
+            print(report.table(training_steps.rows(steps)), flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
