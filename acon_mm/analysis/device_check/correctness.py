@@ -1,6 +1,7 @@
 """The list of all checks of correctness."""
 
 from functools import partial
+from itertools import product
 
 from . import cuda_checks, edges, gradients, inputs, kinds, training_checks, values
 from .checks import Check, Setting
@@ -33,7 +34,7 @@ _ONCE = (edges.infinite, edges.wrong_arguments, edges.mixed_devices, cuda_checks
 def all_checks(setting: Setting, with_modules: bool) -> list[Check]:
     """The checks, from the simple to the costly; ``with_modules``: of the modules, and not only of ``acon_mm/ops``."""
     every = kinds.of_this_machine(with_modules)
-    main = [kind for kind in every if kind.main]
+    main = kinds.main_of(every)[: 2 if setting.quick else None]
     checks = [Check(check.__name__, partial(check, setting)) for check in _ONCE]
     checks += [
         Check(f"values[{kind.name}, {str(dtype)[6:]}]", partial(values.values, setting, kind, dtype))
@@ -41,5 +42,6 @@ def all_checks(setting: Setting, with_modules: bool) -> list[Check]:
         for dtype in inputs.DTYPES
     ]
     for group, some in ((_EACH, every), (_MAIN, main)):
-        checks += [Check(f"{check.__name__}[{kind.name}]", partial(check, setting, kind)) for check in group for kind in some]
+        for check, kind in product(group, some):
+            checks.append(Check(f"{check.__name__}[{kind.name}]", partial(check, setting, kind)))
     return checks

@@ -1,8 +1,11 @@
 """What only CUDA has: streams, graphs, several devices, and memory for tensors of more than 2^31 elements."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import torch
+from torch import Tensor, nn
 
 from ...ops import functional as F
 from . import inputs, kinds
@@ -55,7 +58,7 @@ def graph_forward(setting: Setting, kind: Kind) -> str:
         module = kind.random(case.channels, 1, setting.device).eval()
         x = inputs.random(case, torch.float16, setting.device)
         with torch.no_grad():
-            graph, y = _captured(lambda module=module, x=x: module(x))  # type: ignore[misc]
+            graph, y = _captured(partial(module, x))
             for _ in range(2):
                 x.copy_(inputs.random(case, torch.float16, setting.device))
                 graph.replay()
@@ -63,7 +66,7 @@ def graph_forward(setting: Setting, kind: Kind) -> str:
     return findings.result()
 
 
-def _captured(call):  # type: ignore[no-untyped-def]
+def _captured(call: Callable[[], Tensor | None]) -> tuple[torch.cuda.CUDAGraph, Tensor | None]:
     """A graph of the call, and what the call returns in it."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -83,7 +86,7 @@ def graph_training_step(setting: Setting, kind: Kind) -> None:
     ours, plain = network(kind, setting.device)
     x = torch.randn(8, 3, 20, 20, device=setting.device)
 
-    def step_of(net):  # type: ignore[no-untyped-def]
+    def step_of(net: nn.Module) -> Callable[[], None]:
         optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
 
         def step() -> None:
@@ -125,7 +128,7 @@ def large(setting: Setting) -> str:
         own = slice(case.channels - 1, case.channels)
         values = [p.detach()[own].double().requires_grad_() for p in module.parameters()]
         last = x[:, own].double().requires_grad_()
-        expected = kinds.acon_c(last, *values, 1)
+        expected = kinds.acon_c(last, 1, *values)
         expected.backward(grad_y[:, own].double())
         assert last.grad is not None
         findings.close(f"{layout} y", y[:, own], expected.detach(), 2e-3)
@@ -151,7 +154,7 @@ def large_mean(setting: Setting) -> None:
     findings.close("mean", mean, torch.stack([each.mean((1, 2), dtype=torch.float32) for each in x]), 1e-4)
     p1, p2 = (torch.randn(64, device=setting.device) for _ in range(2))
     y = F.acon_c(same, p1, p2, torch.sigmoid(mean))[1:, 63:]
-    expected = kinds.acon_c(x[1:, 63:].double(), p1[63:].double(), p2[63:].double(), torch.sigmoid(mean[1:, 63:]), 1)
+    expected = kinds.acon_c(x[1:, 63:].double(), 1, p1[63:], p2[63:], torch.sigmoid(mean[1:, 63:]))
     findings.close("y", y, expected, 2e-3)
     del x, same, y, expected
     torch.cuda.empty_cache()

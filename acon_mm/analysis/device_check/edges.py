@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from itertools import product
+from math import inf, nan
 
 import torch
 
 from ...ops import functional as F
 from . import inputs
 from .checks import Findings, Setting, Skip
-from .inputs import Case
 from .kinds import Kind
 
 
@@ -16,7 +16,7 @@ def empty(setting: Setting, kind: Kind) -> str:
     """Tensors without elements pass forward and backward; what they add to gradients of parameters is 0."""
     findings = Findings()
     for case, dtype in product(inputs.EMPTY_CASES, (torch.float32, torch.float16)):
-        if kind.has_window and case.shape[0] > 0:
+        if kind.has_window and 0 in case.shape[1:]:
             continue
         findings.cases += 1
         module = kind.random(case.channels, case.channel_dim, setting.device)
@@ -41,7 +41,7 @@ def infinite(setting: Setting) -> str:
     """At infinity, y is ``p1 x`` or ``p2 x`` and its derivative p1 or p2. NaN stays NaN, and stays where it is."""
     findings = Findings()
     p1, p2, beta = (torch.tensor([v], device=setting.device) for v in (1.5, -0.5, 1.0))
-    special = {float("inf"): (float("inf"), 1.5), float("-inf"): (float("inf"), -0.5), float("nan"): (float("nan"),) * 2}
+    special = {inf: (inf, 1.5), -inf: (inf, -0.5), nan: (nan, nan)}
     for dtype, size in product((torch.float32, torch.float16, torch.bfloat16), (1, 5, 1000)):
         for value, (of_y, of_x) in special.items():
             findings.cases += 1

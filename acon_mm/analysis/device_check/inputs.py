@@ -1,7 +1,6 @@
 """Inputs of the checks: shapes with their channel dimension, layouts and random tensors."""
 
 from collections.abc import Callable, Iterator
-from math import prod
 from typing import NamedTuple
 
 import torch
@@ -105,6 +104,6 @@ def layouts_of(case: Case, quick: bool) -> Iterator[str]:
 
 def random(case: Case, dtype: torch.dtype, device: torch.device, layout: str = "contiguous") -> Tensor:
     """Random x. The means of its planes differ, or a batch norm behind the mean would magnify rounding errors."""
-    offsets = torch.randn([n if d in (0, case.channel_dim % len(case.shape)) else 1 for d, n in enumerate(case.shape)])
-    x = torch.randn(case.shape) if prod(case.shape) else torch.empty(case.shape)
-    return LAYOUTS[layout]((x + offsets).to(device=device, dtype=dtype))
+    planes = [n if d in (0, case.channel_dim % len(case.shape)) else 1 for d, n in enumerate(case.shape)]
+    x = torch.randn(case.shape, device=device) + torch.randn(planes, device=device)
+    return LAYOUTS[layout](x.to(dtype))

@@ -97,9 +97,11 @@ def _functions() -> list[Kind]:
         return lambda channels, channel_dim: Functional(function, names, channels, channel_dim)
 
     return [
-        Kind("acon_a", of(F.acon_a, "beta"), lambda m, x: _acon_a(x, m.values["beta"], m.channel_dim)),
-        Kind("acon_b", of(F.acon_b, "p beta"), lambda m, x: _acon_b(x, *m.values.values(), m.channel_dim)),
-        Kind("acon_c", of(F.acon_c, "p1 p2 beta"), lambda m, x: acon_c(x, *m.values.values(), m.channel_dim), main=True),
+        Kind("acon_a", of(F.acon_a, "beta"), lambda m, x: _acon_a(x, m.channel_dim, *m.values.values())),
+        Kind("acon_b", of(F.acon_b, "p beta"), lambda m, x: _acon_b(x, m.channel_dim, *m.values.values())),
+        Kind(
+            "acon_c", of(F.acon_c, "p1 p2 beta"), lambda m, x: acon_c(x, m.channel_dim, *m.values.values()), main=True
+        ),
         Kind(
             "acon_c (N, C)",
             of(_acon_c_by_mean, "p1 p2 scale shift"),
@@ -116,7 +118,7 @@ def _functions() -> list[Kind]:
         Kind(
             "acon_c_pixel",
             of(F.acon_c_pixel, "p1 p2"),
-            lambda m, x: acon_c(x, *m.values.values(), x.sigmoid(), m.channel_dim),
+            lambda m, x: acon_c(x, m.channel_dim, m.values["p1"], m.values["p2"], x.sigmoid()),
             wide_sums=False,
         ),
     ]
@@ -131,16 +133,16 @@ def _modules() -> list[Kind]:
 
     meta = Kind("MetaAconC", of("MetaAconC"), _meta_channel, has_norm=True, main=True, depends_on_mean=True)
     return [
-        Kind("AconA", of("AconA"), lambda m, x: _acon_a(x, m.beta, m.channel_dim)),
-        Kind("AconB", of("AconB"), lambda m, x: _acon_b(x, m.p, m.beta, m.channel_dim)),
-        Kind("AconC", of("AconC"), lambda m, x: acon_c(x, m.p1, m.p2, m.beta, m.channel_dim), main=True),
+        Kind("AconA", of("AconA"), lambda m, x: _acon_a(x, m.channel_dim, m.beta)),
+        Kind("AconB", of("AconB"), lambda m, x: _acon_b(x, m.channel_dim, m.p, m.beta)),
+        Kind("AconC", of("AconC"), lambda m, x: acon_c(x, m.channel_dim, m.p1, m.p2, m.beta), main=True),
         meta,
         replace(meta, name="MetaAconC no norm", build=of("MetaAconC", norm_cfg=None), has_norm=False),
         Kind("MetaAconC layer", of("MetaAconC", generator="layer"), _meta_layer),
         Kind(
             "MetaAconC pixel",
             of("MetaAconC", generator="pixel"),
-            lambda m, x: acon_c(x, m.p1, m.p2, x.sigmoid(), m.channel_dim),
+            lambda m, x: acon_c(x, m.channel_dim, m.p1, m.p2, x.sigmoid()),
             wide_sums=False,
         ),
         # Its gradients pass a batch norm over few values, which magnifies rounding errors.
@@ -161,19 +163,19 @@ def _acon_c_by_total(x: Tensor, p1: Tensor, p2: Tensor, scale: Tensor, shift: Te
     return F.acon_c(x, p1, p2, torch.sigmoid(value), channel_dim)
 
 
-def acon_c(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, dim: int) -> Tensor:
+def acon_c(x: Tensor, dim: int, p1: Tensor, p2: Tensor, beta: Tensor) -> Tensor:
     r""":math:`(p_1 - p_2)\,x\,\sigma(\beta (p_1 - p_2)\,x) + p_2\,x` (equation 7)."""
     p1, p2, beta = (_aligned(p, x, dim) for p in (p1, p2, beta))
     d = (p1 - p2) * x
     return d * torch.sigmoid(beta * d) + p2 * x
 
 
-def _acon_a(x: Tensor, beta: Tensor, dim: int) -> Tensor:
+def _acon_a(x: Tensor, dim: int, beta: Tensor) -> Tensor:
     return x * torch.sigmoid(_aligned(beta, x, dim) * x)
 
 
-def _acon_b(x: Tensor, p: Tensor, beta: Tensor, dim: int) -> Tensor:
-    return acon_c(x, torch.ones_like(p), p, beta, dim)
+def _acon_b(x: Tensor, dim: int, p: Tensor, beta: Tensor) -> Tensor:
+    return acon_c(x, dim, torch.ones_like(p), p, beta)
 
 
 def _per_sample(x: Tensor, m: Any, whole: bool) -> Tensor:
@@ -181,18 +183,18 @@ def _per_sample(x: Tensor, m: Any, whole: bool) -> Tensor:
     value = scale * _mean(x, m.channel_dim) + shift
     if whole:
         value = value.mean(1, keepdim=True)
-    return acon_c(x, p1, p2, torch.sigmoid(value), m.channel_dim)
+    return acon_c(x, m.channel_dim, p1, p2, torch.sigmoid(value))
 
 
 def _meta_layer(m: Any, x: Tensor) -> Tensor:
-    return acon_c(x, m.p1, m.p2, torch.sigmoid(x.flatten(1).sum(1, keepdim=True)), m.channel_dim)
+    return acon_c(x, m.channel_dim, m.p1, m.p2, torch.sigmoid(x.flatten(1).sum(1, keepdim=True)))
 
 
 def _meta_channel(m: Any, x: Tensor) -> Tensor:
     value = _mean(x, m.channel_dim).to(m.fc1.weight.dtype)
     for linear, norm in ((m.fc1, m.bn1), (m.fc2, m.bn2)):
         value = _norm(norm, TF.linear(value, linear.weight.flatten(1), linear.bias))
-    return acon_c(x, m.p1, m.p2, torch.sigmoid(value), m.channel_dim)
+    return acon_c(x, m.channel_dim, m.p1, m.p2, torch.sigmoid(value))
 
 
 def _acon_frelu(m: Any, x: Tensor) -> Tensor:

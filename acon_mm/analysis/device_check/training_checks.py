@@ -102,7 +102,9 @@ def replicated(setting: Setting, kind: Kind) -> str:
             findings.close("gradients in threads", torch.stack(grads).sum(0), parameter.grad, 1e-3, 1e-3)
     if setting.on_gpu and not setting.device.index:
         parallel = nn.DataParallel(ours)
-        findings.close(f"DataParallel on {len(parallel.device_ids)}", parallel(torch.cat(xs)), torch.cat(expected), 1e-4)
+        findings.close(
+            f"DataParallel on {len(parallel.device_ids)}", parallel(torch.cat(xs)), torch.cat(expected), 1e-4
+        )
     return findings.result()
 
 

@@ -60,7 +60,8 @@ def _step(
     model = models.build(model_name, variant, device)
     if precision.startswith("AMP"):
         # As mmengine's AmpOptimWrapper does: the loss in half precision, backward and the step outside.
-        model.loss = torch.autocast(device.type, dtype=torch.float16)(model.loss)
+        half = torch.autocast(device.type, dtype=torch.float16)
+        model.loss = half(model.loss)  # type: ignore[method-assign]
     return models.training_step(model, batch, size, device)
 
 
