@@ -14,8 +14,9 @@ from . import gpu_kernels as kernels
 from . import reference
 
 _TILE = 1024
+_SMALL_TILE = 512
 _LARGE_PLANE = 1024
-_PROGRAMS_FOR_EACH = 32
+_FORWARD_PROGRAMS, _PLANE_PROGRAMS, _ROW_PROGRAMS = 32, 16, 8
 _MAX_PARTS = 16
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -27,6 +28,12 @@ def _multiprocessors(device: torch.device) -> int:
 
 def _on(device: torch.device) -> Any:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _row_of_a_tile(inner: int) -> int:
+    """The part of a plane in a tile: the largest power of two that wastes least."""
+    lengths = [2**k for k in range(10, 5, -1)]
+    return _TILE if inner >= _LARGE_PLANE else min(lengths, key=lambda length: triton.cdiv(inner, length) * length)
 
 
 def _strides(*parameters: Tensor) -> list[int]:
@@ -57,9 +64,9 @@ class _Walk:
     def in_planes(self) -> bool:
         return self.inner >= _LARGE_PLANE and self.inner * self.x.element_size() % 16 == 0
 
-    def parts(self, steps: int, programs: int) -> tuple[int, int]:
+    def parts(self, wanted_programs: int, steps: int, programs: int) -> tuple[int, int]:
         """The number of parts that the steps are shared out to, and the steps of each."""
-        wanted = triton.cdiv(_multiprocessors(self.x.device) * _PROGRAMS_FOR_EACH, programs)
+        wanted = triton.cdiv(_multiprocessors(self.x.device) * wanted_programs, programs)
         if self.samples > 1:
             wanted = min(wanted, _MAX_PARTS)
         each = triton.cdiv(steps, min(wanted, steps))
@@ -83,7 +90,7 @@ class _Walk:
         else:
             size = self.channels * self.inner
             tiles = triton.cdiv(size, _TILE)
-            parts, steps = self.parts(self.blocks, self.samples * tiles)
+            parts, steps = self.parts(_FORWARD_PROGRAMS, self.blocks, self.samples * tiles)
             kernels.forward_flat[(self.samples * parts * tiles,)](
                 *tensors, self.channels, self.blocks, self.inner, size, tiles, parts, steps, *strides, TILE=_TILE
             )
@@ -91,27 +98,32 @@ class _Walk:
 
     def backward(self, grad_y: Tensor, grad_x: Tensor | None, sums: bool, *parameters: Tensor) -> Tensor | None:
         """The sums ``(samples, parts, 3, channels)``; None where they are not wanted."""
-        groups, tiles, slots = 1, 1, 1
+        tiles, slots, programs = 1, 1, _PLANE_PROGRAMS
+        # Where each sample has sums of its own, they are of whole planes.
+        in_planes = self.in_planes or (self.samples > 1 and sums)
         if self.inner == 1:
+            programs = _ROW_PROGRAMS
             columns = min(triton.next_power_of_2(self.channels), 64)
             rows = min(_TILE // columns, triton.next_power_of_2(self.blocks))
             groups, steps = triton.cdiv(self.channels, columns), triton.cdiv(self.blocks, rows)
             kernel, constants = kernels.backward_rows, dict(ROWS=rows, CHANNELS=columns)
-        elif self.in_planes:
-            tiles, groups = triton.cdiv(self.inner, _TILE), self.channels
+        elif in_planes:
+            length = _row_of_a_tile(self.inner)
+            tiles, groups = triton.cdiv(self.inner, length), triton.cdiv(self.channels, _TILE // length)
             steps = self.blocks * tiles
-            kernel, constants = kernels.backward_planes, dict(PLANES=1, INNER=_TILE)
+            kernel, constants = kernels.backward_planes, dict(PLANES=_TILE // length, INNER=length)
         else:
-            groups, steps = triton.cdiv(self.channels * self.inner, _TILE), self.blocks
-            slots = triton.cdiv(self.inner - 1, _TILE) + 1
-            segments = min(self.channels, (_TILE - 2) // self.inner + 2)
-            length = triton.next_power_of_2(min(self.inner, _TILE))
+            tile = _SMALL_TILE if sums else _TILE
+            groups, steps = triton.cdiv(self.channels * self.inner, tile), self.blocks
+            slots = triton.cdiv(self.inner - 1, tile) + 1
+            segments = min(self.channels, (tile - 2) // self.inner + 2)
+            length = triton.next_power_of_2(min(self.inner, tile))
             kernel = kernels.backward_flat
-            constants = dict(TILE=_TILE, SEGMENTS=triton.next_power_of_2(segments), LENGTH=length)
-        parts, each = self.parts(steps, self.samples * groups)
+            constants = dict(TILE=tile, SEGMENTS=triton.next_power_of_2(segments), LENGTH=length)
+        parts, each = self.parts(programs, steps, self.samples * groups)
         if self.inner == 1:
             sizes = [self.channels, self.blocks, groups, parts, each]
-        elif self.in_planes:
+        elif in_planes:
             sizes = [self.channels, self.blocks, self.inner, tiles, groups, parts, each]
         else:
             sizes = [self.channels, self.blocks, self.inner, self.channels * self.inner, groups, parts, each, slots]

@@ -1,7 +1,7 @@
 """The launches from C++ without a GPU: CPU tensors, a stand-in for CUDA's driver, and Triton's interpreter as device.
 
 What runs is the real ``csrc/gpu*.cpp``: the choice of kernels and tiles, the packing of arguments, the cache of kernels.
-It lasts as long as the process, so tests use it in a process of its own: ``python -m helpers.stub_device FILE...``.
+It lasts as long as the process, so the tests that use it run in a process of their own (``ops/launches_from_cpp.py``).
 """
 
 import ctypes
@@ -38,15 +38,14 @@ class Launched(NamedTuple):
 
 #: all launches so far
 launches: list[Launched] = []
-#: how often Python was asked for the machine code of a kernel
-compilations: list[str] = []
+#: the kernels whose machine code C++ has asked for
+compilations: list[dict] = []
 _kept: list[object] = []
 
 
 def _description(name: str, types: list[int], divisors: list[int], constants: list[int], warps: int, device: int):
-    compilations.append(name)
-    text = json.dumps(dict(name=name, types=types, divisors=divisors, constants=constants, warps=warps))
-    return torch.frombuffer(bytearray(text.encode() + b"\0"), dtype=torch.uint8), name, 0
+    compilations.append(dict(name=name, types=types, divisors=divisors, constants=constants, warps=warps))
+    return torch.frombuffer(bytearray(json.dumps(compilations[-1]).encode() + b"\0"), dtype=torch.uint8), name, 0
 
 
 def _pointer(address: int | None, dtype: torch.dtype) -> torch.Tensor | None:

@@ -18,12 +18,15 @@ int64_t power_of_two(int64_t value) { // at least `value`
   return power;
 }
 
+// Tiles, and programs for each multiprocessor, were chosen by time on an H100, in half and single precision.
+//
 // Elements of a tile, which 4 warps compute: few enough for the registers, enough to hide the latency of memory.
 constexpr int64_t kTile = 1024;
+constexpr int64_t kSmallTile = 512; // of small planes with sums
 // Planes from this size on have tiles of their own.
 constexpr int64_t kLargePlane = 1024;
-// Programs for each multiprocessor. More make the waiting at the end shorter, and the sums more.
-constexpr int64_t kProgramsForEach = 32;
+// More programs make the waiting at the end shorter, and the sums more.
+constexpr int64_t kForwardPrograms = 32, kPlanePrograms = 16, kRowPrograms = 8;
 // The most parts of a sum that must be added one after the other.
 constexpr int64_t kMaxParts = 16;
 // The kernels compute offsets within a block, and the numbers of tiles, in int32.
@@ -33,13 +36,25 @@ constexpr int64_t kMaxCount = int64_t(1) << 30;
 struct Parts {
   int64_t parts, steps;
 
-  Parts(const Tensor& x, int64_t total, int64_t programs_of_a_part) {
-    const int64_t wanted = quotient(multiprocessors(x) * kProgramsForEach, std::max<int64_t>(programs_of_a_part, 1));
+  // `programs` for each multiprocessor.
+  Parts(const Tensor& x, int64_t programs, int64_t total, int64_t programs_of_a_part) {
+    const int64_t wanted = quotient(multiprocessors(x) * programs, std::max<int64_t>(programs_of_a_part, 1));
     steps = quotient(total, std::clamp<int64_t>(wanted, 1, std::max<int64_t>(total, 1)));
     steps = std::max<int64_t>(steps, 1);
     parts = std::max<int64_t>(quotient(total, steps), 1);
   }
 };
+
+// The part of a plane in a tile: the largest power of two that wastes least.
+int64_t row_of_a_tile(int64_t inner) {
+  int64_t best = kTile;
+  for (int64_t length = kTile / 2; length >= 64; length /= 2) {
+    if (quotient(inner, length) * length < quotient(inner, best) * best) {
+      best = length;
+    }
+  }
+  return inner >= kLargePlane ? kTile : best;
+}
 
 void add(Launch& launch, const GpuParameter& parameter) {
   if (parameter.tensor.defined()) {
@@ -130,7 +145,7 @@ Tensor GpuWalk::forward(const GpuParameters& parameters) const {
     }
     case kFlat: {
       const int64_t size = channels * inner, tiles = quotient(size, kTile);
-      const Parts parts(x, blocks, samples * tiles);
+      const Parts parts(x, kForwardPrograms, blocks, samples * tiles);
       launch.integer(channels).integer(blocks).integer(inner).extent(size).integer(tiles);
       launch.integer(parts.parts).integer(parts.steps);
       add_strides(launch, parameters);
@@ -160,34 +175,40 @@ GpuWalk::Sums GpuWalk::walk(
   if (x.numel() == 0) {
     return {sums > 0 ? at::zeros({samples, 1, sums, channels}, options) : Tensor(), 1};
   }
+  // Where each sample has sums of its own, they are of whole planes.
+  const Order order = this->order == kFlat && samples > 1 && sums > 0 ? kPlanes : this->order;
   // The tiles, and how they are shared out.
   const char* name;
-  int64_t programs_of_a_part, slots = 1, steps_in_all;
+  int64_t programs_of_a_part, slots = 1, steps_in_all, programs = kPlanePrograms;
   std::array<int64_t, 3> tile{};
   size_t tile_constants = 2;
   int64_t tiles = 0;
   switch (order) {
-    case kPlanes:
+    case kPlanes: {
       name = "backward_planes";
-      tile = {1, kTile};
-      tiles = quotient(inner, kTile);
-      programs_of_a_part = channels;
+      const int64_t length = row_of_a_tile(inner), planes = kTile / length;
+      tile = {planes, length};
+      tiles = quotient(inner, length);
+      programs_of_a_part = quotient(channels, planes);
       steps_in_all = blocks * tiles;
       break;
+    }
     case kFlat: {
       name = "backward_flat";
+      const int64_t elements = sums > 0 ? kSmallTile : kTile;
       // A channel may lie in so many tiles, and a tile may have so many channels.
-      slots = quotient(inner - 1, kTile) + 1;
-      const int64_t segments = std::min<int64_t>(channels, (kTile - 2) / inner + 2);
-      tile = {kTile, power_of_two(segments), power_of_two(std::min<int64_t>(inner, kTile))};
+      slots = quotient(inner - 1, elements) + 1;
+      const int64_t segments = std::min<int64_t>(channels, (elements - 2) / inner + 2);
+      tile = {elements, power_of_two(segments), power_of_two(std::min<int64_t>(inner, elements))};
       tile_constants = 3;
-      tiles = quotient(channels * inner, kTile);
+      tiles = quotient(channels * inner, elements);
       programs_of_a_part = tiles;
       steps_in_all = blocks;
       break;
     }
     default: {
       name = "backward_rows";
+      programs = kRowPrograms;
       const int64_t columns = std::min<int64_t>(power_of_two(channels), 64);
       const int64_t rows = std::min<int64_t>(kTile / columns, power_of_two(blocks));
       tile = {rows, columns};
@@ -195,7 +216,7 @@ GpuWalk::Sums GpuWalk::walk(
       steps_in_all = quotient(blocks, rows);
     }
   }
-  Parts parts(x, steps_in_all, samples * programs_of_a_part);
+  Parts parts(x, programs, steps_in_all, samples * programs_of_a_part);
   if (samples > 1 && parts.parts > kMaxParts) {
     parts.steps = quotient(steps_in_all, kMaxParts);
     parts.parts = quotient(steps_in_all, parts.steps);

@@ -1,0 +1,117 @@
+"""The launches from C++, on the stand-in for a GPU. ``test_gpu.py`` runs this in a process of its own."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from acon_mm.layers import AconA, AconC, MetaAconC
+from acon_mm.ops import functional as F
+from helpers import stub_device
+from helpers.exactness import assert_exact, layouts, parameters_for, run
+from helpers.kernels import NORMS, buffers, fused, meta_inputs, to, unfused
+
+stub_device.start()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels_for_real_gpus():
+    """Writes down the kernels that were asked for, a few of each name."""
+    yield
+    few: dict[str, list[dict]] = {}
+    for told in stub_device.compilations:
+        same = few.setdefault(told["name"], [])
+        # Those that read x in words of 16 bytes.
+        if len(same) < 3 and (told["divisors"][5:10].count(16) or not told["name"].startswith(("for", "back"))):
+            same.append(told)
+    Path(os.environ["KERNELS"]).write_text(json.dumps(sum(few.values(), [])))
+
+
+def launches_of(function) -> list[str]:
+    before = len(stub_device.launches)
+    function()
+    return [launch.kernel for launch in stub_device.launches[before:]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(2, 5, 7, 9), (3, 16, 4, 4), (2, 3, 32, 64), (2, 2, 2115), (2, 4, 3, 2, 3), (33, 70)], ids=str
+)
+def test_values_and_gradients(dtype, shape):
+    for x, dim in layouts(shape, dtype).values():
+        for beta_shape in ("C", "NC", "N1"):
+            assert_exact(F.acon_c, x, parameters_for(x, dim, beta_shape), dim)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 3, 0, 4), (0, 3)], ids=str)
+def test_empty(shape):
+    x = torch.randn(shape)
+    for beta_shape in ("C", "NC", "N1"):
+        y, grad_x, *grads = run(F.acon_c, x, parameters_for(x, 1, beta_shape), 1, x)
+        assert y.shape == grad_x.shape == x.shape and all((g == 0).all() for g in grads)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("shape", [(3, 5, 7, 9), (4, 40, 3, 3), (40, 6, 2, 3), (4, 3, 32, 64)], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_meta_acon(norm, shape, channels_last):
+    tensors, generator = meta_inputs(shape, 4, norm, torch.float32)
+    if channels_last:
+        last = tensors[0].detach().movedim(1, -1).contiguous().movedim(-1, 1)
+        tensors[0] = last.requires_grad_()
+    exact_tensors, exact_generator = to(tensors, generator, torch.float64)
+    y, wanted = fused(tensors, generator), unfused(exact_tensors, exact_generator)
+    torch.testing.assert_close(y.double(), wanted, rtol=1e-4, atol=1e-4)
+    grad = torch.randn(shape)
+    grads = torch.autograd.grad(y, (*tensors, *generator.learned()), grad)
+    wanted = torch.autograd.grad(wanted, (*exact_tensors, *exact_generator.learned()), grad.double())
+    for got, want in zip(grads, wanted, strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=1e-3, atol=1e-3 * want.abs().max().item() + 1e-5)
+    for got, want in zip(buffers(generator), buffers(exact_generator), strict=True):
+        torch.testing.assert_close(got.double(), want.double(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 5, 5), (2, 8, 40, 40), (20, 8, 3, 3)], ids=str)
+def test_number_of_launches(shape):
+    x = torch.randn(shape, requires_grad=True)
+    for module, forward, backward in ((AconC(8), 1, 2), (MetaAconC(8), 4, 6)):
+        module.forward(x) if forward == 1 or shape[0] <= 16 else pytest.skip("more samples go another way on a CPU")
+        y = module(x)
+        assert len(launches_of(lambda module=module: module(x))) == forward
+        assert len(launches_of(lambda y=y: y.sum().backward())) == backward
+
+
+def test_sums_are_left_out_where_nobody_needs_them():
+    x = torch.randn(2, 8, 5, 5, requires_grad=True)
+    module = AconC(8).requires_grad_(False)
+    assert launches_of(lambda: module(x).sum().backward()) == ["forward_flat", "backward_flat"]
+    assert stub_device.launches[-1].constants["SUMS"] == 0 and module.p1.grad is None and x.grad is not None
+    module = AconA(8)
+    launches_of(lambda: module(x.detach()).sum().backward())
+    assert stub_device.launches[-2].constants["GRAD_X"] == 0 and module.beta.grad is not None
+
+
+def test_a_kernel_is_compiled_once():
+    x, module = torch.randn(2, 8, 5, 5), AconC(8)
+    module(x)
+    before = len(stub_device.compilations)
+    module(x)
+    module(torch.randn(4, 8, 5, 5))  # other sizes are arguments
+    assert len(stub_device.compilations) == before
+    module(torch.randn(4 * 8 * 25 + 1)[1:].view(4, 8, 5, 5))  # an address that is not a multiple of 16
+    assert len(stub_device.compilations) == before + 1
+
+
+def test_gradients_of_gradients():
+    x = torch.randn(2, 4, 3, 3, requires_grad=True)
+    for module in (AconC(4, init="paper"), MetaAconC(4, init="paper", norm_cfg=None)):
+        exact = type(module)(4, **({} if isinstance(module, AconC) else dict(norm_cfg=None))).double()
+        exact.load_state_dict(module.state_dict())
+        found = []
+        for m, start in ((module, x), (exact, x.detach().double().requires_grad_())):
+            (grad,) = torch.autograd.grad(m(start).square().sum(), start, create_graph=True)
+            (second,) = torch.autograd.grad(grad.square().sum(), start)
+            found.append(second.double())
+        torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
