@@ -98,11 +98,18 @@ def prefixed_loads_keep_metadata(tmp_path, model):
 
 
 def refused_files_are_explained(tmp_path, model):
+    """mmengine's own error is PyTorch's. The maintained fork has none: it reads the file again, and runs code in it."""
     torch.save({"code": print}, tmp_path / "code.pth")
-    with pytest.raises(Exception, match="print") as caught:
-        CheckpointLoader.load_checkpoint(str(tmp_path / "code.pth"))
-    assert isinstance(caught.value, (CheckpointError, pickle.UnpicklingError))
-    return isinstance(caught.value, CheckpointError)
+    try:
+        loaded = CheckpointLoader.load_checkpoint(str(tmp_path / "code.pth"))
+    except CheckpointError as error:
+        assert "print" in str(error)
+        return True
+    except pickle.UnpicklingError as error:
+        assert "print" in str(error)
+        return False
+    assert hasattr(checkpoint, "_safe_torch_load") and loaded == {"code": print}
+    return False
 
 
 def mmseg_configs_are_found(tmp_path, model):
@@ -219,7 +226,12 @@ def test_nothing_else_is_changed():
         "mmengine.runner.checkpoint.CheckpointLoader.load_checkpoint",
     }
     if hasattr(checkpoint, "_safe_torch_load"):  # the maintained fork
-        expected |= {"mmengine.runner.checkpoint._safe_torch_load", "mmengine.config.utils.MODULE2PACKAGE"}
+        expected |= {
+            "mmengine.runner.checkpoint._safe_torch_load",
+            "mmengine.config.utils.MODULE2PACKAGE",  # and two more names of the same dictionary
+            "mmengine.config.utils.PKG2PROJECT",
+            "mmengine.registry.registry.MODULE2PACKAGE",
+        }
     # PyTorch counts the hooks that were ever registered, and lists operators and their libraries, ours among them.
     counted = {"torch.utils.hooks.RemovableHandle.next_id", "torch.ops.loaded_libraries", "torch.library._impls"}
     assert set(found["imported"]) - counted == expected
