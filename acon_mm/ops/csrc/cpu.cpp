@@ -129,8 +129,7 @@ void for_each_task(const Layout& layout, F f) {
 }
 
 Planes planes(const Layout& layout, const Task& task) {
-  return {task.units,  task.channels, task.count,  layout.channels * layout.inner,
-          layout.inner, task.sample,   task.channel};
+  return {task.units, task.channels, task.count, layout.channels * layout.inner, task.sample, task.channel};
 }
 
 Rows rows(const Layout& layout, const Task& task) {

@@ -11,6 +11,13 @@ struct Sums {
   typename Vector<A>::type p1; // of grad_y dy/dp1
   typename Vector<A>::type p1_and_p2; // of grad_y (dy/dp1 + dy/dp2) = grad_y x
   typename Vector<A>::type beta; // of grad_y dy/dbeta / p_diff^2
+
+  // Adds the lanes of `other` where `mask` is set.
+  void add(const Sums& other, typename Vector<A>::ints mask) {
+    p1 += mask ? other.p1 : typename Vector<A>::type{};
+    p1_and_p2 += mask ? other.p1_and_p2 : typename Vector<A>::type{};
+    beta += mask ? other.beta : typename Vector<A>::type{};
+  }
 };
 
 // ACON-C (arXiv 2009.04759, equations 7 and 8). With p_diff = p1 - p2, z = beta p_diff x, s = sigmoid(z):
@@ -27,6 +34,15 @@ struct AconC {
   AconC() = default;
   AconC(V p1, V p2, V beta) : p_diff(p1 - p2), p2(p2), z_slope(beta * (p1 - p2)) {}
   AconC(A p1, A p2, A beta) : AconC(broadcast<V>(p1), broadcast<V>(p2), broadcast<V>(beta)) {}
+
+  // `first` in the lanes where `mask` is set, `second` in the others.
+  static AconC selected(typename Vector<A>::ints mask, const AconC& first, const AconC& second) {
+    AconC acon;
+    acon.p_diff = mask ? first.p_diff : second.p_diff;
+    acon.p2 = mask ? first.p2 : second.p2;
+    acon.z_slope = mask ? first.z_slope : second.z_slope;
+    return acon;
+  }
 
   // Beyond this |z|, s (1-s) counts as 0. So nothing infinite is multiplied by it.
   static constexpr A kMaxZ = std::is_same<A, float>::value ? 87 : 708;

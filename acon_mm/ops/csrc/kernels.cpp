@@ -5,6 +5,10 @@
 #include "kernels.h"
 #include "simd.h"
 
+// The loops call functions that are given as arguments. These must become a part of the loop.
+#define ALWAYS_INLINE __attribute__((always_inline)) inline
+#define ALWAYS_INLINE_LAMBDA __attribute__((always_inline))
+
 namespace {
 
 using acon::Kernels;
@@ -45,6 +49,9 @@ struct Whole {
   static void store(S* to, const Step& v) {
     Io<S>::store(to, v);
   }
+  static void store_past_cache(S* to, const Step& v) {
+    Io<S>::store_past_cache(to, v);
+  }
   static void load_wide(const A* from, Step& v) {
     WideIo<S>::load(from, v);
   }
@@ -66,6 +73,9 @@ struct Rest {
   void store(S* to, const Step& v) const {
     Io<S>::store(to, v, n);
   }
+  void store_past_cache(S* to, const Step& v) const {
+    store(to, v);
+  }
   void load_wide(const A* from, Step& v) const {
     WideIo<S>::load(from, v, n);
   }
@@ -78,6 +88,7 @@ template <typename S>
 struct Loops {
   using A = typename acon::Compute<S>::type;
   using V = typename Vector<A>::type;
+  using I = typename Vector<A>::ints;
   static constexpr int group = Io<S>::group;
   static constexpr int step = Io<S>::step;
 
@@ -93,69 +104,115 @@ struct Loops {
     }
   }
 
-  static void activate(const AconC<A>& acon, const S* x, S* y, int64_t count) {
-    for_steps(count, [&](int64_t i, auto io) {
-      V v[group];
-      prefetch(x + i);
-      io.load(x + i, v);
-      for (V& each : v) {
-        each = acon.y(each);
-      }
-      io.store(y + i, v);
-    });
-  }
-
-  // Calls f(first element, unit, channel of the task) for each plane, in the order of memory.
+  // The planes of a run follow one another in memory. A step that begins in one plane and ends in the next one is
+  // computed once, with the parameters of both: in planes of 7x7, a fourth of the steps would otherwise be for one
+  // element each. Where a plane is smaller than a step, it is a run of its own.
+  //
+  // Calls f(unit, first channel of the task, channels, first element) for each run.
   template <typename F>
-  static void for_planes(const Planes& planes, F f) {
+  static void for_runs(const Planes& planes, F f) {
+    const int64_t channels = planes.count < step ? 1 : planes.channels;
     for (int64_t unit = 0; unit < planes.units; ++unit) {
-      for (int64_t c = 0; c < planes.channels; ++c) {
-        f(unit * planes.unit_stride + c * planes.channel_stride, unit, c);
+      for (int64_t c = 0; c < planes.channels; c += channels) {
+        f(unit, c, channels, unit * planes.unit_stride + c * planes.count);
       }
     }
   }
 
-  static AconC<A> acon_of(const Parameters<A>& parameters, int64_t sample, int64_t channel) {
-    return AconC<A>(
-        *parameters.p1.at(sample, channel), *parameters.p2.at(sample, channel), *parameters.beta.at(sample, channel));
+  // Calls in_plane(i, io, acon) for each step of the planes of a run, from element `i` on; two_planes(i, acon, next,
+  // first, c) for a step that begins in plane c and ends in the next one, where `first` has the lanes of plane c; and
+  // end(c) after each plane. acon_at(c) returns the AconC of a plane. The first `head` elements, fewer than a step, are
+  // a step of their own.
+  template <typename AconAt, typename InPlane, typename TwoPlanes, typename End>
+  ALWAYS_INLINE static void for_run(
+      int64_t channels, int64_t count, int64_t head, AconAt acon_at, InPlane in_plane, TwoPlanes two_planes, End end) {
+    A numbers[step];
+    for (int i = 0; i < step; ++i) {
+      numbers[i] = i;
+    }
+    V number[group];
+    WideIo<S>::load(numbers, number);
+
+    AconC<A> acon = acon_at(0);
+    int64_t i = head;
+    if (head > 0) {
+      in_plane(0, Rest<S>{static_cast<int>(head)}, acon);
+    }
+    for (int64_t c = 0; c < channels; ++c) {
+      const int64_t plane_end = (c + 1) * count;
+      for (; i + step <= plane_end; i += step) {
+        in_plane(i, Whole<S>(), acon);
+      }
+      const int rest = plane_end - i;
+      if (c + 1 == channels) {
+        if (rest > 0) {
+          in_plane(i, Rest<S>{rest}, acon);
+        }
+        end(c);
+        break;
+      }
+      const AconC<A> next = acon_at(c + 1);
+      if (rest > 0) {
+        I first[group];
+        for (int k = 0; k < group; ++k) {
+          first[k] = number[k] < A(rest);
+        }
+        two_planes(i, acon, next, first, c);
+        i += step;
+      }
+      end(c);
+      acon = next;
+    }
+  }
+
+  // Returns a function of the channel of a run.
+  static auto acons(const Parameters<A>& parameters, int64_t sample, int64_t channel) {
+    const A *const p1 = parameters.p1.at(sample, channel), *const p2 = parameters.p2.at(sample, channel),
+                   *const beta = parameters.beta.at(sample, channel);
+    return [=, &parameters](int64_t c) ALWAYS_INLINE_LAMBDA {
+      return AconC<A>(
+          p1[c * parameters.p1.channel_stride], p2[c * parameters.p2.channel_stride],
+          beta[c * parameters.beta.channel_stride]);
+    };
   }
 
   static void planes_forward(
       const S* x, S* y, const Planes& planes, const Parameters<A>& parameters, bool past_cache) {
-    if (past_cache && kCanStream) {
-      return planes_forward_past_cache(x, y, planes, parameters);
-    }
-    for_planes(planes, [&](int64_t i, int64_t unit, int64_t c) {
-      activate(acon_of(parameters, planes.sample + unit, planes.channel + c), x + i, y + i, planes.count);
-    });
+    past_cache && planes.count >= step ? planes_forward<true>(x, y, planes, parameters)
+                                       : planes_forward<false>(x, y, planes, parameters);
   }
 
-  // Only whole cache lines can be written without the cache, and a plane may be smaller. So results are collected.
-  static void planes_forward_past_cache(const S* x, S* y, const Planes& planes, const Parameters<A>& parameters) {
-    constexpr int64_t size = 4096 / sizeof(S);
-    alignas(64) S buffer[size];
-    int64_t filled = 0, begin = 0;
-    const auto flush = [&] {
-      stream(y + begin, buffer, filled * sizeof(S));
-      begin += filled, filled = 0;
-    };
-    for_planes(planes, [&](int64_t i, int64_t unit, int64_t c) {
-      const AconC<A> acon = acon_of(parameters, planes.sample + unit, planes.channel + c);
-      if (begin + filled != i) {
-        flush();
-        begin = i;
-      }
-      for (const int64_t end = i + planes.count; i < end;) {
-        const int64_t count = end - i < size - filled ? end - i : size - filled;
-        activate(acon, x + i, buffer + filled, count);
-        i += count, filled += count;
-        if (filled == size) {
-          flush();
+  template <bool past_cache>
+  static void planes_forward(const S* x, S* y, const Planes& planes, const Parameters<A>& parameters) {
+    for_runs(planes, [&](int64_t unit, int64_t channel, int64_t channels, int64_t first) {
+      const S* const from = x + first;
+      S* const to = y + first;
+      const auto compute = [&](int64_t i, auto io, auto acon_of) ALWAYS_INLINE_LAMBDA {
+        V v[group];
+        prefetch(from + i);
+        io.load(from + i, v);
+        for (int k = 0; k < group; ++k) {
+          v[k] = acon_of(k).y(v[k]);
         }
-      }
+        past_cache ? io.store_past_cache(to + i, v) : io.store(to + i, v);
+      };
+      const int64_t to_boundary = past_cache ? -(reinterpret_cast<uintptr_t>(to) / sizeof(S)) % step : 0;
+      for_run(
+          channels, planes.count, to_boundary, acons(parameters, planes.sample + unit, planes.channel + channel),
+          [&](int64_t i, auto io, const AconC<A>& acon) ALWAYS_INLINE_LAMBDA {
+            compute(i, io, [&](int) ALWAYS_INLINE_LAMBDA { return acon; });
+          },
+          [&](int64_t i, const AconC<A>& acon, const AconC<A>& next, const I(&mask)[group], int64_t)
+              ALWAYS_INLINE_LAMBDA {
+                compute(i, Whole<S>(), [&](int k) ALWAYS_INLINE_LAMBDA {
+                  return AconC<A>::selected(mask[k], acon, next);
+                });
+              },
+          [](int64_t) {});
     });
-    flush();
-    finish_streams();
+    if (past_cache) {
+      finish_streams();
+    }
   }
 
   static void planes_backward(
@@ -178,39 +235,73 @@ struct Loops {
       const A p_diff = *parameters.p1.at(planes.sample, channel) - *parameters.p2.at(planes.sample, channel);
       return times_p_diff_squared<A>(sum_of_lanes(total), p_diff);
     };
-    for_planes(planes, [&](int64_t first, int64_t unit, int64_t c) {
-      const AconC<A> acon = acon_of(parameters, planes.sample + unit, planes.channel + c);
-      Sums<A> total = {};
+    for_runs(planes, [&](int64_t unit, int64_t channel, int64_t channels, int64_t first) {
+      const S *const x_from = x + first, *const grad_from = grad_y + first;
+      S* const to = grad_x ? grad_x + first : nullptr;
+      Sums<A> total;
       if (with_sums) {
-        total = totals[c];
+        total = totals[channel];
       }
-      for_steps(planes.count, [&](int64_t step_first, auto io) {
-        const int64_t i = first + step_first;
+      const auto compute = [&](int64_t i, auto io, auto acon_of, auto sums_of) ALWAYS_INLINE_LAMBDA {
         V grad[group], v[group];
-        prefetch(x + i);
-        prefetch(grad_y + i);
-        io.load(grad_y + i, grad);
-        io.load(x + i, v);
+        prefetch(x_from + i);
+        prefetch(grad_from + i);
+        io.load(grad_from + i, grad);
+        io.load(x_from + i, v);
         for (int k = 0; k < group; ++k) {
-          grad[k] = acon.template grad_x<with_sums>(grad[k], v[k], total);
+          grad[k] = acon_of(k).template grad_x<with_sums>(grad[k], v[k], sums_of(k));
         }
-        if (grad_x) {
-          io.store(grad_x + i, grad);
+        if (to) {
+          io.store(to + i, grad);
         }
-      });
-      if (with_sums) {
-        if (sums.beta_stride != 0) {
-          sums.beta[unit * sums.beta_stride + c] = of_beta(total.beta, c);
-          total.beta = V{};
-        }
-        totals[c] = total;
-      }
+      };
+      for_run(
+          channels, planes.count, 0, acons(parameters, planes.sample + unit, planes.channel + channel),
+          [&](int64_t i, auto io, const AconC<A>& acon) ALWAYS_INLINE_LAMBDA {
+            compute(
+                i, io, [&](int) ALWAYS_INLINE_LAMBDA { return acon; },
+                [&](int) ALWAYS_INLINE_LAMBDA -> Sums<A>& { return total; });
+          },
+          [&](int64_t i, const AconC<A>& acon, const AconC<A>& next, const I(&mask)[group], int64_t c)
+              ALWAYS_INLINE_LAMBDA {
+                Sums<A> both[group] = {};
+                compute(
+                    i, Whole<S>(),
+                    [&](int k) ALWAYS_INLINE_LAMBDA { return AconC<A>::selected(mask[k], acon, next); },
+                    [&](int k) ALWAYS_INLINE_LAMBDA -> Sums<A>& { return both[k]; });
+                for (int k = 0; with_sums && k < group; ++k) {
+                  total.add(both[k], mask[k]);
+                  totals[channel + c + 1].add(both[k], ~mask[k]);
+                }
+              },
+          [&](int64_t c) ALWAYS_INLINE_LAMBDA {
+            if (with_sums) {
+              if (sums.beta_stride != 0) {
+                sums.beta[unit * sums.beta_stride + channel + c] = of_beta(total.beta, channel + c);
+                total.beta = V{};
+              }
+              totals[channel + c] = total;
+              if (c + 1 < channels) {
+                total = totals[channel + c + 1];
+              }
+            }
+          });
     });
     for (int64_t c = 0; with_sums && c < planes.channels; ++c) {
       sums.p1[c] = sum_of_lanes(totals[c].p1);
       sums.p2[c] = sum_of_lanes(totals[c].p1_and_p2) - sums.p1[c];
       if (sums.beta_stride == 0) {
         sums.beta[c] = of_beta(totals[c].beta, c);
+      }
+    }
+  }
+
+  // Calls f(first element, unit, channel of the task) for each plane.
+  template <typename F>
+  static void for_planes(const Planes& planes, F f) {
+    for (int64_t unit = 0; unit < planes.units; ++unit) {
+      for (int64_t c = 0; c < planes.channels; ++c) {
+        f(unit * planes.unit_stride + c * planes.count, unit, c);
       }
     }
   }

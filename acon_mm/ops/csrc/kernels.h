@@ -42,10 +42,11 @@ struct Parameters {
   Parameter<A> p1, p2, beta;
 };
 
-// A task of planes: `channels` planes of `count` elements of each unit. Planes and units follow at these distances.
+// A task of planes: `channels` planes of `count` elements of each unit. They follow one another; units follow at a
+// distance. With one channel, a plane may be a part of one.
 struct Planes {
   int64_t units, channels, count;
-  int64_t unit_stride, channel_stride;
+  int64_t unit_stride;
   int64_t sample, channel; // of the first plane; each further unit is the next sample
 };
 

@@ -152,33 +152,16 @@ F64 exp2(F64 t) {
 template <typename A>
 constexpr A kLog2E = 1.442695040888963407359924681;
 
-#if defined(__AVX2__)
-constexpr bool kCanStream = true;
-#else
-constexpr bool kCanStream = false;
-#endif
-
-// Copies without leaving the target in the cache, so that its memory is not read first.
-inline void stream(void* to, const void* from, int64_t bytes) {
-  char* target = static_cast<char*>(to);
-  const char* source = static_cast<const char*>(from);
-#if defined(__AVX2__)
-  const int64_t to_boundary = -reinterpret_cast<uintptr_t>(target) % kBytes;
-  if (to_boundary + kBytes <= bytes) {
-    std::memcpy(target, source, to_boundary);
-    int64_t i = to_boundary;
-    for (; i + kBytes <= bytes; i += kBytes) {
+// Stores without the cache, so that the memory is not read first. `to` is a multiple of kBytes.
+template <typename V>
+void stream(void* to, V v) {
 #if defined(__AVX512F__)
-      _mm512_stream_si512(reinterpret_cast<__m512i*>(target + i), _mm512_loadu_si512(source + i));
+  _mm512_stream_si512(static_cast<__m512i*>(to), (__m512i)v);
+#elif defined(__AVX2__)
+  _mm256_stream_si256(static_cast<__m256i*>(to), (__m256i)v);
 #else
-      _mm256_stream_si256(
-          reinterpret_cast<__m256i*>(target + i), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + i)));
+  std::memcpy(to, &v, sizeof(V));
 #endif
-    }
-    target += i, source += i, bytes -= i;
-  }
-#endif
-  std::memcpy(target, source, bytes);
 }
 // Other threads see these stores only after this.
 inline void finish_streams() {
@@ -208,6 +191,9 @@ struct Io : IoBase<S, 1> { // float and double
   }
   static void store(S* to, const V (&v)[1]) {
     std::memcpy(to, v, sizeof(V));
+  }
+  static void store_past_cache(S* to, const V (&v)[1]) {
+    stream(to, v[0]);
   }
   static void load(const S* from, V (&v)[1], int n) {
     v[0] = V{};
@@ -271,11 +257,17 @@ struct Io<BFloat16> : BufferedIo<BFloat16, 2, Io<BFloat16>> {
     v[1] = (F32)(words & 0xffff0000u);
   }
   static void store(BFloat16* to, const F32 (&v)[2]) {
-    const U32 words = rounded(v[0]) >> 16 | (rounded(v[1]) & 0xffff0000u);
+    const U32 words = packed(v);
     std::memcpy(to, &words, sizeof(words));
+  }
+  static void store_past_cache(BFloat16* to, const F32 (&v)[2]) {
+    stream(to, packed(v));
   }
 
  private:
+  static U32 packed(const F32 (&v)[2]) {
+    return rounded(v[0]) >> 16 | (rounded(v[1]) & 0xffff0000u);
+  }
   static U32 rounded(F32 v) {
     const U32 bits = (U32)v;
     const U32 to_nearest_even = bits + 0x7fff + ((bits >> 16) & 1);
@@ -288,6 +280,9 @@ template <>
 struct Io<Float16> : BufferedIo<Float16, 1, Io<Float16>> {
   using BufferedIo::load;
   using BufferedIo::store;
+  static void store_past_cache(Float16* to, const F32 (&v)[1]) {
+    store(to, v);
+  }
 #if defined(__AVX512F__)
   static void load(const Float16* from, F32 (&v)[1]) {
     v[0] = (F32)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
