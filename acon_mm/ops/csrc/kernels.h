@@ -51,7 +51,7 @@ struct Planes {
 };
 
 // The most channels that a task of planes has.
-constexpr int64_t kMaxPlanes = 128;
+constexpr int64_t kMaxPlanes = 256;
 
 // A task of rows: `count` rows of `channels` elements of each unit, all one after the other.
 struct Rows {
