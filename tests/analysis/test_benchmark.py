@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from acon_mm import MetaAconC
-from acon_mm.analysis.benchmark import measure, models, operators
+from acon_mm.analysis.benchmark import measure, models, operators, report
 from acon_mm.analysis.benchmark.peers import FORMS
 
 ROOT = Path(__file__).parents[2]
@@ -96,11 +96,24 @@ def test_operator_cases():
     cases = list(found)
     assert [case.passes for case in cases] == ["forward", "forward + backward"]
     assert all((case.act, case.shape, case.dtype) == ("MetaAconC", (2, 8, 4, 4), "float32") for case in cases)
-    assert all(set(case.ratio) == {"SiLU", "ours", "ReLU", "copy"} and case.ratio["SiLU"] == 1 for case in cases)
+    names = {"SiLU", "ours", "ReLU", "copy", "linears"}
+    assert all(set(case.ratio) == names and case.ratio["SiLU"] == 1 for case in cases)
+
+
+def test_shapes_of_heads_and_their_table():
+    shapes = [(shape[0], 8, *shape[2:]) for name in ("rois", "linear") for shape in operators.SHAPES[name][:1]]
+    cases = list(operators.measure(acts=operators.ACTS[:2], shapes=shapes, peers=[], device=CPU, seconds=0))
+    assert [case.shape for case in cases[::4]] == [(100, 8, 7, 7), (256, 8)]
+    head, _, *rows = (line.split(" | ") for line in report.operators_table(cases).splitlines())
+    assert len(rows) == len(cases) == 8
+    column = head.index("linears")
+    assert [bool(row[column].strip()) for row in rows] == [False, False, True, True] * 2
+    with pytest.raises(ValueError, match=r"channels_last takes shapes \(N, C, H, W\) only"):
+        next(operators.measure(shapes=[(4, 8)], layouts=["channels_last"], device=CPU, seconds=0))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["RetinaNet-R18", "PSPNet-R18"])
+@pytest.mark.parametrize("name", ["RetinaNet-R18", "PSPNet-R18", "FasterRCNN-R18", "MaskRCNN-R18"])
 def test_model_variants_train(name):
     counts = []
     for variant in ("ReLU", "authors' Meta-ACON-C, paper's sites", "Meta-ACON-C everywhere"):
@@ -127,7 +140,7 @@ def test_a_model_that_cannot_train_on_one_picture_gets_two():
 
 @pytest.mark.slow
 def test_tool(tmp_path):
-    command = "operators --acts AconC --shapes 1x4x8x8 --threads 1 --seconds 0 --peers ReLU authors --device cpu"
+    command = "operators --acts AconC --shapes 1x4x8x8 2x8 --threads 1 --seconds 0 --peers ReLU authors --device cpu"
     done = subprocess.run(
         [sys.executable, "tools/analysis_tools/benchmark.py", *command.split(), "--work-dir", tmp_path / "out"],
         cwd=ROOT,
@@ -137,6 +150,6 @@ def test_tool(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "out/benchmark.json").read_text())
-    assert [case["passes"] for case in written["operators"]] == ["forward", "forward + backward"]
+    assert [case["passes"] for case in written["operators"]] == ["forward", "forward + backward"] * 2
     table = (tmp_path / "out/benchmark.md").read_text()
     assert "| AconC | 1x4x8x8 | float32, contiguous | 1 | forward |" in table and table in done.stdout + "\n"

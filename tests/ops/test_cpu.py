@@ -1,5 +1,6 @@
 """The compiled kernels and the reference: ACON-C and the mean against float64 autograd of the plain formula."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -56,6 +57,53 @@ def test_rows_of_many_channels(channels):
     assert_exact(compiled.acon_c, x, parameters_for(x, 1, "NC"), 1)
 
 
+@NEEDS_COMPILED
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(70, 300, 7, 7), (300, 40, 2, 3), (90, 30, 14, 14), (300, 200), (40, 3, 20, 7, 7)])
+def test_many_samples_of_small_planes(shape, dtype):
+    """Samples share tasks, and steps of the loop share planes."""
+    x = torch.randn(shape).to(dtype)
+    for beta_shape in ("C", "NC", "N1"):
+        assert_exact(compiled.acon_c, x, parameters_for(x, 1, beta_shape), 1)
+    if len(shape) == 5:
+        assert_exact(compiled.acon_c, x, parameters_for(x, 2, "NC"), 2)
+
+
+@NEEDS_COMPILED
+@pytest.mark.parametrize("shape", [(30, 20, 7, 7), (30, 20), (3, 5, 40, 40)])
+def test_slopes_of_each_sample(shape):
+    x = torch.randn(shape)
+    for shapes in (("NC", "C", "C"), ("N1", "NC", "C"), ("C", "N1", "NC")):
+        p1, p2, beta = (parameters_for(x, 1, each)[2] for each in shapes)
+        assert_exact(compiled.acon_c, x, [p1, p2, beta], 1)
+
+
+@NEEDS_COMPILED
+@torch.no_grad()  # otherwise PyTorch's operators compute them, for a second derivative
+@pytest.mark.parametrize("shape", [(30, 20, 7, 7), (30, 20), (2, 5, 90, 200)])
+@pytest.mark.parametrize("beta_shape", ["C", "NC"])
+def test_only_the_wanted_gradients(shape, beta_shape):
+    x, grad = torch.randn(shape), torch.randn(shape)
+    inputs = (grad, x, *parameters_for(x, 1, beta_shape), 1)
+    backward = torch.ops.acon_mm.acon_c_backward.default
+    every = backward(*inputs, [True] * 4)
+    for mask in itertools.product([False, True], repeat=4):
+        # An undefined tensor of C++ arrives as None.
+        for wanted, got, want in zip(mask, backward(*inputs, list(mask)), every, strict=True):
+            assert torch.equal(got, want) if wanted else got is None
+
+
+@NEEDS_COMPILED
+def test_nan_and_infinity_stay_in_their_plane():
+    """One step of the loop has elements of two planes."""
+    x = torch.randn(2, 6, 7, 7)
+    x[:, 2], x[:, 4] = float("nan"), float("inf")
+    y, grad_x, *grads = run(compiled.acon_c, x, [torch.rand(6) + 0.5 for _ in range(3)], 1, torch.ones(x.shape))
+    for t in (y, grad_x):
+        assert t[:, [0, 1, 3, 5]].isfinite().all() and t[:, 2].isnan().all()
+    assert all(g[[0, 1, 3, 5]].isfinite().all() and g[2].isnan() for g in grads)
+
+
 @pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 3, 0, 4), (0, 3)])
 def test_empty(name, shape):
@@ -70,11 +118,12 @@ def test_empty(name, shape):
 def test_large_results_are_those_of_their_parts(dtype):
     """From 16 MiB on, results are written without the cache, on boundaries where odd planes do not begin."""
     elements = (16 << 20) // torch.finfo(dtype).bits * 8
-    x = torch.randn(1, 7, elements // 7 + 5).to(dtype)
-    parameters = parameters_for(x, 1, "C")
-    whole = compiled.acon_c(x, *parameters, 1)
-    parts = [compiled.acon_c(x[:, c : c + 1], *(p[c : c + 1] for p in parameters), 1) for c in range(7)]
-    assert torch.equal(whole, torch.cat(parts, 1))
+    for shape in ((1, 7, elements // 7 + 5), (elements // 7 // 49 + 1, 7, 49), (elements // 7 // 5 + 1, 7, 5)):
+        x = torch.randn(shape).to(dtype)
+        parameters = parameters_for(x, 1, "C")
+        whole = compiled.acon_c(x, *parameters, 1)
+        parts = [compiled.acon_c(x[:, c : c + 1], *(p[c : c + 1] for p in parameters), 1) for c in range(7)]
+        assert torch.equal(whole, torch.cat(parts, 1))
 
 
 @NEEDS_COMPILED
@@ -208,8 +257,9 @@ def test_mean_is_added_in_place_to_a_gradient_of_its_own():
 @NEEDS_COMPILED
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_same_bits_for_any_number_of_threads(layout, dtype):
-    x, dim = layouts((3, 40, 61, 67), dtype)[layout]
+@pytest.mark.parametrize("shape", [(3, 40, 61, 67), (90, 300, 7, 7), (300, 1100, 1, 1)], ids=str)
+def test_same_bits_for_any_number_of_threads(shape, layout, dtype):
+    x, dim = layouts(shape, dtype)[layout]
     grad = torch.randn(x.shape).to(dtype)
     before, results = torch.get_num_threads(), []
     try:

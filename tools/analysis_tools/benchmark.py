@@ -14,8 +14,8 @@ from acon_mm.analysis.benchmark import models, operators, report
 from acon_mm.analysis.benchmark.measure import pin_allocator
 
 
-def shape(text: str) -> tuple[int, ...]:
-    return tuple(int(size) for size in text.split("x"))
+def shapes_of(text: str) -> tuple[tuple[int, ...], ...]:
+    return operators.SHAPES.get(text) or (tuple(int(size) for size in text.split("x")),)
 
 
 def dtype(text: str) -> torch.dtype:
@@ -39,7 +39,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--keep-allocator", action="store_true", help="do not pin glibc's allocator (see the docs)")
     group = parser.add_argument_group("operators")
     group.add_argument("--acts", nargs="+", default=operators.ACTS, choices=operators.ACTS, help="activations")
-    group.add_argument("--shapes", type=shape, nargs="+", default=operators.SHAPES, metavar="NxCxHxW")
+    group.add_argument(
+        "--shapes",
+        type=shapes_of,
+        nargs="+",
+        default=[operators.SHAPES["maps"]],
+        metavar="SHAPE",
+        help=f"such as 2x64x200x200, or {', '.join(operators.SHAPES)} for a set of them (default: maps)",
+    )
     group.add_argument("--dtypes", type=dtype, nargs="+", default=[torch.float32])
     group.add_argument("--layouts", nargs="+", default=["contiguous"], choices=operators.LAYOUTS)
     group.add_argument(
@@ -61,7 +68,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def measure_operators(args: argparse.Namespace, device: torch.device) -> list[operators.Case]:
-    choices = dict(acts=args.acts, shapes=args.shapes, dtypes=args.dtypes, layouts=args.layouts, threads=args.threads)
+    choices = dict(
+        acts=args.acts, shapes=sum(args.shapes, ()), dtypes=args.dtypes, layouts=args.layouts, threads=args.threads
+    )
     found = operators.measure(**choices, peers=args.peers, device=device, seconds=args.seconds)
     cases = []
     for case in tqdm(found, total=2 * prod(map(len, choices.values())), desc="operators"):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.structures import InstanceData, PixelData
@@ -23,10 +24,12 @@ from .peers import FORMS
 #: shipped configs of models with a ResNet-50
 _CONFIGS = {
     "RetinaNet": "mmdet/retinanet/retinanet_r50_fpn_1x_coco.py",
+    "FasterRCNN": "mmdet/faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py",
+    "MaskRCNN": "mmdet/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
     "PSPNet": "mmseg/pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py",
 }
 #: PSPNet pools to 1x1 before a batch norm, which cannot train with one picture
-_MIN_BATCH = {"RetinaNet": 1, "PSPNet": 2}
+_MIN_BATCH = {"PSPNet": 2}
 MODELS_TO_MEASURE = tuple(f"{name}-{backbone}" for backbone in ("R18", "R50") for name in _CONFIGS)
 
 
@@ -98,7 +101,7 @@ def measure(
     """
     variants = [REFERENCE, *(variant for variant in variants if variant != REFERENCE)]
     for name in models:
-        count = max(batch, _MIN_BATCH[name.partition("-")[0]])
+        count = max(batch, _MIN_BATCH.get(name.partition("-")[0], 1))
         peaks = _peaks(name, variants, count, size, device) if memory else {}
         for num_threads in threads:
             torch.set_num_threads(num_threads)
@@ -133,7 +136,8 @@ def build(name: str, variant: str, device: torch.device) -> BaseModel:
             cfg["decode_head"]["in_channels"], cfg["auxiliary_head"]["in_channels"] = 512, 256
     model = revert_sync_batchnorm(build_shipped(cfg, package))
     chosen = VARIANTS[variant]
-    sites = {"backbone": chosen.in_backbone, **dict.fromkeys(("neck", "bbox_head", "decode_head"), chosen.elsewhere)}
+    others = ("neck", "rpn_head", "bbox_head", "roi_head", "decode_head")
+    sites = {"backbone": chosen.in_backbone, **dict.fromkeys(others, chosen.elsewhere)}
     for part, act_sites in sites.items():
         module = getattr(model, part, None)
         if act_sites is not None and module is not None and _has_activations(module):
@@ -158,29 +162,39 @@ def training_step(model: BaseModel, batch: int, size: int, device: torch.device)
 
 
 def inference(model: BaseModel, batch: int, size: int, device: torch.device) -> Callable[[], object]:
-    """A function that computes the output of the network, without what follows it (NMS, argmax)."""
+    """A function that computes the output of the network, without what follows it (argmax, NMS of the boxes)."""
     pictures = _pictures(batch, size, device)
+    samples = [_sample(model, size, device) for _ in range(batch)]
 
     def run() -> None:
         model.eval()
         with torch.no_grad():
-            model._forward(pictures)
+            model._forward(pictures, samples)
 
     return run
 
 
 def _sample(model: BaseModel, size: int, device: torch.device) -> Any:
-    """The annotations of a picture: one label everywhere, or three boxes."""
-    shape = dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size), batch_input_shape=(size, size))
+    """The annotations of a picture: one label everywhere, or three boxes, which are filled with masks."""
+    shape: dict[str, Any] = dict.fromkeys(("img_shape", "ori_shape", "pad_shape", "batch_input_shape"), (size, size))
+    shape["scale_factor"] = (1.0, 1.0)
     if hasattr(model, "decode_head"):
         from mmseg.structures import SegDataSample
 
         labels = torch.zeros(1, size, size, dtype=torch.long, device=device)
         return SegDataSample(metainfo=shape, gt_sem_seg=PixelData(data=labels))
     from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
 
     corners = torch.tensor([[0.1, 0.1, 0.3, 0.4], [0.4, 0.2, 0.9, 0.8], [0.05, 0.6, 0.25, 0.7]], device=device)
-    boxes = InstanceData(bboxes=corners * size, labels=torch.tensor([1, 2, 3], device=device))
+    masks = np.zeros((len(corners), size, size), dtype=np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, (corners * size).int().tolist(), strict=True):
+        mask[top:bottom, left:right] = 1
+    boxes = InstanceData(
+        bboxes=corners * size,
+        labels=torch.tensor([1, 2, 3], device=device),
+        masks=BitmapMasks(masks, size, size),
+    )
     return DetDataSample(metainfo=shape, gt_instances=boxes)
 
 

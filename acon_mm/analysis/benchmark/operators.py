@@ -9,11 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .measure import interleaved, kept_bytes, ratios
 from .peers import FORMS
 
-SHAPES = ((2, 64, 200, 200), (2, 256, 100, 100), (2, 512, 50, 50), (2, 2048, 25, 25), (16, 64, 56, 56))
+#: shapes of x by name: feature maps, regions of interest, and outputs of fully connected layers
+SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "maps": ((2, 64, 200, 200), (2, 256, 100, 100), (2, 512, 50, 50), (2, 2048, 25, 25), (16, 64, 56, 56)),
+    "rois": tuple((count, 256, size, size) for size, most in ((7, 2000), (14, 1000)) for count in (100, 400, most)),
+    "linear": ((256, 256), (256, 1024), (1000, 1024), (2000, 1024)),
+}
 ACTS = ("AconC", "MetaAconC (no norm)", "MetaAconC")
 LAYOUTS = ("contiguous", "channels_last")
 REFERENCE = "SiLU"
@@ -58,7 +64,7 @@ class Case:
 def measure(
     *,
     acts: Sequence[str] = ACTS,
-    shapes: Sequence[tuple[int, ...]] = SHAPES,
+    shapes: Sequence[tuple[int, ...]] = SHAPES["maps"],
     dtypes: Sequence[torch.dtype] = (torch.float32,),
     layouts: Sequence[str] = LAYOUTS[:1],
     threads: Sequence[int] = (1,),
@@ -70,9 +76,15 @@ def measure(
 
     Args:
         acts: of :data:`ACTS`.
-        peers: of :data:`PEERS`; SiLU and ours are always measured.
+        peers: of :data:`PEERS`; SiLU and ours are always measured, and so are, for Meta-ACON, the two linear layers of
+            its generator alone.
         seconds: to measure each case.
+
+    Raises:
+        ValueError: channels_last with a shape that is not ``(N, C, H, W)``.
     """
+    if "channels_last" in layouts and any(len(shape) != 4 for shape in shapes):
+        raise ValueError("channels_last takes shapes (N, C, H, W) only")
     for count, dtype, layout, shape, act in product(threads, dtypes, layouts, shapes, acts):
         torch.set_num_threads(count)
         yield from _cases(Setting(act, tuple(shape), dtype, layout, count), peers, device, seconds)
@@ -97,6 +109,8 @@ def _cases(setting: Setting, peers: Sequence[str], device: torch.device, seconds
     copy_x = _copy(x)
     forward = {name: _forward(module, x) for name, module in candidates.items()}
     both = {name: _forward_backward(module, x, grad) for name, module in candidates.items()}
+    if setting.act != "AconC":
+        forward["linears"], both["linears"] = _linears(candidates["ours"], x)
     for passes, calls, inputs in (
         ("forward", forward, [x.detach()]),
         ("forward + backward", both, [x.detach(), grad]),
@@ -142,6 +156,20 @@ def _like(form: type[nn.Module], ours: nn.Module, channels: int, options: dict) 
 def _copy(x: Tensor) -> Callable[[], object]:
     source, target = x.detach(), torch.empty_like(x, requires_grad=False)
     return lambda: target.copy_(source)
+
+
+def _linears(meta: nn.Module, x: Tensor) -> tuple[Callable[[], object], Callable[[], object]]:
+    """The two linear layers of a generator: forward, and forward + backward. No Meta-ACON can be faster."""
+    weights = [t.detach().clone().requires_grad_() for t in (*meta.fc1.parameters(), *meta.fc2.parameters())]
+    w1, b1, w2, b2 = weights
+    mean = torch.randn(x.shape[0], x.shape[1], device=x.device, requires_grad=True)
+    grad = torch.randn_like(mean)
+
+    def run() -> Tensor:
+        hidden = functional.linear(mean, w1.flatten(1), b1)
+        return functional.linear(hidden, w2.flatten(1), b2)
+
+    return torch.no_grad()(run), lambda: torch.autograd.grad(run(), [mean, *weights], grad)
 
 
 def _forward(module: nn.Module, x: Tensor) -> Callable[[], object]:

@@ -21,7 +21,7 @@ def machine(device: torch.device) -> str:
 
 def operators_table(cases: Sequence[Case]) -> str:
     """Time over ``nn.SiLU``'s; a row for each case."""
-    names = [name for name in cases[0].ratio if name != REFERENCE]
+    names = list(dict.fromkeys(name for case in cases for name in case.ratio if name != REFERENCE))
     head = ["activation", "x", "dtype, layout", "threads", "passes", *names, "kept by ours", "ours GB/s", "copy GB/s"]
     rows = []
     for case in cases:
@@ -33,13 +33,19 @@ def operators_table(cases: Sequence[Case]) -> str:
                 f"{case.dtype}, {case.layout}",
                 case.threads,
                 case.passes,
-                *(f"**{case.ratio[n]:.2f}**" if n == "ours" else f"{case.ratio[n]:.2f}" for n in names),
+                *(_ratio(case, name) for name in names),
                 f"{kept:.2f} x",
                 f"{case.gigabytes:.1f}",
                 f"{case.copy_gigabytes:.1f}",
             ]
         )
     return _table(head, rows)
+
+
+def _ratio(case: Case, name: str) -> str:
+    if name not in case.ratio:
+        return ""
+    return f"**{case.ratio[name]:.2f}**" if name == "ours" else f"{case.ratio[name]:.2f}"
 
 
 def models_table(cases: Sequence[ModelCase]) -> str:
