@@ -1,6 +1,7 @@
 """The code of ``tools/analysis_tools``. Nothing else in the package imports it.
 
 - ``benchmark/``: time and memory
+- ``device_check/``: whether a machine computes right, and how fast
 - ``config_coverage/``: ``act_cfg`` on every config that mmdet and mmseg ship
 - ``shipped_configs.py``: the configs of mmdet and mmseg, and where ``act_cfg`` goes in them
 - ``build.py``: a model from such a config
