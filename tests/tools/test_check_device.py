@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from acon_mm.analysis.device_check import checks, correctness, kinds
+from acon_mm.analysis.device_check import bandwidth, checks, correctness, kinds
 from acon_mm.analysis.device_check.checks import Check, Findings, Setting, Skip
 from acon_mm.ops import functional
 from helpers.pages import ROOT
@@ -71,6 +71,17 @@ def test_tables(main, tmp_path, capsys):
     assert "| MetaAconC | 256x1024 | float32, contiguous |" in printed
 
 
+def test_an_error_in_a_measurement_is_an_exit_code(main, tmp_path, capsys, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(bandwidth, "_times", broken)
+    options = ["--quick", "--device", "cpu", "--sections", "bandwidth", "correctness"]
+    assert main([*options, "--only", "infinite", "AconC float32*256x1024"]) == 1
+    printed = capsys.readouterr()
+    assert "1 ok" in printed.out and "RuntimeError: no kernel" in printed.err
+
+
 @pytest.mark.slow
 def test_without_openmmlab_the_operators_are_checked():
     code = f"""
@@ -87,7 +98,7 @@ finally:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "only the operators are checked: acon_mm needs mmengine" in done.stdout
     assert "values[acon_a, float16]" in done.stdout and "AconA" not in done.stdout
-    assert "not measured: this needs OpenMMLab" in done.stdout
+    assert "Training steps are not measured, because this needs OpenMMLab" in done.stdout
 
 
 def test_names_are_unique_and_listed(main, capsys):

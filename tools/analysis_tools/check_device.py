@@ -1,14 +1,17 @@
 """Check whether ACON is right and fast on this machine: correctness, host time, bandwidth, training steps.
 
-The exit code is 1 if a check of correctness fails; it does not depend on speed. It runs from a copy of the project with
-nothing installed but PyTorch. Without OpenMMLab's packages only the operators (acon_mm/ops) are checked.
+The exit code is 1 if a check of correctness fails or a measured call raises an error; it does not depend on speed. It runs
+from a copy of the project with nothing installed but PyTorch. Without OpenMMLab's packages only the operators
+(acon_mm/ops) are checked.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 
@@ -52,7 +55,7 @@ def import_acon() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the chosen sections; the status is 1 if a check of correctness has failed."""
+    """Run the chosen sections; the status is 1 if a check of correctness has failed, or a measurement with an error."""
     args = parse_args(argv)
     problem = import_acon()
     from acon_mm.analysis.device_check import bandwidth, checks, correctness, host, report
@@ -68,44 +71,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     results: dict[str, object] = {"machine": machine}
     print("\n".join(f"{name}: {value}" for name, value in machine.items()), flush=True)
 
-    def keep(section: str, rows: Sequence) -> None:
-        # After each section, so that a run that is stopped leaves what it has.
-        results[section] = [asdict(row) for row in rows]
-        if args.out:
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps(results, indent=1))
+    def collect(section: str, found: Iterable, rows: list) -> None:
+        """Take the rows of a section, and write them after each one: a run that is stopped leaves what it has."""
+        for row in found:
+            rows.append(row)
+            results[section] = [asdict(each) for each in rows]
+            if args.out:
+                args.out.parent.mkdir(parents=True, exist_ok=True)
+                args.out.write_text(json.dumps(results, indent=1))
+            if section == "correctness":
+                print(f"{row.status:8s}{row.seconds:6.1f} s  {row.name}: {row.detail}", flush=True)
 
-    failed = False
+    def measure(section: str, title: str, found: Iterable, table: Callable[[list], list[list[str]]]) -> bool:
+        """Print the table of a section. False if a call raises an error."""
+        print(f"\n## {title}", flush=True)
+        rows: list = []
+        good = True
+        try:
+            collect(section, found, rows)
+        except Exception:  # the next section may work
+            traceback.print_exc()
+            good = False
+        print(report.table(table(rows)), flush=True)
+        return good
+
+    good = True
     if "correctness" in args.sections:
         print("\n## Correctness", flush=True)
-        found = []
-        for result in checks.run(every, setting):
-            found.append(result)
-            print(f"{result.status:8s}{result.seconds:6.1f} s  {result.name}: {result.detail}", flush=True)
-        keep("correctness", found)
+        found: list = []
+        collect("correctness", checks.run(every, setting), found)
         print(report.summary(found), flush=True)
-        failed = any(result.status in ("FAIL", "not run") for result in found)
+        good = all(result.status in ("ok", "skipped") for result in found)
     if "host" in args.sections:
-        print("\n## Host time a call", flush=True)
-        times = host.measure(setting, with_modules=not problem)
-        keep("host", times)
-        print(report.table(host.rows(times)), flush=True)
+        good &= measure("host", "Host time a call", host.measure(setting, not problem), host.rows)
     if "bandwidth" in args.sections:
-        print("\n## Time on large tensors", flush=True)
-        speeds = list(bandwidth.measure(setting, with_modules=not problem))
-        keep("bandwidth", speeds)
-        print(report.table(bandwidth.rows(speeds)), flush=True)
+        good &= measure("bandwidth", "Time on large tensors", bandwidth.measure(setting, not problem), bandwidth.rows)
     if "training" in args.sections:
-        print("\n## Training steps, over ReLU's", flush=True)
-        if problem or not find_spec("mmdet"):
-            print("not measured: this needs OpenMMLab's packages and mmdet")
-        else:
+        try:
             from acon_mm.analysis.device_check import training_steps
 
-            steps = list(training_steps.measure(setting))
-            keep("training", steps)
-            print(report.table(training_steps.rows(steps)), flush=True)
-    return int(failed)
+            import_module("mmdet.models")
+        except ImportError as error:
+            print(f"\nTraining steps are not measured, because this needs OpenMMLab's packages and mmdet: {error}")
+        else:
+            steps = training_steps.measure(setting)
+            good &= measure("training", "Training steps, over ReLU's", steps, training_steps.rows)
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -38,7 +38,7 @@ _GOALS = {
 }
 
 
-def measure(setting: Setting, with_modules: bool) -> list[HostTime]:
+def measure(setting: Setting, with_modules: bool) -> Iterator[HostTime]:
     """The time of a call of each activation and of its peers, in turn."""
     modules: dict[str, nn.Module] = {"ReLU": nn.ReLU(), "SiLU": nn.SiLU(), "BatchNorm2d": nn.BatchNorm2d(_SHAPE[1])}
     for kind in kinds.of_this_machine(with_modules):
@@ -47,24 +47,20 @@ def measure(setting: Setting, with_modules: bool) -> list[HostTime]:
     for module in modules.values():
         module.to(setting.device)
     x = torch.randn(_SHAPE, device=setting.device)
-    found = []
     for index, passes in enumerate(PASSES):
         make = _forward if index == 0 else _forward_backward
         calls = {name: make(module, x) for name, module in modules.items()}
         times = _in_turn(calls, setting, rounds=5 if setting.quick else 9, calls_a_round=60 if index else 120)
         for name, taken in times.items():
             goals = _GOALS.get(name, ("", "")) if setting.on_gpu else ("", "")
-            found.append(
-                HostTime(
-                    name,
-                    passes,
-                    1e6 * min(taken),
-                    median(a / b for a, b in zip(taken, times["SiLU"], strict=True)),
-                    median(a / b for a, b in zip(taken, times["BatchNorm2d"], strict=True)),
-                    goals[index],
-                )
+            yield HostTime(
+                name,
+                passes,
+                1e6 * min(taken),
+                median(a / b for a, b in zip(taken, times["SiLU"], strict=True)),
+                median(a / b for a, b in zip(taken, times["BatchNorm2d"], strict=True)),
+                goals[index],
             )
-    return found
 
 
 def _forward(module: nn.Module, x: Tensor) -> Callable[[], None]:

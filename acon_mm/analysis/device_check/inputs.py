@@ -34,9 +34,9 @@ QUICK_CASES = (
 )
 CASES = (
     *QUICK_CASES,
-    Case((4, 32, 112, 112)),
-    Case((4, 256, 25, 25)),
-    Case((100, 64, 14, 14)),
+    Case((4, 32, 56, 56)),
+    Case((4, 128, 25, 25)),
+    Case((100, 32, 14, 14)),
     Case((4, 1024, 7, 7)),
     Case((300, 256)),
     Case((4, 99, 384), -1),
@@ -58,8 +58,12 @@ EMPTY_CASES = (
 )
 
 
-def cases(quick: bool) -> tuple[Case, ...]:
-    return QUICK_CASES if quick else CASES
+# Enough for each block of a GPU to have more than one part.
+LARGE_CASES = (Case((8, 64, 112, 112)), Case((20000, 256)))
+
+
+def cases(quick: bool, on_gpu: bool) -> tuple[Case, ...]:
+    return QUICK_CASES if quick else (*CASES, *LARGE_CASES) if on_gpu else CASES
 
 
 def channels_last_of(x: Tensor) -> torch.memory_format:

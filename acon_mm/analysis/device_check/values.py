@@ -17,7 +17,7 @@ def values(setting: Setting, kind: Kind, dtype: torch.dtype) -> str:
     findings = Findings()
     # Convolutions in float64 are slow on a CPU, and not ours.
     few = setting.quick or (kind.has_window and not setting.on_gpu)
-    for case in inputs.cases(few):
+    for case in inputs.cases(few, setting.on_gpu):
         for layout in inputs.layouts_of(case, setting.quick):
             for training in (True, False) if kind.has_norm else (True,):
                 _compare(setting, kind, dtype, case, layout, training, findings)
