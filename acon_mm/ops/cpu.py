@@ -37,12 +37,12 @@ def meta_acon_c(x: Tensor, p1: Tensor, p2: Tensor, generator: Generator, channel
     in training. All tensors of ``generator`` have the dtype of p1: float64 where ``x`` is float64, otherwise float32.
 
     Shape:
-        x ``(N, ..., C, ...)``, N > 0, with C at ``channel_dim``; p1 and p2 ``(C,)``; ``generator``: see
+        x ``(N, ..., C, ...)`` with C at ``channel_dim``; p1 and p2 ``(C,)``; ``generator``: see
         :class:`Generator`. The result is as ``x``.
 
     Raises:
-        RuntimeError: one norm without the other, another shape or dtype of a tensor, no sample, or batch statistics of
-            a single sample.
+        RuntimeError: one norm without the other, another shape, dtype or device of a tensor, or batch statistics of less
+            than two samples.
     """
     return torch.ops.acon_mm.meta_acon_c.default(x, p1, p2, *generator, channel_dim)
 

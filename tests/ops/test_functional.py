@@ -198,10 +198,3 @@ def test_ranks_and_channel_dim(shape, name, parameters):
         torch.testing.assert_close(y[:, i : i + 1], function(x[:, i : i + 1], *(p[i : i + 1] for p in parameters)))
     for dim in (-1, len(shape) - 1):
         torch.testing.assert_close(function(x.movedim(1, -1), *parameters, channel_dim=dim), y.movedim(1, -1))
-
-
-@pytest.mark.parametrize("shape", [(2,), (3, 2), (2, 3, 1), (1, 3), ()])
-def test_parameter_of_wrong_shape(shape):
-    text = r"shape .* does not fit an input of shape \(2, 3, 4\) .*: it must be .* = \(3,\), \(2, 3\) or \(2, 1\)"
-    with pytest.raises(ValueError, match=text):
-        F.acon_c(torch.randn(2, 3, 4), torch.ones(3), torch.ones(3), torch.ones(shape))

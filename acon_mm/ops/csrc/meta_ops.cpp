@@ -220,8 +220,9 @@ Tensor meta_acon_c(
   TORCH_CHECK(
       p1.dim() == 1 && p2.dim() == 1, "meta_acon_c takes p1 and p2 per channel, got shapes ", p1.sizes(), " and ",
       p2.sizes());
-  const bool one_per_channel = generator.has_norm() && generator.batch_statistics && x.sym_size(0) < 2;
-  TORCH_CHECK(!one_per_channel, "batch statistics need two samples or more: use batch_statistics=False");
+  TORCH_CHECK(
+      !generator.has_norm() || !generator.batch_statistics || x.sym_size(0) > 1,
+      "batch statistics need two samples or more, got ", x.sym_size(0), ": use batch_statistics=False");
   const auto type = x.device().type();
   const auto wide = compute_type(x);
   // PyTorch has not chosen by device, as this operator is for all of them.
