@@ -158,7 +158,7 @@ def _copy(x: Tensor) -> Callable[[], object]:
     return lambda: target.copy_(source)
 
 
-def _linears(meta: nn.Module, x: Tensor) -> tuple[Callable[[], object], Callable[[], object]]:
+def _linears(meta: Any, x: Tensor) -> tuple[Callable[[], object], Callable[[], object]]:
     """The two linear layers of a generator: forward, and forward + backward. No Meta-ACON can be faster."""
     weights = [t.detach().clone().requires_grad_() for t in (*meta.fc1.parameters(), *meta.fc2.parameters())]
     w1, b1, w2, b2 = weights

@@ -70,7 +70,7 @@ struct Prepared {
   int64_t sample_stride, channel_stride;
 
   Prepared(const Tensor& parameter, const Tensor& x, int64_t channel_dim)
-      : tensor(parameter.detach().to(compute_type(x)).contiguous()) {
+      : tensor(parameter.to(compute_type(x)).contiguous()) {
     const int64_t samples = x.size(0), channels = x.size(channel_dim), rank = tensor.dim();
     TORCH_CHECK(
         (rank == 1 && tensor.size(0) == channels) ||
