@@ -1,7 +1,7 @@
 """Check whether ACON is right and fast on this machine: correctness, host time, bandwidth, training steps.
 
-The exit code is 1 if a check of correctness fails or a measured call raises an error; it does not depend on speed. It runs
-from a copy of the project with nothing installed but PyTorch. Without OpenMMLab's packages only the operators
+The exit code is 1 if a check of correctness fails or a measured call raises an error; it does not depend on speed. It
+runs from a copy of the project with nothing installed but PyTorch. Without OpenMMLab's packages only the operators
 (acon_mm/ops) are checked.
 """
 
