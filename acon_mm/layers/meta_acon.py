@@ -1,12 +1,13 @@
 """Meta-ACON-C (arXiv 2009.04759, section 3.3): the activation, its generator, and the call of both as one operator."""
 
 import math
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import _has_any_global_hook
 
 from ..ops import cpu
 from ..ops import functional as F
@@ -194,7 +195,8 @@ def fused_meta_acon(module: MetaAconC, x: Tensor, channel_dim: int) -> Tensor | 
     - on a CPU with more than 16 samples, with an empty input, and where there is no space to take the mean over;
     - with other norms than batch norms that have running statistics, weights and the same options;
     - where a parameter has another dtype than the operator computes in;
-    - where a layer has hooks, or was replaced by another class.
+    - where a layer has hooks or a ``forward`` of its own, was replaced by another class, or computes its weight, and
+      where there are hooks on all modules.
 
     Shape:
         x ``(N, ..., C, ...)`` with C at ``channel_dim``; the result has the same shape.
@@ -203,72 +205,56 @@ def fused_meta_acon(module: MetaAconC, x: Tensor, channel_dim: int) -> Tensor | 
         return None
     if x.device.type == "cpu" and x.shape[0] > FEW_SAMPLES:
         return None
-    fc1, bn1, fc2, bn2 = module.fc1, module.bn1, module.fc2, module.bn2
-    # An adapter around a layer, or a layer of another class, computes something else from the same weight.
-    if not (_is_inner(fc1) and _is_inner(fc2)):
+    inner = module._modules
+    bn1, bn2 = inner["bn1"], inner["bn2"]
+    first, second = _values(inner["fc1"], bn1), _values(inner["fc2"], bn2)
+    if first is None or second is None or _has_any_global_hook():
         return None
-    if _has_hooks(fc1) or _has_hooks(bn1) or _has_hooks(fc2) or _has_hooks(bn2):
+    batch_statistics, momentum, eps = False, 0.0, 0.0
+    if isinstance(bn1, _BatchNorm) and isinstance(bn2, _BatchNorm):
+        if (bn1.training, bn1.momentum, bn1.eps) != (bn2.training, bn2.momentum, bn2.eps):
+            return None
+        batch_statistics = bn1.training and (x.shape[0] > 1 or has_batch_statistics(bn1, x.shape[:2]))
+        assert bn1.momentum is not None
+        momentum, eps = bn1.momentum, bn1.eps
+    elif first[2] is not None or second[2] is not None:
         return None
-    if type(bn1) is type(bn2) is nn.Identity:
-        norms: dict[str, Any] = _NO_NORMS
-    elif _is_plain(bn1) and _is_plain(bn2) and _options(bn1) == _options(bn2):
-        norms = dict(
-            bn1_weight=bn1.weight,
-            bn1_bias=bn1.bias,
-            bn1_running_mean=bn1.running_mean,
-            bn1_running_var=bn1.running_var,
-            bn1_num_batches_tracked=bn1.num_batches_tracked,
-            bn2_weight=bn2.weight,
-            bn2_bias=bn2.bias,
-            bn2_running_mean=bn2.running_mean,
-            bn2_running_var=bn2.running_var,
-            bn2_num_batches_tracked=bn2.num_batches_tracked,
-            batch_statistics=bn1.training and has_batch_statistics(bn1, x.shape[:2]),
-            momentum=bn1.momentum,
-            eps=bn1.eps,
-        )
-    else:
-        return None
-    generator = Generator(
-        fc1_weight=fc1.weight,
-        fc1_bias=fc1.bias,
-        fc2_weight=fc2.weight,
-        fc2_bias=fc2.bias,
-        beta_scale=module.beta_scale,
-        **norms,
-    )
     p1, p2 = module.p1, module.p2
-    dtypes = {t.dtype for t in (p1, p2, *generator.learned())}
-    if dtypes != {torch.promote_types(x.dtype, torch.float32)}:
+    generator = Generator(*first, *second, batch_statistics, momentum, eps, module.beta_scale)
+    if {t.dtype for t in (p1, p2, *generator.learned())} != {torch.promote_types(x.dtype, torch.float32)}:
         return None
     return cpu.meta_acon_c(x, p1, p2, generator, channel_dim)
 
 
-# The values where there are no norms: no tensors, and options without effect.
-_NO_NORMS: dict[str, Any] = dict.fromkeys(name for name in Generator._fields if name.startswith("bn"))
-_NO_NORMS |= dict(batch_statistics=False, momentum=0.0, eps=0.0)
+def _values(linear: nn.Module, norm: nn.Module) -> tuple | None:
+    """The tensors of a layer of the generator, in the order of :class:`Generator`; None where it must be called.
 
-
-def _is_inner(linear: nn.Module) -> bool:
-    return type(linear).forward is InnerConv2d.forward
-
-
-def _is_plain(norm: nn.Module) -> TypeGuard[_BatchNorm]:
+    They are read from the modules' dicts, because ``nn.Module.__getattr__`` for each would cost as much as a launch.
+    """
+    # An adapter around a layer, or a layer of another class, computes something else from the same weight.
+    if type(linear).forward is not InnerConv2d.forward or _is_changed(linear) or _is_changed(norm):
+        return None
+    weight, bias = linear._parameters.get("weight"), linear._parameters.get("bias")
+    if weight is None or bias is None:  # they are computed, as by torch.nn.utils.parametrize
+        return None
+    if type(norm) is nn.Identity:
+        return weight, bias, None, None, None, None, None
     # A SyncBatchNorm has another forward.
-    if not isinstance(norm, _BatchNorm) or type(norm).forward is not _BatchNorm.forward:
-        return False
-    has_statistics = norm.track_running_stats and norm.running_mean is not None
-    return norm.affine and has_statistics and norm.momentum is not None
-
-
-def _options(norm: _BatchNorm) -> tuple[bool, float | None, float]:
-    return norm.training, norm.momentum, norm.eps
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    if not isinstance(norm, _BatchNorm) or type(norm).forward is not _BatchNorm.forward or norm.momentum is None:
+        return None
+    parameters, statistics = norm._parameters, norm._buffers
+    values = (
+        *(parameters.get("weight"), parameters.get("bias")),
+        *(statistics.get("running_mean"), statistics.get("running_var"), statistics.get("num_batches_tracked")),
     )
+    return None if any(value is None for value in values) or not norm.track_running_stats else (weight, bias, *values)
+
+
+def _is_changed(module: nn.Module) -> bool:
+    """Whether a call does more than the ``forward`` of the class."""
+    state = module.__dict__
+    hooks = state["_forward_hooks"] or state["_forward_pre_hooks"]
+    return bool(hooks or state["_backward_hooks"] or state["_backward_pre_hooks"] or "forward" in state)
 
 
 def _normalize_pooled(norm: nn.Module, pooled: Tensor) -> Tensor:

@@ -75,4 +75,3 @@ def _load() -> str | None:
     except OSError as error:
         return f"{libraries[0].name} does not load: {error}"
     return None
-

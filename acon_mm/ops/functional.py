@@ -14,6 +14,8 @@ from . import reference
 from .arguments import check_arguments, check_input
 from .backends import fuses
 
+_acon_c = torch.ops.acon_mm.acon_c.default
+
 
 class _AconCPixel(torch.autograd.Function):
     """ACON-C with ``beta = scale * sigmoid(x)``. Backward computes beta again, so only ``x`` is kept."""
@@ -67,7 +69,7 @@ def acon_c(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int = 1
     if is_exporting():
         check_arguments(x, p1, p2, beta, channel_dim)
         return reference.forward_composed(x, p1, p2, beta, channel_dim)
-    return torch.ops.acon_mm.acon_c.default(x, p1, p2, beta, channel_dim)
+    return _acon_c(x, p1, p2, beta, channel_dim)
 
 
 def acon_c_pixel(x: Tensor, p1: Tensor, p2: Tensor, channel_dim: int = 1, scale: float = 1.0) -> Tensor:

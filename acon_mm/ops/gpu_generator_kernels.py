@@ -28,30 +28,21 @@ def _input(x_pointer, place, inputs, scale, mask, PARTS: tl.constexpr):
 
 
 @triton.jit
-def _normalized(z, mean_pointer, rstd_pointer, output, exists, NORM: tl.constexpr):
-    if NORM == NO_NORM:
-        return z
-    mean = tl.load(mean_pointer + output, mask=exists, other=0.0)
-    return (z - mean[None, :]) * tl.load(rstd_pointer + output, mask=exists, other=0.0)[None, :]
-
-
-@triton.jit
 def layer_forward(
     x_pointer, weight_pointer, bias_pointer, norm_weight_pointer, norm_bias_pointer,
     running_mean_pointer, running_var_pointer, tracked_pointer, y_pointer, z_pointer, mean_pointer, rstd_pointer,
     samples, inputs, outputs, x_scale, momentum, eps, scale,
-    SAMPLES: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, PARTS: tl.constexpr,
+    SAMPLES: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, ONE_TILE: tl.constexpr, PARTS: tl.constexpr,
     NORM: tl.constexpr, SIGMOID: tl.constexpr,
 ):  # fmt: skip
-    """z, y and the statistics. With those of the samples, the running statistics move as in training."""
+    """z, y and the statistics. With those of the samples, the running statistics move as in training.
+
+    ONE_TILE: there are no more than SAMPLES samples, so nothing that is in registers must be read again.
+    """
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     exists = output < outputs
     bias = tl.load(bias_pointer + output, mask=exists, other=0.0)
-    if NORM == RUNNING:
-        tl.store(mean_pointer + output, tl.load(running_mean_pointer + output, mask=exists), mask=exists)
-        var = tl.load(running_var_pointer + output, mask=exists, other=1.0)
-        tl.store(rstd_pointer + output, 1.0 / tl.sqrt_rn(var + eps), mask=exists)
-
+    z = tl.zeros([SAMPLES, OUTPUTS], tl.float32)
     total = tl.zeros([SAMPLES, OUTPUTS], tl.float32)
     for first in range(0, samples, SAMPLES):
         sample = first + tl.arange(0, SAMPLES)
@@ -71,18 +62,22 @@ def layer_forward(
         total += z
     tl.debug_barrier()  # what other threads have written is read below
 
-    if NORM == BATCH:
+    mean = tl.zeros([OUTPUTS], tl.float32)
+    var = tl.zeros([OUTPUTS], tl.float32)
+    if NORM == RUNNING:
+        mean = tl.load(running_mean_pointer + output, mask=exists, other=0.0)
+        var = tl.load(running_var_pointer + output, mask=exists, other=1.0)
+    elif NORM == BATCH:
         mean = tl.sum(total, 0) / samples
         squares = tl.zeros([SAMPLES, OUTPUTS], tl.float32)
         for first in range(0, samples, SAMPLES):
             sample = first + tl.arange(0, SAMPLES)
             mask = (sample < samples)[:, None] & exists[None, :]
-            z = tl.load(z_pointer + sample.to(tl.int64)[:, None] * outputs + output[None, :], mask=mask, other=0.0)
+            if not ONE_TILE:
+                z = tl.load(z_pointer + sample.to(tl.int64)[:, None] * outputs + output[None, :], mask=mask, other=0.0)
             deviation = tl.where(mask, z - mean[None, :], 0.0)
             squares += deviation * deviation
         var = tl.sum(squares, 0) / samples
-        tl.store(mean_pointer + output, mean, mask=exists)
-        tl.store(rstd_pointer + output, 1.0 / tl.sqrt_rn(var + eps), mask=exists)
         moved = tl.load(running_mean_pointer + output, mask=exists, other=0.0)
         tl.store(running_mean_pointer + output, moved + momentum * (mean - moved), mask=exists)
         moved = tl.load(running_var_pointer + output, mask=exists, other=0.0)
@@ -90,17 +85,22 @@ def layer_forward(
         tl.store(running_var_pointer + output, moved + momentum * (unbiased - moved), mask=exists)
         if tl.program_id(0) == 0:
             tl.store(tracked_pointer, tl.load(tracked_pointer) + 1)
-        tl.debug_barrier()
 
+    factor = tl.full([OUTPUTS], 1.0, tl.float32)
+    shift = tl.zeros([OUTPUTS], tl.float32)
+    if NORM != NO_NORM:
+        rstd = 1.0 / tl.sqrt_rn(var + eps)
+        tl.store(mean_pointer + output, mean, mask=exists)
+        tl.store(rstd_pointer + output, rstd, mask=exists)
+        factor = rstd * tl.load(norm_weight_pointer + output, mask=exists, other=0.0)
+        shift = tl.load(norm_bias_pointer + output, mask=exists, other=0.0)
     for first in range(0, samples, SAMPLES):
         sample = first + tl.arange(0, SAMPLES)
         mask = (sample < samples)[:, None] & exists[None, :]
         place = sample.to(tl.int64)[:, None] * outputs + output[None, :]
-        z = tl.load(z_pointer + place, mask=mask, other=0.0)
-        y = _normalized(z, mean_pointer, rstd_pointer, output, exists, NORM)
-        if NORM != NO_NORM:
-            y *= tl.load(norm_weight_pointer + output, mask=exists, other=0.0)[None, :]
-            y += tl.load(norm_bias_pointer + output, mask=exists, other=0.0)[None, :]
+        if not ONE_TILE:
+            z = tl.load(z_pointer + place, mask=mask, other=0.0)
+        y = (z - mean[None, :]) * factor[None, :] + shift[None, :]
         if SIGMOID:
             y = scale * _sigmoid(y)
         tl.store(y_pointer + place, y, mask=mask)
@@ -112,22 +112,30 @@ def layer_backward(
     norm_weight_pointer, grad_z_pointer, grad_weight_pointer, grad_bias_pointer, grad_norm_weight_pointer,
     grad_norm_bias_pointer, grad_p1_pointer, grad_p2_pointer,
     samples, inputs, outputs, x_scale, scale,
-    SAMPLES: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, PARTS: tl.constexpr, SUM_PARTS: tl.constexpr,
-    NORM: tl.constexpr, SIGMOID: tl.constexpr,
+    SAMPLES: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, ONE_TILE: tl.constexpr, PARTS: tl.constexpr,
+    SUM_PARTS: tl.constexpr, NORM: tl.constexpr, SIGMOID: tl.constexpr,
 ):  # fmt: skip
     """The gradients of z and of all parameters of a layer.
 
     SIGMOID: y is beta, and its gradient comes as ACON-C's sums ``(samples, SUM_PARTS, 3, outputs)``. Then the gradients
-    of p1 and p2, which are per channel, come from the same sums.
+    of p1 and p2, which are per channel, come from the same sums. ONE_TILE: as in `layer_forward`.
     """
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     exists = output < outputs
+    mean = tl.zeros([OUTPUTS], tl.float32)
+    rstd = tl.zeros([OUTPUTS], tl.float32)
+    if NORM != NO_NORM:
+        mean = tl.load(mean_pointer + output, mask=exists, other=0.0)
+        rstd = tl.load(rstd_pointer + output, mask=exists, other=0.0)
+    if SIGMOID:
+        p_diff = _p_diff(p1_pointer, p2_pointer, 0, output[None, :], 0, 1, 0, 1, exists[None, :])
+    of_p1 = tl.zeros([SAMPLES, OUTPUTS], tl.float32)
+    of_p2 = tl.zeros([SAMPLES, OUTPUTS], tl.float32)
     of_norm_weight = tl.zeros([SAMPLES, OUTPUTS], tl.float32)
     of_norm_bias = tl.zeros([SAMPLES, OUTPUTS], tl.float32)
-    if SIGMOID:
-        of_p1 = tl.zeros([SAMPLES, OUTPUTS], tl.float32)
-        of_p2 = tl.zeros([SAMPLES, OUTPUTS], tl.float32)
-        p_diff = _p_diff(p1_pointer, p2_pointer, 0, output[None, :], 0, 1, 0, 1, exists[None, :])
+    grad = tl.zeros([SAMPLES, OUTPUTS], tl.float32)
+    normalized = tl.zeros([SAMPLES, OUTPUTS], tl.float32)
+    # The gradient of n, and its sums.
     for first in range(0, samples, SAMPLES):
         sample = first + tl.arange(0, SAMPLES)
         mask = (sample < samples)[:, None] & exists[None, :]
@@ -144,41 +152,40 @@ def layer_backward(
             grad = _clamp(grad, _LARGEST) * (y * (1.0 - y / scale))
         else:
             grad = tl.load(grad_y_pointer + place, mask=mask, other=0.0)
-        if NORM == NO_NORM:
-            of_norm_bias += grad
-        else:
-            z = tl.load(z_pointer + place, mask=mask, other=0.0)
-            of_norm_bias += grad
-            of_norm_weight += grad * _normalized(z, mean_pointer, rstd_pointer, output, exists, NORM)
-        tl.store(grad_z_pointer + place, grad, mask=mask)
+        of_norm_bias += grad
+        if NORM != NO_NORM:
+            normalized = (tl.load(z_pointer + place, mask=mask, other=0.0) - mean[None, :]) * rstd[None, :]
+            of_norm_weight += grad * normalized
+        if not ONE_TILE:
+            tl.store(grad_z_pointer + place, grad, mask=mask)
     grad_norm_bias, grad_norm_weight = tl.sum(of_norm_bias, 0), tl.sum(of_norm_weight, 0)
     if SIGMOID:
         tl.store(grad_p1_pointer + output, tl.sum(of_p1, 0), mask=exists)
         tl.store(grad_p2_pointer + output, tl.sum(of_p2, 0), mask=exists)
     tl.debug_barrier()  # what other threads have written is read below
 
-    if NORM == NO_NORM:
-        tl.store(grad_bias_pointer + output, grad_norm_bias, mask=exists)
-    else:
+    # The gradient of z.
+    slope = tl.full([OUTPUTS], 1.0, tl.float32)
+    if NORM != NO_NORM:
         tl.store(grad_norm_bias_pointer + output, grad_norm_bias, mask=exists)
         tl.store(grad_norm_weight_pointer + output, grad_norm_weight, mask=exists)
-        rstd = tl.load(rstd_pointer + output, mask=exists, other=0.0)
-        slope = (rstd * tl.load(norm_weight_pointer + output, mask=exists, other=0.0))[None, :]
-        of_bias = tl.zeros([SAMPLES, OUTPUTS], tl.float32)
-        for first in range(0, samples, SAMPLES):
-            sample = first + tl.arange(0, SAMPLES)
-            mask = (sample < samples)[:, None] & exists[None, :]
-            place = sample.to(tl.int64)[:, None] * outputs + output[None, :]
+        slope = rstd * tl.load(norm_weight_pointer + output, mask=exists, other=0.0)
+    of_bias = tl.zeros([SAMPLES, OUTPUTS], tl.float32)
+    for first in range(0, samples, SAMPLES):
+        sample = first + tl.arange(0, SAMPLES)
+        mask = (sample < samples)[:, None] & exists[None, :]
+        place = sample.to(tl.int64)[:, None] * outputs + output[None, :]
+        if not ONE_TILE:
             grad = tl.load(grad_z_pointer + place, mask=mask, other=0.0)
             if NORM == BATCH:
-                z = tl.load(z_pointer + place, mask=mask, other=0.0)
-                normalized = _normalized(z, mean_pointer, rstd_pointer, output, exists, NORM)
-                grad -= (grad_norm_bias[None, :] + normalized * grad_norm_weight[None, :]) / samples
-            grad = tl.where(mask, grad * slope, 0.0)
-            of_bias += grad
-            tl.store(grad_z_pointer + place, grad, mask=mask)
-        tl.store(grad_bias_pointer + output, tl.sum(of_bias, 0), mask=exists)
-        tl.debug_barrier()
+                normalized = (tl.load(z_pointer + place, mask=mask, other=0.0) - mean[None, :]) * rstd[None, :]
+        if NORM == BATCH:
+            grad -= (grad_norm_bias[None, :] + normalized * grad_norm_weight[None, :]) / samples
+        grad = tl.where(mask, grad * slope[None, :], 0.0)
+        of_bias += grad
+        tl.store(grad_z_pointer + place, grad, mask=mask)
+    tl.store(grad_bias_pointer + output, tl.sum(of_bias, 0), mask=exists)
+    tl.debug_barrier()
 
     for first_input in range(0, inputs, INPUTS):
         feature = first_input + tl.arange(0, INPUTS)
@@ -187,8 +194,9 @@ def layer_backward(
         for first in range(0, samples, SAMPLES):
             sample = first + tl.arange(0, SAMPLES)
             is_sample = sample < samples
-            place = sample.to(tl.int64)[:, None] * outputs + output[None, :]
-            grad = tl.load(grad_z_pointer + place, mask=is_sample[:, None] & exists[None, :], other=0.0)
+            if not ONE_TILE:
+                place = sample.to(tl.int64)[:, None] * outputs + output[None, :]
+                grad = tl.load(grad_z_pointer + place, mask=is_sample[:, None] & exists[None, :], other=0.0)
             place = sample.to(tl.int64)[:, None] * (PARTS * inputs) + feature[None, :]
             x = _input(x_pointer, place, inputs, x_scale, is_sample[:, None] & there[None, :], PARTS)
             products += grad[:, :, None] * x[:, None, :]

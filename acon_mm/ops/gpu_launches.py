@@ -178,7 +178,7 @@ def backward(
 def _finish(sums: Tensor, p1: Tensor, p2: Tensor, grads: list[Tensor | None]) -> None:
     samples, parts, _, channels = sums.shape
     kinds = [0 if g is None else 1 if g.dim() == 1 else 2 if g.shape[1] == channels else 3 for g in grads]
-    columns, rows = 32, min(triton.next_power_of_2(samples * parts), 128)
+    columns, rows = 16, min(triton.next_power_of_2(samples * parts), 256)
     groups = triton.cdiv(channels, columns)
     names = dict(zip(("KIND_P1", "KIND_P2", "KIND_BETA"), kinds, strict=True))
     kernels.finish[(groups + (samples if max(kinds) > 1 else 0),)](

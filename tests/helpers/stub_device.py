@@ -92,9 +92,7 @@ def start() -> None:
     directory = tempfile.mkdtemp()
     library = Path(directory, "libcuda.so.1")
     source = Path(__file__).with_name("stub_driver.c")
-    subprocess.run(
-        ["gcc", "-shared", "-fPIC", "-w", "-Wl,-soname,libcuda.so.1", "-o", library, source], check=True
-    )
+    subprocess.run(["gcc", "-shared", "-fPIC", "-w", "-Wl,-soname,libcuda.so.1", "-o", library, source], check=True)
     driver = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)  # dlopen finds it by its name
     callback = _LAUNCH(_run)
     driver.stub_set_launch(callback)

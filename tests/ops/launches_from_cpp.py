@@ -21,10 +21,9 @@ def kernels_for_real_gpus():
     """Writes down the kernels that were asked for, a few of each name."""
     yield
     few: dict[str, list[dict]] = {}
-    for told in stub_device.compilations:
+    for told in sorted(stub_device.compilations, key=lambda told: -sum(told["divisors"])):  # the best aligned
         same = few.setdefault(told["name"], [])
-        # Those that read x in words of 16 bytes.
-        if len(same) < 3 and (told["divisors"][5:10].count(16) or not told["name"].startswith(("for", "back"))):
+        if len(same) < 6:
             same.append(told)
     Path(os.environ["KERNELS"]).write_text(json.dumps(sum(few.values(), [])))
 
@@ -37,7 +36,7 @@ def launches_of(function) -> list[str]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize(
-    "shape", [(2, 5, 7, 9), (3, 16, 4, 4), (2, 3, 32, 64), (2, 2, 2115), (2, 4, 3, 2, 3), (33, 70)], ids=str
+    "shape", [(2, 5, 7, 9), (3, 16, 4, 4), (2, 3, 32, 64), (2, 2, 2115), (2, 4, 3, 2, 3), (33, 70), (40, 64)], ids=str
 )
 def test_values_and_gradients(dtype, shape):
     for x, dim in layouts(shape, dtype).values():
@@ -54,7 +53,7 @@ def test_empty(shape):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("shape", [(3, 5, 7, 9), (4, 40, 3, 3), (40, 6, 2, 3), (4, 3, 32, 64)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 5, 7, 9), (4, 40, 3, 3), (70, 6, 2, 3), (4, 3, 32, 64)], ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_meta_acon(norm, shape, channels_last):
     tensors, generator = meta_inputs(shape, 4, norm, torch.float32)

@@ -29,8 +29,8 @@ constexpr int64_t kLargePlane = 1024;
 constexpr int64_t kForwardPrograms = 32, kPlanePrograms = 16, kRowPrograms = 8;
 // The most parts of a sum that must be added one after the other.
 constexpr int64_t kMaxParts = 16;
-// The kernels compute offsets within a block, and the numbers of tiles, in int32.
-constexpr int64_t kMaxCount = int64_t(1) << 30;
+// The kernels count the elements of a block, rows, planes and tiles in int32, with some beyond the end.
+constexpr int64_t kMaxCount = (int64_t(1) << 31) - (int64_t(1) << 24);
 
 // `total` steps shared out to parts: their number, and the steps of each.
 struct Parts {
@@ -100,8 +100,7 @@ bool gpu_serves(const Tensor& x, int64_t channel_dim) {
     return false;
   }
   const int64_t samples = std::max<int64_t>(x.size(0), 1), channels = std::max<int64_t>(x.size(channel_dim), 1);
-  // The number of planes or rows, and the elements of a sample.
-  return samples * channels < kMaxCount && x.numel() / samples < kMaxCount && x.numel() / channels < kMaxCount * 4;
+  return samples * channels < kMaxCount && x.numel() / samples < kMaxCount && x.numel() / channels < kMaxCount;
 }
 
 bool gpu_serves(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
@@ -294,10 +293,10 @@ Gradients acon_c_backward_gpu(
   const GpuParameters parameters{p1, p2, beta};
   const auto partial = walk.backward(ordered_as(grad_y, x), parameters, sums, grad_x);
   if (sums) {
-    const int64_t channels = walk.channels, columns = 32, groups = quotient(channels, columns);
+    const int64_t channels = walk.channels, columns = 16, groups = quotient(channels, columns);
     const int kinds[] = {kind(grad_p1, channels), kind(grad_p2, channels), kind(grad_beta, channels)};
     const bool of_samples = kinds[0] > 1 || kinds[1] > 1 || kinds[2] > 1;
-    const int64_t rows = std::min<int64_t>(power_of_two(walk.samples * partial.parts), 128);
+    const int64_t rows = std::min<int64_t>(power_of_two(walk.samples * partial.parts), 256);
     Launch launch("finish", x);
     launch.pointer(partial.values);
     add(launch, parameters[0]), add(launch, parameters[1]);

@@ -7,9 +7,8 @@
 namespace acon {
 namespace {
 
-constexpr int kWarps = 8;
-// Elements of a tile of products, which 8 warps compute.
-constexpr int64_t kProducts = 8192;
+// Elements of a tile of products that a warp computes.
+constexpr int64_t kProducts = 1024;
 
 int64_t quotient(int64_t value, int64_t divisor) { // rounded up
   return (value + divisor - 1) / divisor;
@@ -57,11 +56,13 @@ int norm_kind(const Generator& generator) {
 // A tile of samples, outputs and inputs, with enough programs for a GPU.
 struct Tile {
   int64_t samples, outputs, inputs;
+  int warps;
 
   Tile(int64_t sample_count, int64_t output_count, int64_t input_count) {
-    samples = std::min<int64_t>(power_of_two(sample_count), 32);
+    samples = std::min<int64_t>(power_of_two(sample_count), 64);
+    warps = samples > 32 ? 16 : 8; // many samples are many steps, one after the other
     outputs = std::min<int64_t>(power_of_two(quotient(output_count, 128)), 16);
-    inputs = std::min<int64_t>(power_of_two(input_count), kProducts / (samples * outputs));
+    inputs = std::min<int64_t>(power_of_two(input_count), warps * kProducts / (samples * outputs));
   }
 };
 
@@ -103,9 +104,10 @@ void layer_forward(const LayerCall& call, const MetaInputs& in, float* work) {
   launch.pointer(work + call.place.mean).pointer(work + call.place.rstd);
   launch.integer(in.x.size(0)).integer(call.inputs).integer(call.place.outputs);
   launch.real(call.x_scale).real(in.generator.momentum).real(in.generator.eps).real(in.generator.beta_scale);
-  launch.constant(call.tile.samples).constant(call.tile.outputs).constant(call.tile.inputs).constant(call.x_parts);
+  launch.constant(call.tile.samples).constant(call.tile.outputs).constant(call.tile.inputs);
+  launch.constant(in.x.size(0) <= call.tile.samples).constant(call.x_parts);
   launch.constant(norm_kind(in.generator)).constant(call.sigmoid);
-  launch.run(quotient(call.place.outputs, call.tile.outputs), kWarps);
+  launch.run(quotient(call.place.outputs, call.tile.outputs), call.tile.warps);
 }
 
 GpuParameters parameters(const MetaInputs& in, const Workspace& space, const float* work) {
@@ -129,8 +131,8 @@ MetaResult forward(const MetaInputs& in) {
 
 // The gradients of the layer's parameters, and of z.
 void layer_backward(
-    const LayerCall& call, const MetaInputs& in, const float* work, const Tensor& grad_y, const GpuWalk::Sums& sums,
-    const Tensor& grad_z, GeneratorLayerGradients& grad, const Tensor& grad_p1, const Tensor& grad_p2) {
+    const LayerCall& call, const MetaInputs& in, const float* work, const float* grad_y, const GpuWalk::Sums& sums,
+    float* grad_z, GeneratorLayerGradients& grad, const Tensor& grad_p1, const Tensor& grad_p2) {
   const GeneratorLayer& layer = call.layer;
   grad.fc_weight = at::empty_like(layer.fc_weight), grad.fc_bias = at::empty_like(layer.fc_bias);
   if (in.generator.has_norm()) {
@@ -140,27 +142,25 @@ void layer_backward(
   launch.pointer(grad_y).pointer(sums.values).pointer(in.p1).pointer(in.p2).pointer(call.x);
   launch.pointer(work + call.place.y).pointer(work + call.place.z);
   launch.pointer(work + call.place.mean).pointer(work + call.place.rstd).pointer(layer.bn_weight);
-  launch.output(grad_z).output(grad.fc_weight).output(grad.fc_bias).output(grad.bn_weight).output(grad.bn_bias);
+  launch.pointer(grad_z).output(grad.fc_weight).output(grad.fc_bias).output(grad.bn_weight).output(grad.bn_bias);
   launch.output(grad_p1).output(grad_p2);
   launch.integer(in.x.size(0)).integer(call.inputs).integer(call.place.outputs);
   launch.real(call.x_scale).real(in.generator.beta_scale);
   launch.constant(call.tile.samples).constant(call.tile.outputs).constant(call.tile.inputs);
-  launch.constant(call.x_parts).constant(sums.parts).constant(norm_kind(in.generator)).constant(call.sigmoid);
-  launch.run(quotient(call.place.outputs, call.tile.outputs), kWarps);
+  launch.constant(in.x.size(0) <= call.tile.samples).constant(call.x_parts).constant(sums.parts).constant(norm_kind(in.generator)).constant(call.sigmoid);
+  launch.run(quotient(call.place.outputs, call.tile.outputs), call.tile.warps);
 }
 
-// The gradient of the layer's input times `scale`.
-Tensor input_gradient(const LayerCall& call, const MetaInputs& in, const Tensor& grad_z, double scale) {
+// Sets the gradient of the layer's input, times `scale`.
+void input_gradient(const LayerCall& call, const MetaInputs& in, const float* grad_z, double scale, float* grad_x) {
   const int64_t samples = in.x.size(0);
-  const Tensor grad = at::empty({samples, call.inputs}, grad_z.options());
   const Tile tile(samples, call.inputs, call.place.outputs); // the sum is over the outputs
   const int64_t input_tiles = quotient(call.inputs, tile.outputs);
   Launch launch("input_gradient", in.x);
-  launch.pointer(grad_z).pointer(call.layer.fc_weight).output(grad);
+  launch.pointer(grad_z).pointer(call.layer.fc_weight).pointer(grad_x);
   launch.integer(samples).integer(call.inputs).integer(call.place.outputs).integer(input_tiles).real(scale);
   launch.constant(tile.samples).constant(tile.inputs).constant(tile.outputs);
-  launch.run(quotient(samples, tile.samples) * input_tiles, kWarps);
-  return grad;
+  launch.run(quotient(samples, tile.samples) * input_tiles, tile.warps);
 }
 
 MetaGradients backward(const Tensor& grad_y, const MetaInputs& in, const std::vector<Tensor>& kept) {
@@ -175,15 +175,18 @@ MetaGradients backward(const Tensor& grad_y, const MetaInputs& in, const std::ve
   MetaGradients result;
   result.p1 = at::empty_like(in.p1), result.p2 = at::empty_like(in.p2);
   const auto sums = walk.backward(grad, parameters(in, space, work), true, {});
-  Tensor grad_z = at::empty({space.samples, space.second.outputs}, in.p1.options());
-  layer_backward(calls.second, in, work, {}, sums, grad_z, result.generator.second, result.p1, result.p2);
-  const Tensor grad_hidden = input_gradient(calls.second, in, grad_z, 1.0);
-  grad_z = at::empty_like(grad_hidden);
+  // One allocation: the gradients of z and y of both layers, where the mean stands for y of the first.
+  const int64_t wide = space.samples * space.second.outputs, narrow = space.samples * space.first.outputs;
+  const Tensor scratch = at::empty({2 * wide + 2 * narrow}, in.p1.options());
+  float *const grad_z2 = scratch.data_ptr<float>(), *const grad_mean = grad_z2 + wide;
+  float *const grad_hidden = grad_mean + wide, *const grad_z1 = grad_hidden + narrow;
+  layer_backward(calls.second, in, work, nullptr, sums, grad_z2, result.generator.second, result.p1, result.p2);
+  input_gradient(calls.second, in, grad_z2, 1.0, grad_hidden);
   layer_backward(
-      calls.first, in, work, grad_hidden, {Tensor(), 1}, grad_z, result.generator.first, Tensor(), Tensor());
-  const Tensor grad_mean = input_gradient(calls.first, in, grad_z, calls.first.x_scale);
+      calls.first, in, work, grad_hidden, {Tensor(), 1}, grad_z1, result.generator.first, Tensor(), Tensor());
+  input_gradient(calls.first, in, grad_z1, calls.first.x_scale, grad_mean);
   result.x = at::empty_like(x);
-  walk.backward(grad, parameters(in, space, work), false, result.x, grad_mean.const_data_ptr<float>());
+  walk.backward(grad, parameters(in, space, work), false, result.x, grad_mean);
   if (!in.x.is_same(x)) {
     result.x = like(in.x).copy_(result.x);
   }
