@@ -220,19 +220,21 @@ def fused_meta_acon(module: MetaAconC, x: Tensor, channel_dim: int) -> Tensor | 
     elif first[2] is not None or second[2] is not None:
         return None
     p1, p2 = module.p1, module.p2
-    generator = Generator(*first, *second, batch_statistics, momentum, eps, module.beta_scale)
+    generator = Generator._make((*first, *second, batch_statistics, momentum, eps, module.beta_scale))
     if {t.dtype for t in (p1, p2, *generator.learned())} != {torch.promote_types(x.dtype, torch.float32)}:
         return None
     return cpu.meta_acon_c(x, p1, p2, generator, channel_dim)
 
 
-def _values(linear: nn.Module, norm: nn.Module) -> tuple | None:
+def _values(linear: nn.Module | None, norm: nn.Module | None) -> tuple[Tensor | None, ...] | None:
     """The tensors of a layer of the generator, in the order of :class:`Generator`; None where it must be called.
 
     They are read from the modules' dicts, because ``nn.Module.__getattr__`` for each would cost as much as a launch.
     """
     # An adapter around a layer, or a layer of another class, computes something else from the same weight.
-    if type(linear).forward is not InnerConv2d.forward or _is_changed(linear) or _is_changed(norm):
+    if not isinstance(linear, InnerConv2d) or type(linear).forward is not InnerConv2d.forward or norm is None:
+        return None
+    if _is_changed(linear) or _is_changed(norm):
         return None
     weight, bias = linear._parameters.get("weight"), linear._parameters.get("bias")
     if weight is None or bias is None:  # they are computed, as by torch.nn.utils.parametrize

@@ -41,8 +41,8 @@ def meta_acon_c(x: Tensor, p1: Tensor, p2: Tensor, generator: Generator, channel
         :class:`Generator`. The result is as ``x``.
 
     Raises:
-        RuntimeError: one norm without the other, another shape, dtype or device of a tensor, or batch statistics of less
-            than two samples.
+        RuntimeError: one norm without the other, another shape, dtype or device of a tensor, or batch statistics of
+            less than two samples.
     """
     return torch.ops.acon_mm.meta_acon_c.default(x, p1, p2, *generator, channel_dim)
 

@@ -1,7 +1,7 @@
 r"""Meta-ACON's generator for GPUs, in Triton: linear layers with batch norms, of all samples.
 
-A layer is ``z = x w^T + b``, ``n = (z - mean) rstd g + c``, ``y = scale sigmoid(n)`` or ``y = n``. A program has OUTPUTS
-outputs of all samples, so the statistics of a batch norm need no other program. It takes SAMPLES at a time.
+A layer is ``z = x w^T + b``, ``n = (z - mean) rstd g + c``, ``y = scale sigmoid(n)`` or ``y = n``. A program has
+OUTPUTS outputs of all samples, so the statistics of a batch norm need no other program. It takes SAMPLES at a time.
 
 Shapes: x ``(samples, inputs)``, w ``(outputs, inputs)``; z, n and y ``(samples, outputs)``; all others ``(outputs,)``.
 The arguments are named as in ``gpu_kernels.py``; ``scale``, ``momentum`` and ``eps`` are float32.

@@ -1,4 +1,6 @@
-r"""ACON-C's kernels for GPUs, in Triton. ``reference.py`` explains the formula, ``csrc/gpu.cpp`` and ``gpu.py`` launch them.
+r"""ACON-C's kernels for GPUs, in Triton.
+
+``reference.py`` explains the formula, ``csrc/gpu.cpp`` and ``gpu_launches.py`` launch them.
 
 A tensor is walked in the order of its memory, as ``(S, B, C, I)``: S samples of B blocks, each with C channels of I
 elements.
@@ -8,12 +10,12 @@ elements.
   address that is a multiple of 16 bytes, where wide loads begin.
 - ``forward_rows``, ``backward_rows``: channels are last in memory (I = 1); a row is the C elements of one position.
 
-``backward_*`` keep their sums in registers over many tiles. They write, per sample, part and channel, the sums that the
-gradients of p1, p2 and beta are made of: ``(S, parts, SUMS, C)``. ``finish`` adds these. Where no parameter has a sample
-dimension, the samples count as blocks and S is 1.
+``backward_*`` keep their sums in registers over many tiles. They write, per sample, part and channel, the sums that
+the gradients of p1, p2 and beta are made of: ``(S, parts, SUMS, C)``. ``finish`` adds these. Where no parameter has a
+sample dimension, the samples count as blocks and S is 1.
 
-Arguments that end in ``_pointer`` are tensors, those in capitals are constants, ``*_n`` and ``*_c`` are the strides of a
-parameter by sample and channel. All other arguments are int32; offsets of elements are int64.
+Arguments that end in ``_pointer`` are tensors, those in capitals are constants, ``*_n`` and ``*_c`` are the strides of
+a parameter by sample and channel. All other arguments are int32; offsets of elements are int64.
 """
 
 # mypy: disallow-untyped-defs=False
@@ -232,8 +234,9 @@ def backward_flat(
 ):  # fmt: skip
     """As `backward_planes`, in the tiles of `forward_flat`. Programs: samples x parts x tiles.
 
-    A tile may begin and end inside of a plane. So a channel has `slots` sums in each part, one for each tile that it may
-    lie in: ``(samples, parts * slots, SUMS, channels)``. A tile has at most SEGMENTS channels with LENGTH elements each.
+    A tile may begin and end inside of a plane. So a channel has `slots` sums in each part, one for each tile that it
+    may lie in: ``(samples, parts * slots, SUMS, channels)``. A tile has at most SEGMENTS channels with LENGTH elements
+    each.
     """
     program = tl.program_id(0)
     sample_part = program // tiles

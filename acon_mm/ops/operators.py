@@ -86,10 +86,11 @@ def with_autograd(forward: Forward, backward: Backward) -> Forward:
 
         @staticmethod
         def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+            x, p1, p2, beta = ctx.saved_tensors
             mask = list(ctx.needs_input_grad[:4])
             # With create_graph the gradient is itself differentiated, so it must be made of PyTorch's operators.
             chosen = reference.backward if torch.is_grad_enabled() else backward
-            return *chosen(grad_y, *ctx.saved_tensors, ctx.channel_dim, mask), None
+            return *chosen(grad_y, x, p1, p2, beta, ctx.channel_dim, mask), None
 
     return AconC.apply
 
@@ -97,9 +98,9 @@ def with_autograd(forward: Forward, backward: Backward) -> Forward:
 def implement_autograd() -> None:
     """Autograd in Python, for where there is no compiled library."""
 
-    def forward(*arguments: Any) -> Tensor:
+    def forward(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> Tensor:
         with torch._C._AutoDispatchBelowADInplaceOrView():
-            return torch.ops.acon_mm.acon_c.default(*arguments)
+            return torch.ops.acon_mm.acon_c.default(x, p1, p2, beta, channel_dim)
 
     def backward(*arguments: Any) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():

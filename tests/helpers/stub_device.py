@@ -1,7 +1,8 @@
 """The launches from C++ without a GPU: CPU tensors, a stand-in for CUDA's driver, and Triton's interpreter as device.
 
-What runs is the real ``csrc/gpu*.cpp``: the choice of kernels and tiles, the packing of arguments, the cache of kernels.
-It lasts as long as the process, so the tests that use it run in a process of their own (``ops/launches_from_cpp.py``).
+What runs is the real ``csrc/gpu*.cpp``: the choice of kernels and tiles, the packing of arguments, the cache of
+kernels. It lasts as long as the process, so the tests that use it run in a process of their own
+(``ops/launches_from_cpp.py``).
 """
 
 import ctypes

@@ -25,7 +25,7 @@ def kernels_for_real_gpus():
         same = few.setdefault(told["name"], [])
         if len(same) < 6:
             same.append(told)
-    Path(os.environ["KERNELS"]).write_text(json.dumps(sum(few.values(), [])))
+    Path(os.environ["KERNELS"]).write_text(json.dumps([told for same in few.values() for told in same]))
 
 
 def launches_of(function) -> list[str]:
