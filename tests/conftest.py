@@ -16,6 +16,9 @@ if not torch.cuda.is_available():
 
 from helpers.tiny_runs import configs, trained  # noqa: F401  fixtures of a whole session
 
+# These change what CPU tensors are for the rest of the process; tests/ops/test_gpu.py runs them in another one.
+collect_ignore = [] if "STUB_DEVICE_KERNELS" in os.environ else ["ops/test_launches_from_cpp.py"]
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup():

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from . import gpu_kernels as kernels
@@ -99,8 +100,8 @@ class _Walk:
     def backward(self, grad_y: Tensor, grad_x: Tensor | None, sums: bool, *parameters: Tensor) -> Tensor | None:
         """The sums ``(samples, parts, 3, channels)``; None where they are not wanted."""
         tiles, slots, programs = 1, 1, _PLANE_PROGRAMS
-        # Where each sample has sums of its own, they are of whole planes.
-        in_planes = self.in_planes or (self.samples > 1 and sums)
+        # Where each sample has sums of its own, they are of whole planes; also before Triton 3.2, which has no gather.
+        in_planes = self.in_planes or (sums and (self.samples > 1 or not hasattr(tl, "gather")))
         if self.inner == 1:
             programs = _ROW_PROGRAMS
             columns = min(triton.next_power_of_2(self.channels), 64)

@@ -2,7 +2,7 @@
 
 What runs is the real ``csrc/gpu*.cpp``: the choice of kernels and tiles, the packing of arguments, the cache of
 kernels. It lasts as long as the process, so the tests that use it run in a process of their own
-(``ops/launches_from_cpp.py``).
+(``ops/test_launches_from_cpp.py``).
 """
 
 import ctypes

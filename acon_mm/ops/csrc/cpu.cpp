@@ -69,17 +69,10 @@ struct Prepared {
   Tensor tensor;
   int64_t sample_stride, channel_stride;
 
-  Prepared(const Tensor& parameter, const Tensor& x, int64_t channel_dim)
-      : tensor(parameter.to(compute_type(x)).contiguous()) {
-    const int64_t samples = x.size(0), channels = x.size(channel_dim), rank = tensor.dim();
-    TORCH_CHECK(
-        (rank == 1 && tensor.size(0) == channels) ||
-            (rank == 2 && tensor.size(0) == samples && (tensor.size(1) == channels || tensor.size(1) == 1)),
-        "a parameter of shape ", tensor.sizes(), " does not fit an input of shape ", x.sizes(),
-        " with channels at dimension ", channel_dim, ": it must be (C,), (N, C) or (N, 1)");
-    sample_stride = rank == 1 ? 0 : tensor.size(1);
-    channel_stride = tensor.size(-1) == 1 ? 0 : 1;
-  }
+  Prepared(const Tensor& parameter, const Tensor& x)
+      : tensor(parameter.to(compute_type(x)).contiguous()),
+        sample_stride(tensor.dim() == 1 ? 0 : tensor.size(1)),
+        channel_stride(tensor.size(-1) == 1 ? 0 : 1) {}
 
   bool by_sample() const {
     return sample_stride != 0;
@@ -102,16 +95,14 @@ struct Inputs {
   Layout layout;
 
   Inputs(const Tensor& input, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t dim)
-      : channel_dim(at::maybe_wrap_dim(dim, input.dim())),
+      : channel_dim(dim),
         x(walkable(input, channel_dim)),
-        p1(p1, x, channel_dim),
-        p2(p2, x, channel_dim),
-        beta(beta, x, channel_dim),
+        p1(p1, x),
+        p2(p2, x),
+        beta(beta, x),
         layout(
             x.sizes(), channel_dim, is_channels_last(x, channel_dim),
-            task_units(this->p1, this->p2, this->beta)) {
-    TORCH_CHECK(input.dim() >= 2 && channel_dim > 0, "acon_c takes (N, ..., C, ...), got ", input.sizes());
-  }
+            task_units(this->p1, this->p2, this->beta)) {}
 
   template <typename A>
   Parameters<A> parameters() const {

@@ -6,18 +6,6 @@
 namespace acon {
 namespace {
 
-int64_t quotient(int64_t value, int64_t divisor) { // rounded up
-  return (value + divisor - 1) / divisor;
-}
-
-int64_t power_of_two(int64_t value) { // at least `value`
-  int64_t power = 1;
-  while (power < value) {
-    power *= 2;
-  }
-  return power;
-}
-
 // Tiles, and programs for each multiprocessor, were chosen by time on an H100, in half and single precision.
 //
 // Elements of a tile, which 4 warps compute: few enough for the registers, enough to hide the latency of memory.

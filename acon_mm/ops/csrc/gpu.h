@@ -6,6 +6,17 @@
 
 namespace acon {
 
+inline int64_t quotient(int64_t value, int64_t divisor) { // rounded up
+  return (value + divisor - 1) / divisor;
+}
+inline int64_t power_of_two(int64_t value) { // at least `value`
+  int64_t power = 1;
+  while (power < value) {
+    power *= 2;
+  }
+  return power;
+}
+
 // The type of device that the kernels run on. None before `use_gpu_kernels`.
 c10::DeviceType& gpu_device_type();
 

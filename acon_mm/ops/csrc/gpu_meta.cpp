@@ -10,17 +10,6 @@ namespace {
 // Elements of a tile of products that a warp computes.
 constexpr int64_t kProducts = 1024;
 
-int64_t quotient(int64_t value, int64_t divisor) { // rounded up
-  return (value + divisor - 1) / divisor;
-}
-int64_t power_of_two(int64_t value) { // at least `value`
-  int64_t power = 1;
-  while (power < value) {
-    power *= 2;
-  }
-  return power;
-}
-
 // The intermediate results of the generator, in one tensor: an allocation costs as much as a launch.
 struct Workspace {
   struct Layer {

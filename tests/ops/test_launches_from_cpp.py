@@ -25,7 +25,7 @@ def kernels_for_real_gpus():
         same = few.setdefault(told["name"], [])
         if len(same) < 6:
             same.append(told)
-    Path(os.environ["KERNELS"]).write_text(json.dumps([told for same in few.values() for told in same]))
+    Path(os.environ["STUB_DEVICE_KERNELS"]).write_text(json.dumps([told for same in few.values() for told in same]))
 
 
 def launches_of(function) -> list[str]:
@@ -72,11 +72,10 @@ def test_meta_acon(norm, shape, channels_last):
         torch.testing.assert_close(got.double(), want.double(), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(2, 8, 5, 5), (2, 8, 40, 40), (20, 8, 3, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 8, 5, 5), (2, 8, 40, 40), (16, 8, 3, 3)], ids=str)
 def test_number_of_launches(shape):
     x = torch.randn(shape, requires_grad=True)
     for module, forward, backward in ((AconC(8), 1, 2), (MetaAconC(8), 4, 6)):
-        module.forward(x) if forward == 1 or shape[0] <= 16 else pytest.skip("more samples go another way on a CPU")
         y = module(x)
         assert len(launches_of(lambda module=module: module(x))) == forward
         assert len(launches_of(lambda y=y: y.sum().backward())) == backward
