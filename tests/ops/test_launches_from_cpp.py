@@ -23,7 +23,7 @@ def kernels_for_real_gpus():
     few: dict[str, list[dict]] = {}
     for told in sorted(stub_device.compilations, key=lambda told: -sum(told["divisors"])):  # the best aligned
         same = few.setdefault(told["name"], [])
-        if len(same) < 6:
+        if len(same) < 3:
             same.append(told)
     Path(os.environ["STUB_DEVICE_KERNELS"]).write_text(json.dumps([told for same in few.values() for told in same]))
 
@@ -34,13 +34,18 @@ def launches_of(function) -> list[str]:
     return [launch.kernel for launch in stub_device.launches[before:]]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize(
-    "shape", [(2, 5, 7, 9), (3, 16, 4, 4), (2, 3, 32, 64), (2, 2, 2115), (2, 4, 3, 2, 3), (33, 70), (40, 64)], ids=str
-)
-def test_values_and_gradients(dtype, shape):
-    for x, dim in layouts(shape, dtype).values():
+def test_values_and_gradients():
+    for x, dim in layouts((2, 5, 7, 9), torch.float32).values():
         for beta_shape in ("C", "NC", "N1"):
+            assert_exact(F.acon_c, x, parameters_for(x, dim, beta_shape), dim)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 4, 4), (2, 2, 32, 48), (2, 2, 1025), (2, 4, 3, 2, 3), (40, 64)], ids=str)
+def test_shapes(shape):
+    """Of all kernels, in words of 16 bytes and in narrower ones."""
+    some = layouts(shape, torch.float16)
+    for x, dim in (some["contiguous"], some["channels_last"]):
+        for beta_shape in ("C", "NC"):
             assert_exact(F.acon_c, x, parameters_for(x, dim, beta_shape), dim)
 
 
@@ -53,11 +58,10 @@ def test_empty(shape):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("shape", [(3, 5, 7, 9), (4, 40, 3, 3), (70, 6, 2, 3), (4, 3, 32, 64)], ids=str)
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_meta_acon(norm, shape, channels_last):
+@pytest.mark.parametrize("shape", [(3, 5, 7, 9), (4, 40, 3, 3), (70, 6, 2, 3), (4, 3, 32, 48)], ids=str)
+def test_meta_acon(norm, shape):
     tensors, generator = meta_inputs(shape, 4, norm, torch.float32)
-    if channels_last:
+    if shape[1] == 40:  # channels_last
         last = tensors[0].detach().movedim(1, -1).contiguous().movedim(-1, 1)
         tensors[0] = last.requires_grad_()
     exact_tensors, exact_generator = to(tensors, generator, torch.float64)
