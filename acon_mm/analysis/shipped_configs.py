@@ -59,14 +59,15 @@ def model_of(config: str) -> dict:
     """The model of a config, without the settings that download weights; empty if the config has no model."""
     package, _, path = config.partition("/")
     cfg = Config.fromfile(config_dir(package) / path)
-    return _without_weights(cfg.model.to_dict()) if cfg.get("model") else {}
+    return without_weights(cfg.model.to_dict()) if cfg.get("model") else {}
 
 
-def _without_weights(node: Any) -> Any:
+def without_weights(node: Any) -> Any:
+    """A part of a model config without the settings that download or read weights."""
     if isinstance(node, dict):
-        return {key: _without_weights(value) for key, value in node.items() if key not in _WEIGHTS}
+        return {key: without_weights(value) for key, value in node.items() if key not in _WEIGHTS}
     if isinstance(node, (list, tuple)):
-        return type(node)(_without_weights(value) for value in node)
+        return type(node)(without_weights(value) for value in node)
     return node
 
 

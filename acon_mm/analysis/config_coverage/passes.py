@@ -98,7 +98,7 @@ class _Pair:
 
 
 def attempt(
-    model: BaseModel, each: samples.Pass, size: int, trace: Trace | None = None
+    model: BaseModel, each: samples.Pass, size: samples.Size, trace: Trace | None = None
 ) -> tuple[Tensor | None, Exception | None]:
     """Run a pass; its loss (None outside of training) and its error, one of them None."""
     torch.manual_seed(0)

@@ -14,32 +14,37 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 
-def segmentation_batch(size: int, count: int = 2, channels: int = 3) -> tuple[Tensor, list]:
+#: height and width of pictures, or one number for both
+Size = int | tuple[int, int]
+
+
+def segmentation_batch(size: Size, count: int = 2, channels: int = 3) -> tuple[Tensor, list]:
     """Random pictures and label maps of the classes 0 and 1. With ``channels=6`` each is a pair of pictures."""
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
+    height, width = shape = _shape(size)
     generator = torch.Generator().manual_seed(0)
     samples = []
     for _ in range(count):
-        labels = torch.zeros(1, size, size, dtype=torch.long)
-        labels[:, size // 4 : size // 2] = 1
-        edges = torch.zeros(1, size, size, dtype=torch.long)
-        edges[:, size // 4] = 1
-        meta = dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size), padding_size=[0] * 4)
+        labels = torch.zeros(1, height, width, dtype=torch.long)
+        labels[:, height // 4 : height // 2] = 1
+        edges = torch.zeros(1, height, width, dtype=torch.long)
+        edges[:, height // 4] = 1
+        meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, padding_size=[0] * 4)
         samples.append(
             SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=labels), gt_edge_map=PixelData(data=edges))
         )
-    return torch.randn(count, channels, size, size, generator=generator), samples
+    return torch.randn(count, channels, height, width, generator=generator), samples
 
 
 def detection_batch(
-    size: int, count: int = 2, extra: dict | None = None, masks: bool = True, proposals: bool = False
+    size: Size, count: int = 2, extra: dict | None = None, masks: bool = True, proposals: bool = False
 ) -> tuple[Tensor, list]:
     """Random pictures with two boxes of class 0 each, masks and a label map.
 
     Args:
-        size: height and width.
+        size: of the pictures.
         count: the number of pictures.
         extra: more metadata of each picture.
         masks: whether there are any.
@@ -48,37 +53,38 @@ def detection_batch(
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData, PixelData
 
+    height, width = shape = _shape(size)
     generator = torch.Generator().manual_seed(0)
     samples = []
     for index in range(count):
         sample = DetDataSample(
             metainfo=dict(
                 img_id=index,
-                img_shape=(size, size),
-                ori_shape=(size, size),
-                pad_shape=(size, size),
-                batch_input_shape=(size, size),
+                img_shape=shape,
+                ori_shape=shape,
+                pad_shape=shape,
+                batch_input_shape=shape,
                 scale_factor=(1.0, 1.0),
                 flip=False,
                 flip_direction=None,
                 border=[0, 0, 0, 0],
-                org_width=size,  # for CLRNet, which the maintained fork adds
-                org_height=size,
+                org_width=width,  # for CLRNet, which the maintained fork adds
+                org_height=height,
                 **(extra or {}),
             ),
-            gt_instances=_instances(size),
+            gt_instances=_instances(shape),
             ignored_instances=InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)),
-            gt_sem_seg=PixelData(sem_seg=torch.zeros(1, size, size, dtype=torch.long)),
+            gt_sem_seg=PixelData(sem_seg=torch.zeros(1, height, width, dtype=torch.long)),
         )
         if not masks:
             del sample.gt_instances.masks
         if proposals:
-            sample.proposals = InstanceData(bboxes=_boxes(size), scores=torch.ones(2))
+            sample.proposals = InstanceData(bboxes=_boxes(shape), scores=torch.ones(2))
         samples.append(sample)
-    return torch.randn(count, 3, size, size, generator=generator), samples
+    return torch.randn(count, 3, height, width, generator=generator), samples
 
 
-def track_batch(size: int, count: int = 2) -> tuple[Tensor, list]:
+def track_batch(size: Size, count: int = 2) -> tuple[Tensor, list]:
     """One video: a key frame and a reference frame with the same two objects."""
     from mmdet.structures import TrackDataSample
 
@@ -90,32 +96,39 @@ def track_batch(size: int, count: int = 2) -> tuple[Tensor, list]:
     return pictures[None], [track]
 
 
-def reid_batch(size: int, count: int = 4) -> tuple[Tensor, list]:
+def reid_batch(size: Size, count: int = 4) -> tuple[Tensor, list]:
     """Pictures of two identities."""
     from mmdet.structures import ReIDDataSample
 
+    height, width = _shape(size)
     generator = torch.Generator().manual_seed(0)
     samples = [ReIDDataSample().set_gt_label(index // 2) for index in range(count)]
-    return torch.randn(count, 3, size, size, generator=generator), samples
+    return torch.randn(count, 3, height, width, generator=generator), samples
 
 
-def _boxes(size: int) -> Tensor:
-    return torch.tensor([[0.1, 0.1, 0.6, 0.7], [0.3, 0.2, 0.95, 0.9]]) * size
+def _shape(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
 
 
-def _instances(size: int) -> Any:
+def _boxes(shape: tuple[int, int]) -> Tensor:
+    height, width = shape
+    return torch.tensor([[0.1, 0.1, 0.6, 0.7], [0.3, 0.2, 0.95, 0.9]]) * torch.tensor([width, height] * 2)
+
+
+def _instances(shape: tuple[int, int]) -> Any:
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData
 
-    boxes = _boxes(size)
-    masks = np.zeros((2, size, size), np.uint8)
+    height, width = shape
+    boxes = _boxes(shape)
+    masks = np.zeros((2, height, width), np.uint8)
     for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
         mask[top:bottom, left:right] = 1
     return InstanceData(
         bboxes=boxes,
         labels=torch.zeros(2, dtype=torch.long),
-        masks=BitmapMasks(masks, size, size),
-        pairwise_masks=torch.ones(2, 8, size // 4, size // 4),  # BoxInst's preprocessor makes them from colors
+        masks=BitmapMasks(masks, height, width),
+        pairwise_masks=torch.ones(2, 8, height // 4, width // 4),  # BoxInst's preprocessor makes them from colors
     )
 
 
@@ -130,7 +143,7 @@ class Pass(NamedTuple):
 
     name: str
     train: bool
-    step: Callable[[nn.Module, int], Any]
+    step: Callable[[nn.Module, Size], Any]
 
 
 def passes(model: BaseModel) -> list[Pass]:
@@ -163,11 +176,11 @@ def _detection(detector: BaseModel) -> Callable:
 def _passes(batch: Callable, part: str = "") -> list[Pass]:
     """Loss and prediction of a model, or of a part of it."""
 
-    def loss(model: nn.Module, size: int) -> Any:
+    def loss(model: nn.Module, size: Size) -> Any:
         MessageHub.get_current_instance().update_info_dict(dict(epoch=0, iter=0))  # TOOD and BoxInst read them
         return model.get_submodule(part)(*batch(size), mode="loss")
 
-    def predict(model: nn.Module, size: int) -> Any:
+    def predict(model: nn.Module, size: Size) -> Any:
         return model.get_submodule(part)(*batch(size, count=1), mode="predict")  # guided anchoring takes no more
 
     suffix = f" ({part})" if part else ""

@@ -1,0 +1,12 @@
+"""What a config becomes, before training. ``tools/analysis_tools/explain.py`` shows it.
+
+- ``explain.py``: builds the model of a config, and lists its activations
+- ``run.py``: runs the model once, and counts the calls of its activations
+- ``flops.py``: the operations of an ACON
+- ``picture_shape.py``: the size of a config's pictures
+- ``table.py``: the result as tables
+"""
+
+from .explain import Activation, Explanation, Kept, explain
+
+__all__ = ["Activation", "Explanation", "Kept", "explain"]

@@ -1,0 +1,97 @@
+"""Runs a model once on random pictures, and counts the calls of its activations."""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from mmengine.model import BaseModel
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ...layers import Acon
+from ..config_coverage import samples
+from ..config_coverage.passes import short
+from ..config_coverage.trace import Trace, explain
+
+Shapes = dict[nn.Module, list[tuple[int, ...]]]
+
+
+@dataclass
+class Run:
+    """What was seen.
+
+    Attributes:
+        inference: the shape of each input, by the module that got it, for one picture.
+        training: likewise in training. It is only computed if an ACON is not called in inference.
+        flops: of the convolutions and matrix products in inference, without those in ACONs.
+        left_over: ReLU-like calls that no table knows: of functions, or of a module's own activations.
+        not_run: the error of each pass that fails, by its name.
+    """
+
+    inference: Shapes = field(default_factory=lambda: defaultdict(list))
+    training: Shapes = field(default_factory=lambda: defaultdict(list))
+    flops: int = 0
+    left_over: list[str] = field(default_factory=list)
+    not_run: dict[str, str] = field(default_factory=dict)
+
+
+def run(model: BaseModel, shape: tuple[int, int], activations: Collection[nn.Module]) -> Run:
+    """Run a model on pictures of this height and width.
+
+    Args:
+        model: a detector or segmentor.
+        shape: height and width.
+        activations: the modules whose calls are counted; calls inside of them are known, and not left over.
+    """
+    result, trace = Run(), Trace()
+    passes = samples.passes(model)
+    if not passes:
+        result.not_run["inference"] = f"{type(model).__name__} is none of mmdet's or mmseg's kinds of model"
+    acons = [module for module in activations if isinstance(module, Acon)]
+    with torch.no_grad():
+        for each in (each for each in passes if not each.train):
+            with FlopCounterMode(display=False) as counter, _recorded(activations, result.inference, counter) as inside:
+                _attempt(model, each, shape, trace, result)
+            result.flops += counter.get_total_flops() - sum(inside)
+        if not all(result.inference.get(module) for module in acons):
+            for each in (each for each in passes if each.train):
+                with _recorded(activations, result.training):
+                    _attempt(model, each, shape, trace, result)
+    unknown = {call for call in trace.calls if call.module not in activations}
+    result.left_over = explain(model, unknown)[1]
+    return result
+
+
+def _attempt(model: BaseModel, each: samples.Pass, shape: tuple[int, int], trace: Trace, result: Run) -> None:
+    torch.manual_seed(0)
+    model.train(each.train)
+    try:
+        with trace:
+            each.step(model, shape)
+    except Exception as error:
+        result.not_run[each.name] = short(error)
+
+
+@contextlib.contextmanager
+def _recorded(
+    modules: Collection[nn.Module], shapes: Shapes, counter: FlopCounterMode | None = None
+) -> Iterator[list[int]]:
+    """Add the shape of each module's inputs to ``shapes``. The list gets what ``counter`` counts inside of them."""
+    inside: list[int] = []
+
+    def before(module: nn.Module, args: tuple) -> None:
+        shapes[module].append(tuple(args[0].shape))
+        inside.append(-counter.get_total_flops() if counter else 0)
+
+    def after(module: nn.Module, args: tuple, output: object) -> None:
+        inside.append(counter.get_total_flops() if counter else 0)
+
+    handles = [module.register_forward_pre_hook(before) for module in modules]
+    handles += [module.register_forward_hook(after) for module in modules]
+    try:
+        yield inside
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,52 @@
+"""Explain what a config becomes, before training: its ACONs with their cost, and what was kept and why."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+import acon_mm  # noqa: F401  registers activations
+from acon_mm.analysis.explanation import explain, table
+from acon_mm.engine import command_line
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file of a detector or a segmentor")
+    parser.add_argument(
+        "--shape",
+        nargs=2,
+        type=int,
+        metavar=("HEIGHT", "WIDTH"),
+        help="size of the picture for the costs (default: as in the config)",
+    )
+    parser.add_argument("--out", metavar="FILE", help="also write the result to a .json or .md file")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override settings of the config"
+    )
+    parser.set_defaults(launcher="none", work_dir=None)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    with command_line.session(args.launcher):
+        if args.out and Path(args.out).suffix not in (".json", ".md"):
+            raise command_line.UserError(f"--out must end in .json or .md, got {args.out}")
+        if args.shape and min(args.shape) < 1:
+            raise command_line.UserError(f"--shape must be positive, got {args.shape}")
+        cfg = command_line.load_config(args, needs=("model",))
+        explanation = explain(cfg, tuple(args.shape) if args.shape else None)
+    text = table.markdown(explanation, args.config)
+    print(text)
+    if args.out:
+        out = Path(args.out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text if out.suffix == ".md" else json.dumps(asdict(explanation), indent=1, default=str) + "\n")
+
+
+if __name__ == "__main__":
+    main()
