@@ -3,6 +3,7 @@
 - ``benchmark/``: time and memory
 - ``device_check/``: whether a machine computes right, and how fast
 - ``config_coverage/``: ``act_cfg`` on every config that mmdet and mmseg ship
+- ``explanation/``: what a config becomes
 - ``shipped_configs.py``: the configs of mmdet and mmseg, and where ``act_cfg`` goes in them
 - ``build.py``: a model from such a config
 - ``predictions.py``: pictures of truth and predictions

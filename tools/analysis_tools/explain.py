@@ -1,15 +1,13 @@
 """Explain what a config becomes, before training: its ACONs with their cost, and what was kept and why."""
 
 import argparse
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from mmengine.config import DictAction
 
 import acon_mm  # noqa: F401  registers activations
-from acon_mm.analysis.explanation import explain, table
+from acon_mm.analysis.explanation import explain, report
 from acon_mm.engine import command_line
 
 
@@ -40,12 +38,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise command_line.UserError(f"--shape must be positive, got {args.shape}")
         cfg = command_line.load_config(args, needs=("model",))
         explanation = explain(cfg, tuple(args.shape) if args.shape else None)
-    text = table.markdown(explanation, args.config)
+    text = report.markdown(explanation, args.config)
     print(text)
     if args.out:
         out = Path(args.out)
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text if out.suffix == ".md" else json.dumps(asdict(explanation), indent=1, default=str) + "\n")
+        out.write_text(text if out.suffix == ".md" else report.as_json(explanation, args.config))
 
 
 if __name__ == "__main__":

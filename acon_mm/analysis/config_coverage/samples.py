@@ -13,7 +13,6 @@ from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-
 #: height and width of pictures, or one number for both
 Size = int | tuple[int, int]
 

@@ -4,7 +4,7 @@
 - ``run.py``: runs the model once, and counts the calls of its activations
 - ``flops.py``: the operations of an ACON
 - ``picture_shape.py``: the size of a config's pictures
-- ``table.py``: the result as tables
+- ``report.py``: the result as text and JSON
 """
 
 from .explain import Activation, Explanation, Kept, explain

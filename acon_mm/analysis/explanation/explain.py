@@ -141,15 +141,16 @@ def _explain(model: BaseModel, model_cfg: dict, package: str, shape: tuple[int, 
         if isinstance(module, Acon)
     }
     others = [site for site in sites if not isinstance(site.current, Acon)]
-    # Upstream's method calls a function at the sites without a module.
-    known = {*names, *(site.current or model.get_submodule(site.caller) for site in others)}
-    seen = run(model, shape, known)
+    frozen = {module for module in names if not any(each.requires_grad for each in module.parameters())}
+    model.requires_grad_(False)  # the counter of operations fails on layers that get a parameter which learns
+    # At a site without a module, the caller calls a function.
+    seen = run(model, shape, names, {site.current or model.get_submodule(site.caller) for site in others})
     return Explanation(
         model=type(model).__name__,
         shape=shape,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         flops=seen.flops,
-        activations=[_activation(module, sites_of, seen) for module, sites_of in names.items()],
+        activations=[_activation(module, each, module in frozen, seen) for module, each in names.items()],
         kept=[
             *(Kept(site.name, _type(site.current), _reason(site, model_cfg, package), is_site=True) for site in others),
             *_kept(model, kept),
@@ -159,20 +160,19 @@ def _explain(model: BaseModel, model_cfg: dict, package: str, shape: tuple[int, 
     )
 
 
-def _activation(module: Acon, names: Sequence[str], seen: Run) -> Activation:
+def _activation(module: Acon, names: Sequence[str], frozen: bool, seen: Run) -> Activation:
     assert module.num_channels is not None  # a model with an ACON that does not know them is not built
     inference, training = seen.inference.get(module, []), seen.training.get(module, [])
     shapes = inference or training
     costs = [flops(module, each) for each in shapes]
-    parameters = list(module.parameters())
     return Activation(
         name=", ".join(names),
         type=type(module).__name__,
         options=_options(module),
         channels=module.num_channels,
         channel_dim=1 if module.channel_dim is None else module.channel_dim,
-        parameters=sum(each.numel() for each in parameters),
-        frozen=not any(each.requires_grad for each in parameters),
+        parameters=sum(each.numel() for each in module.parameters()),
+        frozen=frozen,
         runs=ALWAYS if inference else TRAINING if training else UNKNOWN if seen.not_run else NEVER,
         shapes=shapes,
         flops=None if None in costs else sum(each or 0 for each in costs),
@@ -188,9 +188,11 @@ def _options(module: Acon) -> dict[str, Any]:
 
 
 def _kept(model: nn.Module, kept: dict[str, str]) -> Iterator[Kept]:
+    seen = set()  # a module can have several names
     for name, reason in kept.items():
         module = submodule(model, name)
-        if not isinstance(module, Acon):
+        if not isinstance(module, Acon) and (module is None or module not in seen):
+            seen.add(module)
             yield Kept(name, _type(module), reason, is_site=False)
 
 

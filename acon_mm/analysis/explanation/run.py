@@ -15,7 +15,7 @@ from ..config_coverage import samples
 from ..config_coverage.passes import short
 from ..config_coverage.trace import Trace, explain
 
-Shapes = dict[nn.Module, list[tuple[int, ...]]]
+Shapes = dict[Acon, list[tuple[int, ...]]]
 
 
 @dataclass
@@ -37,29 +37,29 @@ class Run:
     not_run: dict[str, str] = field(default_factory=dict)
 
 
-def run(model: BaseModel, shape: tuple[int, int], activations: Collection[nn.Module]) -> Run:
+def run(model: BaseModel, shape: tuple[int, int], acons: Collection[Acon], others: Collection[nn.Module]) -> Run:
     """Run a model on pictures of this height and width.
 
     Args:
         model: a detector or segmentor.
         shape: height and width.
-        activations: the modules whose calls are counted; calls inside of them are known, and not left over.
+        acons: the modules whose calls are counted.
+        others: the modules that make other known activation calls.
     """
     result, trace = Run(), Trace()
     passes = samples.passes(model)
     if not passes:
         result.not_run["inference"] = f"{type(model).__name__} is none of mmdet's or mmseg's kinds of model"
-    acons = [module for module in activations if isinstance(module, Acon)]
     with torch.no_grad():
         for each in (each for each in passes if not each.train):
-            with FlopCounterMode(display=False) as counter, _recorded(activations, result.inference, counter) as inside:
+            with FlopCounterMode(display=False) as counter, _recorded(acons, result.inference, counter) as inside:
                 _attempt(model, each, shape, trace, result)
             result.flops += counter.get_total_flops() - sum(inside)
         if not all(result.inference.get(module) for module in acons):
             for each in (each for each in passes if each.train):
-                with _recorded(activations, result.training):
+                with _recorded(acons, result.training):
                     _attempt(model, each, shape, trace, result)
-    unknown = {call for call in trace.calls if call.module not in activations}
+    unknown = {call for call in trace.calls if call.module not in others}
     result.left_over = explain(model, unknown)[1]
     return result
 
@@ -75,17 +75,15 @@ def _attempt(model: BaseModel, each: samples.Pass, shape: tuple[int, int], trace
 
 
 @contextlib.contextmanager
-def _recorded(
-    modules: Collection[nn.Module], shapes: Shapes, counter: FlopCounterMode | None = None
-) -> Iterator[list[int]]:
+def _recorded(modules: Collection[Acon], shapes: Shapes, counter: FlopCounterMode | None = None) -> Iterator[list[int]]:
     """Add the shape of each module's inputs to ``shapes``. The list gets what ``counter`` counts inside of them."""
     inside: list[int] = []
 
-    def before(module: nn.Module, args: tuple) -> None:
+    def before(module: Acon, args: tuple) -> None:
         shapes[module].append(tuple(args[0].shape))
         inside.append(-counter.get_total_flops() if counter else 0)
 
-    def after(module: nn.Module, args: tuple, output: object) -> None:
+    def after(module: Acon, args: tuple, output: object) -> None:
         inside.append(counter.get_total_flops() if counter else 0)
 
     handles = [module.register_forward_pre_hook(before) for module in modules]

@@ -1,12 +1,20 @@
-"""An explanation as text: a summary, and tables in Markdown that are aligned for a terminal."""
+"""An explanation as JSON, or as text: a summary, and tables in Markdown that are aligned for a terminal."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from .explain import ALWAYS, TRAINING, UNKNOWN, Activation, Explanation
 
 _NOTES = {TRAINING: "training only (2 pictures)", UNKNOWN: "not run"}
+
+
+def as_json(explanation: Explanation, config: str) -> str:
+    """All attributes, with the totals."""
+    totals = {name: getattr(explanation, name) for name in ("added_parameters", "added_flops")}
+    return json.dumps({"config": config} | asdict(explanation) | totals, indent=1, default=str) + "\n"
 
 
 def markdown(explanation: Explanation, config: str) -> str:
