@@ -31,8 +31,6 @@ def test_a_detector(tmp_path, capsys):
     assert row[:7] == ["bbox_head.cls_convs.0.activate", "MetaAconC", "128", "1", "4,784", "0.038%", "3"]
     assert row[7] == "3.2 k to 51.2 k" and row[-1] == ""
     assert cells(text, "backbone.stem") == ["backbone.stem", "1", "ReLU", "not among the default act_sites of backbone"]
-    table = [line for line in text.splitlines() if line.startswith("|")]
-    assert len({len(line) for line in table[: table.index(next(each for each in table if "type" in each))]}) == 1
 
 
 @pytest.mark.slow
@@ -42,7 +40,7 @@ def test_a_segmentor_as_json(tmp_path, capsys):
     written = json.loads(out.read_text())
     assert (written["config"], written["model"], written["shape"]) == (SEGMENTOR, "EncoderDecoder", [64, 96])
     (activation,) = written["activations"]
-    assert (activation["runs"], activation["shapes"]) == ("training only", [[2, 64, 8, 12]])
+    assert (activation["runs"], activation["shapes"]) == ("training only", [[2, 64, 4, 6]])
     assert written["added_parameters"] == activation["parameters"] == 3 * 64
     text = capsys.readouterr().out
     assert cells(text, "auxiliary_head.convs.0.activate")[-1] == "training only (2 pictures)"
@@ -50,21 +48,10 @@ def test_a_segmentor_as_json(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_config_without_act_cfg_and_one_whose_acons_never_run(tmp_path, capsys):
+def test_a_config_without_act_cfg(capsys):
     tool.main([SEGMENTOR, "--shape", "64", "64"])
     text = capsys.readouterr().out
     assert "Not swapped in: none of the " in text and "FLOPs" not in text
-    config = tmp_path / "never.py"
-    config.write_text(
-        "from helpers.coverage_models import NotCalled, segmentor\n"
-        "default_scope = 'mmseg'\n"
-        "model = segmentor(NotCalled)\n"
-        "model['backbone']['act_cfg'] = dict(type='AconC')\n"
-    )
-    tool.main([str(config), "--shape", "32", "32"])
-    text = capsys.readouterr().out
-    assert "Never run: backbone.layers.1." in text
-    assert cells(text, "backbone.layers.1")[-1] == "**never runs**"
 
 
 @pytest.mark.parametrize(

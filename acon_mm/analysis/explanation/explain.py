@@ -129,7 +129,7 @@ def explain(cfg: Config, shape: tuple[int, int] | None = None) -> Explanation:
         try:
             model = revert_sync_batchnorm(build(_with_all_boxes(model_cfg), cfg.default_scope))
         except Exception as error:
-            raise UserError(f"the model of {cfg.filename} cannot be built: {short(error)}") from error
+            raise UserError(f"the model cannot be built: {short(error)}") from error
         return _explain(model, model_cfg, cfg.default_scope, shape)
 
 
@@ -162,8 +162,8 @@ def _explain(model: BaseModel, model_cfg: dict, package: str, shape: tuple[int, 
 
 def _activation(module: Acon, names: Sequence[str], frozen: bool, seen: Run) -> Activation:
     assert module.num_channels is not None  # a model with an ACON that does not know them is not built
-    inference, training = seen.inference.get(module, []), seen.training.get(module, [])
-    shapes = inference or training
+    runs = _runs(module, seen)
+    shapes = {ALWAYS: seen.inference, TRAINING: seen.training}.get(runs, {}).get(module, [])
     costs = [flops(module, each) for each in shapes]
     return Activation(
         name=", ".join(names),
@@ -173,10 +173,18 @@ def _activation(module: Acon, names: Sequence[str], frozen: bool, seen: Run) -> 
         channel_dim=1 if module.channel_dim is None else module.channel_dim,
         parameters=sum(each.numel() for each in module.parameters()),
         frozen=frozen,
-        runs=ALWAYS if inference else TRAINING if training else UNKNOWN if seen.not_run else NEVER,
+        runs=runs,
         shapes=shapes,
         flops=None if None in costs else sum(each or 0 for each in costs),
     )
+
+
+def _runs(module: Acon, seen: Run) -> str:
+    if seen.inference.get(module):
+        return ALWAYS
+    if seen.not_run:  # where a pass stopped, the layers after that place were not called
+        return UNKNOWN
+    return TRAINING if seen.training.get(module) else NEVER
 
 
 def _options(module: Acon) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def test_a_segmentor_with_a_head_for_training():
     *backbone, auxiliary = found.activations
     assert {each.runs for each in backbone} == {"always"}
     assert (auxiliary.name, auxiliary.runs) == ("auxiliary_head.convs.0.activate", "training only")
-    assert auxiliary.shapes == [(2, 64, 8, 8)]  # there are two pictures in a training step
+    assert auxiliary.shapes == [(2, 64, 4, 4)]  # there are two pictures in a training step
     assert found.added_flops == sum(each.flops for each in backbone)
     assert kept(found)["decode_head.bottleneck.activate"] == ("ReLU", "no act_cfg for decode_head", True)
 
@@ -135,6 +135,17 @@ def test_a_model_that_does_not_run_is_explained_without_costs():
     ]
 
 
+class FailsInInference(Fails):
+    def forward(self, x):
+        return (self.layers(x),) if self.training else super().forward(x)
+
+
+def test_an_acon_is_not_for_training_only_because_inference_fails():
+    found = of_segmentor(FailsInInference)
+    assert found.not_run.keys() == {"predict"}
+    assert [(each.runs, each.shapes) for each in found.activations] == [("unknown", [])]
+
+
 def test_a_part_of_a_model_is_not_run():
     model = dict(type="ResNet", depth=18, act_cfg=dict(type="AconC"))
     found = explain(Config(dict(default_scope="mmdet", model=model)), (32, 32))
@@ -144,8 +155,5 @@ def test_a_part_of_a_model_is_not_run():
 
 def test_a_model_that_cannot_be_built():
     model = dict(type="ResNet", depth=18, act_cfg=dict(type="AconC"), act_sites=["layer9"])
-    cfg = Config(dict(default_scope="mmdet", model=model), filename="some.py")
-    with pytest.raises(
-        UserError, match=r"the model of some.py cannot be built: ValueError: .*no site matches 'layer9'"
-    ):
-        explain(cfg, (32, 32))
+    with pytest.raises(UserError, match=r"^the model cannot be built: ValueError: .*no site matches 'layer9'"):
+        explain(Config(dict(default_scope="mmdet", model=model)), (32, 32))
