@@ -25,6 +25,7 @@ class Acon(nn.Module):
 
     Raises:
         RuntimeError: at a call, if the number of channels is not known.
+        TypeError: at a call, if the dtype of the input is not a floating one.
         ValueError: at a call, if the input has another number of channels; at build, if an option is unknown.
     """
 
@@ -96,6 +97,10 @@ class Acon(nn.Module):
 
     def _channel_dim_of(self, x: Tensor) -> int:
         """The channel dimension, after a check that the input fits."""
+        if not x.is_floating_point():
+            raise TypeError(
+                f"{self._label()} takes an input of a floating dtype, got {x.dtype}: convert it by .float()"
+            )
         if self.num_channels is None:
             raise RuntimeError(
                 f"{self._label()} does not know its number of channels, because no layer before it has one. "

@@ -38,6 +38,16 @@ def test_dtype_of_input_comes_back(name, dtype, tolerance):
 
 
 @pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64], ids=str)
+def test_only_floating_inputs(name, dtype):
+    module = MODULES[name](4)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    with pytest.raises(TypeError, match=rf"takes an input of a floating dtype, got {dtype}: convert it by .float"):
+        module(torch.ones(2, 4, 3, 3, dtype=dtype))
+    torch.testing.assert_close(module.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", MODULES)
 def test_autocast_keeps_bfloat16(name):
     module, x = MODULES[name](8), torch.randn(4, 8, 4, 4).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
