@@ -1,5 +1,6 @@
 """ACON-FReLU (arXiv 2009.04759, table 1)."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -65,16 +66,28 @@ class AconFReLU(Acon):
 
 
 def _as_maps(x: Tensor, channel_dim: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """``x`` as ``(N', C, H, W)``, and a function that gives a result the shape of ``x``."""
-    channels_first = x.movedim(channel_dim, 1)
-    while channels_first.dim() < 4:
-        channels_first = channels_first.unsqueeze(2)
-    depth = tuple(range(2, channels_first.dim() - 2))
-    batched = channels_first.movedim(depth, tuple(range(1, 1 + len(depth))))
-    maps = batched.flatten(0, len(depth))
+    """``x`` as ``(N', C, H, W)``, and a function that gives a result the shape of ``x``.
+
+    It reshapes only what it must: behind a reshape, batch norm of PyTorch 2.13 has wrong gradients for a batch of 1
+    whose gradient is channels last.
+    """
+    maps = x.movedim(channel_dim, 1)
+    missing = (2,) * (4 - x.dim())
+    for dim in missing:
+        maps = maps.unsqueeze(dim)
+    depth = tuple(range(2, x.dim() - 2))
+    front = tuple(range(1, 1 + len(depth)))
+    sizes = tuple(maps.shape[dim] for dim in (0, *depth))
+    batched = maps.movedim(depth, front)
+    single = bool(depth) and not F.is_exporting() and math.prod(sizes) == 1
+    maps = batched.squeeze(front) if single else batched.flatten(0, len(depth))
 
     def restore(y: Tensor) -> Tensor:
-        y = y.reshape(batched.shape).movedim(tuple(range(1, 1 + len(depth))), depth)
-        return y.reshape(x.movedim(channel_dim, 1).shape).movedim(1, channel_dim)
+        if depth:
+            y = y[(slice(None), *(None for _ in depth))] if single else y.unflatten(0, sizes)
+            y = y.movedim(front, depth)
+        for dim in missing:
+            y = y.squeeze(dim)
+        return y.movedim(1, channel_dim)
 
     return maps, restore

@@ -1,5 +1,8 @@
 """The modules: shapes, errors, initial values, models that initialize their parts, state dicts."""
 
+from copy import deepcopy
+from itertools import product
+
 import pytest
 import torch
 from mmengine.model import BaseModule
@@ -41,6 +44,26 @@ def test_frelu_with_every_norm(norm, training):
     d = x - eta
     expected = norm_by_hand(module.bn2, d * torch.sigmoid(d) + eta, batch_statistics=training)
     assert_close(module(x), expected)
+
+
+def stored(x, channels_last):
+    return x.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else x.contiguous()
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 5), (1, 5), (4, 1), (3, 4, 5), (1, 4, 5), (3, 1, 1)])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("training", [True, False])
+def test_frelu_with_layouts_mixed(shape, batch, training):
+    """Batch norm of PyTorch 2.13 has wrong gradients behind a reshape, with a batch of 1."""
+    module = AconFReLU(6).train(training)
+    nn.init.normal_(module.conv_frelu.weight)
+    x, grad = torch.randn(batch, 6, *shape), torch.randn(batch, 6, *shape)
+    exact = x.double().requires_grad_()
+    (wanted,) = torch.autograd.grad(deepcopy(module).double()(exact), exact, grad.double())
+    for x_last, grad_last in product([False, True], repeat=2):
+        x = stored(x.detach(), x_last).requires_grad_()
+        (found,) = torch.autograd.grad(module(x), x, stored(grad, grad_last))
+        assert_close(found.double(), wanted, rtol=1e-3, atol=1e-3)
 
 
 # Shapes and options
