@@ -22,7 +22,7 @@ class InnerConv2d(nn.Module):
 
     Shape:
         ``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``; for pooled maps, with a kernel of 1x1, also
-        ``(N, in_channels)`` to ``(N, out_channels)``
+        ``(N, in_channels)`` to ``(N, out_channels)``. The computation is in the dtype of the input.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1):
@@ -39,9 +39,10 @@ class InnerConv2d(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
         if x.dim() == 2:
-            return F.linear(x, self.weight.flatten(1), self.bias)
-        return F.conv2d(x, self.weight, self.bias, padding=self.kernel_size // 2, groups=self.groups)
+            return F.linear(x, weight.flatten(1), bias)
+        return F.conv2d(x, weight, bias, padding=self.kernel_size // 2, groups=self.groups)
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, groups={self.groups}"

@@ -178,8 +178,11 @@ class MetaAconC(Acon):
         return self.beta_scale * torch.sigmoid(total)
 
     def _channel_beta(self, mean: Tensor) -> Tensor:
-        hidden = _normalize_pooled(self.bn1, self.fc1(mean.to(self.fc1.weight.dtype)))
-        beta = torch.sigmoid(_normalize_pooled(self.bn2, self.fc2(hidden)))
+        # In float32 with half parameters too: a mean, a sum or the gradient of beta may be beyond float16.
+        wide = isinstance(self.fc1, InnerConv2d) and isinstance(self.fc2, InnerConv2d)
+        dtype = torch.promote_types(self.fc1.weight.dtype, mean.dtype) if wide else self.fc1.weight.dtype
+        hidden = _normalize_pooled(self.bn1, self.fc1(mean.to(dtype)))
+        beta = torch.sigmoid(_normalize_pooled(self.bn2, self.fc2(hidden)).to(mean.dtype))
         return beta if self.beta_scale == 1 else self.beta_scale * beta
 
     def extra_repr(self) -> str:
@@ -262,4 +265,10 @@ def _is_changed(module: nn.Module) -> bool:
 def _normalize_pooled(norm: nn.Module, pooled: Tensor) -> Tensor:
     if isinstance(norm, nn.Identity):
         return pooled
-    return normalize(norm, pooled[:, :, None, None]).flatten(1)
+    tensors = (getattr(norm, name, None) for name in ("weight", "running_mean"))
+    dtype = next((t.dtype for t in tensors if t is not None), pooled.dtype)
+    maps = pooled
+    if dtype.itemsize < pooled.dtype.itemsize:
+        limit = torch.finfo(dtype).max
+        maps = pooled.clamp(-limit, limit).to(dtype)
+    return normalize(norm, maps[:, :, None, None]).flatten(1).to(pooled.dtype)

@@ -17,6 +17,10 @@ from .backends import fuses
 _acon_c = torch.ops.acon_mm.acon_c.default
 
 
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class _AconCPixel(torch.autograd.Function):
     """ACON-C with ``beta = scale * sigmoid(x)``. Backward computes beta again, so only ``x`` is kept."""
 
@@ -24,20 +28,23 @@ class _AconCPixel(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, p1: Tensor, p2: Tensor, channel_dim: int, scale: float) -> Tensor:
         ctx.save_for_backward(x, p1, p2)
         ctx.channel_dim, ctx.scale = channel_dim, scale
-        return reference.forward(x, p1, p2, scale * x.sigmoid(), channel_dim)
+        return reference.forward(x, p1, p2, scale * _wide(x).sigmoid(), channel_dim)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, p1, p2 = ctx.saved_tensors
-        gate = x.sigmoid()
+        wide = _wide(x)
+        gate = wide.sigmoid()
         of_x = ctx.needs_input_grad[0]
         mask = (of_x, *ctx.needs_input_grad[1:3], of_x)
         grad_x, grad_p1, grad_p2, grad_beta = reference.backward(
-            grad_y, x, p1, p2, ctx.scale * gate, ctx.channel_dim, mask
+            grad_y, wide, p1, p2, ctx.scale * gate, ctx.channel_dim, mask
         )
         if grad_x is not None and grad_beta is not None:
-            grad_x = grad_x + grad_beta * ctx.scale * gate * (1 - gate)
-        return grad_x, grad_p1, grad_p2, None, None
+            # In float16 an infinity would become NaN where a layer before multiplies it by 0.
+            limit = torch.finfo(x.dtype).max
+            grad_x = grad_x + (grad_beta * ctx.scale * gate * (1 - gate)).clamp(-limit, limit)
+        return None if grad_x is None else grad_x.to(x.dtype), grad_p1, grad_p2, None, None
 
 
 def acon_a(x: Tensor, beta: Tensor, channel_dim: int = 1) -> Tensor:
@@ -82,7 +89,7 @@ def acon_c_pixel(x: Tensor, p1: Tensor, p2: Tensor, channel_dim: int = 1, scale:
     """
     channel_dim = check_arguments(x, p1, p2, p2, channel_dim)
     if is_exporting():
-        return reference.forward_composed(x, p1, p2, scale * x.sigmoid(), channel_dim)
+        return reference.forward_composed(x, p1, p2, scale * _wide(x).sigmoid(), channel_dim)
     return _AconCPixel.apply(x, p1, p2, channel_dim, scale)
 
 

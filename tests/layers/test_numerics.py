@@ -106,6 +106,37 @@ def test_huge_inputs_of_meta_have_no_nan(name, size, sign):
     assert not any(t.grad.isnan().any() for t in (x, *module.parameters()))
 
 
+@pytest.mark.parametrize("name", ["channel", "channel without norms", "layer", "pixel"])
+@pytest.mark.parametrize("parameters", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [1.0, 12.0, 100.0, 512.0, 6e4])
+@pytest.mark.parametrize("beta_scale", [1.0, 80.0])
+def test_half_precision_of_meta_has_no_nan(name, dtype, parameters, size, beta_scale):
+    """beta and its gradient, a sum of squares, are beyond float16 where x is not."""
+    options = dict(generator=name.partition(" ")[0], init="paper", beta_scale=beta_scale)
+    module = MetaAconC(4, norm_cfg=None if "without" in name else dict(type="BN"), **options).to(parameters)
+    signs = torch.tensor([-1.0, -1.0, 1.0, -1.0]).view(4, 1, 1)
+    for x in (-torch.ones(2, 4, 3, 3), signs.expand(2, 4, 3, 3), torch.randn(2, 4, 3, 3).clamp(-1, 1)):
+        module.zero_grad()
+        x = (size * x).to(dtype).requires_grad_()
+        y = module(x)
+        y.float().sum().backward()
+        assert not any(t.isnan().any() for t in (y, x.grad, *(p.grad for p in module.parameters())))
+
+
+@pytest.mark.parametrize("name", ["layer", "pixel"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_beta_in_half_precision_is_that_of_float32(name, dtype):
+    module = MODULES[name](8)
+    x = torch.randn(2, 8, 4, 4).mul(4).to(dtype)
+    found, exact = (each.requires_grad_() for each in (x.clone(), x.float()))
+    rounding = dict(rtol=torch.finfo(dtype).eps, atol=torch.finfo(dtype).tiny)
+    y, wanted = module(found), module(exact)
+    torch.testing.assert_close(y.float(), wanted, **rounding)
+    (grad,), (grad_wanted,) = torch.autograd.grad(y.sum(), found), torch.autograd.grad(wanted.sum(), exact)
+    torch.testing.assert_close(grad.float(), grad_wanted, rtol=rounding["rtol"], atol=rounding["rtol"])
+
+
 def test_infinite_and_undefined_inputs():
     """inf and -inf become p1 * inf and p2 * -inf, NaN stays NaN."""
     x = torch.tensor([[math.inf], [-math.inf], [math.nan], [1.0]], requires_grad=True)
