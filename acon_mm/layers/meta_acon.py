@@ -122,6 +122,12 @@ class MetaAconC(Acon):
 
     def forward(self, x: Tensor) -> Tensor:
         dim = self._channel_dim_of(x)
+        if not F.is_exporting() and x.numel() == 0:
+            # Without space there is no mean, and nothing for running statistics to learn from: as an empty batch.
+            return self._activate(x.reshape(0, x.shape[dim]), 1).reshape(x.shape)
+        return self._activate(x, dim)
+
+    def _activate(self, x: Tensor, dim: int) -> Tensor:
         if self.generator == "pixel":
             return F.acon_c_pixel(x, self.p1, self.p2, dim, self.beta_scale)
         if self.generator == "layer":
@@ -195,7 +201,7 @@ def fused_meta_acon(module: MetaAconC, x: Tensor, channel_dim: int) -> Tensor | 
     The module must call its layers one by one:
 
     - without compiled kernels for the device, under ``torch.compile`` and export;
-    - on a CPU with more than 16 samples, with an empty input, and where there is no space to take the mean over;
+    - on a CPU with more than 16 samples, and where there is no space to take the mean over;
     - with other norms than batch norms that have running statistics, weights and the same options;
     - where a parameter has another dtype than the operator computes in;
     - where a layer has hooks or a ``forward`` of its own, was replaced by another class, or computes its weight, and
@@ -204,7 +210,7 @@ def fused_meta_acon(module: MetaAconC, x: Tensor, channel_dim: int) -> Tensor | 
     Shape:
         x ``(N, ..., C, ...)`` with C at ``channel_dim``; the result has the same shape.
     """
-    if not fuses(x.device.type) or F.is_exporting() or torch.compiler.is_compiling() or x.dim() < 3 or x.numel() == 0:
+    if not fuses(x.device.type) or F.is_exporting() or torch.compiler.is_compiling() or x.dim() < 3:
         return None
     if x.device.type == "cpu" and x.shape[0] > FEW_SAMPLES:
         return None

@@ -278,6 +278,26 @@ def test_any_batch_size(norm, batch, training, logged):
     assert all("fewer than 2 values per channel in training" in text for text in warnings)
 
 
+@pytest.mark.parametrize("generator", ["channel", "layer", "pixel"])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("batch", [1, 2, 20])
+@pytest.mark.parametrize("space", [(0,), (0, 5), (5, 0), (2, 0, 3)])
+@pytest.mark.parametrize("layout", ["first", "last", "stored last"])
+def test_empty_space_changes_no_statistics(generator, norm, batch, space, layout):
+    channel_dim = -1 if layout == "last" else 1
+    module = MetaAconC(4, generator=generator, norm_cfg=NORMS[norm], channel_dim=channel_dim)
+    buffers = {k: v.clone() for k, v in module.named_buffers()}
+    x = torch.randn(batch, *space, 4)
+    x = (x if layout == "last" else x.movedim(-1, 1).contiguous() if layout == "first" else x.movedim(-1, 1)).detach()
+    y = module(x.requires_grad_())
+    assert y.shape == x.shape
+    y.sum().backward()
+    assert x.grad.shape == x.shape
+    # 0 and not None, for which DistributedDataParallel would wait.
+    assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
+    assert_close(dict(module.named_buffers()), buffers, rtol=0, atol=0)
+
+
 def test_single_value_without_running_statistics():
     """Mean 0 and variance 1 normalize, so that the norms change nothing."""
     module = MetaAconC(4, norm_cfg=dict(type="BN", track_running_stats=False), init="paper")
