@@ -9,6 +9,9 @@ from torch import Tensor, nn
 #: beta of ``init='relu'``: ``|ACON-C - ReLU| <= 0.2785 / beta``, which is 0.007 (at ``|x| = 0.032``)
 RELU_BETA = 40.0
 
+#: More are taken for a mistake. Meta-ACON would have gigabytes of parameters.
+MAX_CHANNELS = 65536
+
 INITS = ("paper", "swish", "relu")
 
 
@@ -41,10 +44,13 @@ class Acon(nn.Module):
         inplace: bool = False,
     ):
         super().__init__()
-        if num_channels is not None and (not isinstance(num_channels, int) or num_channels < 1):
-            raise ValueError(f"num_channels must be a positive int or None, got {num_channels!r}")
-        if channel_dim == 0:
-            raise ValueError("channel_dim must not be 0, which is the batch: use 1, or -1 where channels are last")
+        if num_channels is not None:
+            check_count("num_channels", num_channels, "leave it out to take it from the layer before")
+        if channel_dim is not None and (type(channel_dim) is not int or channel_dim == 0):
+            raise ValueError(
+                f"channel_dim must be an int and not 0, which is the batch, got {channel_dim!r}: use 1, or -1 where "
+                "channels are last"
+            )
         check_option("init", init, self.inits)
         self.num_channels = num_channels
         self.channel_dim = channel_dim
@@ -152,6 +158,11 @@ def reset_slopes(p1: Tensor, p2: Tensor, init: str) -> None:
 
 def reset_beta(beta: Tensor, init: str) -> None:
     nn.init.constant_(beta, RELU_BETA if init == "relu" else 1.0)
+
+
+def check_count(name: str, value: int, way_out: str) -> None:
+    if type(value) is not int or not 1 <= value <= MAX_CHANNELS:  # a bool is an int too
+        raise ValueError(f"{name} must be an int from 1 to {MAX_CHANNELS}, got {value!r}: {way_out}")
 
 
 def check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:

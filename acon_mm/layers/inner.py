@@ -52,11 +52,19 @@ def build_norm(norm_cfg: dict | None, num_channels: int, pooled: bool = False) -
     """The norm of an OpenMMLab ``norm_cfg``; an ``nn.Identity`` where that is ``None``.
 
     Raises:
-        ValueError: the norm is for ``pooled`` maps, which have one value over space, but normalizes over space.
+        ValueError: there is no such norm for so many channels, or it is for ``pooled`` maps, which have one value over
+            space, but normalizes over space.
     """
     if norm_cfg is None:
         return nn.Identity()
-    norm = build_norm_layer(norm_cfg, num_channels)[1]
+    try:
+        norm = build_norm_layer(norm_cfg, num_channels)[1]
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        reason = {KeyError: "there is no such norm", AssertionError: "an option is missing"}.get(type(error), error)
+        raise ValueError(
+            f"norm_cfg={norm_cfg!r} is no config of a norm for {num_channels} channels: {reason}. "
+            "Use dict(type='BN'), dict(type='GN', num_groups=G) with a G that divides the channels, or None"
+        ) from error
     if pooled and isinstance(norm, nn.modules.instancenorm._InstanceNorm):
         raise ValueError(
             f"norm_cfg={dict(norm_cfg)} normalizes over space, but the norms of Meta-ACON get one value per sample and "

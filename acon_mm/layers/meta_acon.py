@@ -13,7 +13,7 @@ from ..ops import cpu
 from ..ops import functional as F
 from ..ops.backends import fuses
 from ..ops.generator import Generator
-from .base import RELU_BETA, Acon, check_option, reset_slopes
+from .base import RELU_BETA, Acon, check_count, check_option, reset_slopes
 from .inner import InnerConv2d, build_norm, has_batch_statistics, normalize, reset_norm
 
 GENERATORS = ("channel", "layer", "pixel")
@@ -73,10 +73,12 @@ class MetaAconC(Acon):
         **kwargs: Any,
     ):
         check_option("generator", generator, GENERATORS)
-        if not isinstance(r, int) or r < 1:
-            raise ValueError(f"r must be a positive int, got {r!r}")
-        if beta_scale is not None and not beta_scale > 0:
-            raise ValueError(f"beta_scale must be positive or None, got {beta_scale!r}")
+        check_count("r", r, "16 is the authors' and the default")
+        number = isinstance(beta_scale, (int, float)) and not isinstance(beta_scale, bool)
+        if beta_scale is not None and not (number and 0 < beta_scale < math.inf):
+            raise ValueError(
+                f"beta_scale must be a positive and finite number, got {beta_scale!r}: leave it out for that of init"
+            )
         # These come first, because the base's __init__ may create the parameters.
         self.generator, self.r, self.norm_cfg = generator, r, norm_cfg
         self._given_scale = None if beta_scale is None else float(beta_scale)

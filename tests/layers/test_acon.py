@@ -1,5 +1,7 @@
 """The modules: shapes, errors, initial values, models that initialize their parts, state dicts."""
 
+import math
+import re
 from copy import deepcopy
 from itertools import product
 
@@ -100,10 +102,6 @@ def test_after_linear_and_layer_norm():
         (lambda: MetaAconC(4, init="silu"), "init must be one of 'paper', 'swish', 'relu', got 'silu'"),
         (lambda: AconFReLU(4, init="swish"), "init must be one of 'paper', got 'swish'"),
         (lambda: MetaAconC(4, generator="batch"), "generator must be one of 'channel', 'layer', 'pixel', got 'batch'"),
-        (lambda: MetaAconC(4, r=0), "r must be a positive int, got 0"),
-        (lambda: MetaAconC(4, beta_scale=-1.0), "beta_scale must be positive or None, got -1.0"),
-        (lambda: AconC(0), "num_channels must be a positive int or None, got 0"),
-        (lambda: AconC(4.0), "num_channels must be a positive int or None, got 4.0"),
         (lambda: MetaAconC(4, norm_cfg=dict(type="IN")), "'IN'.* normalizes over space, .* use 'BN', 'SyncBN'"),
         (
             lambda: AconC(4)(torch.randn(2, 5)),
@@ -117,6 +115,54 @@ def test_after_linear_and_layer_norm():
 def test_bad_values_are_named(build, text):
     with pytest.raises(ValueError, match=text):
         build()
+
+
+COUNT = "must be an int from 1 to 65536, got"
+ALL = (AconA, AconB, AconC, MetaAconC, AconFReLU)
+
+
+@pytest.mark.parametrize(
+    ("option", "classes", "values", "text"),
+    [
+        (
+            "num_channels",
+            ALL,
+            [0, -1, 4.0, True, False, "4", 100_000, 10**30, (4,)],
+            f"{COUNT} .*: leave it out to take it from the layer before",
+        ),
+        ("r", (MetaAconC,), [0, -16, 2.0, True, "16", 10**9, None], f"{COUNT} .*: 16 is the authors' and the default"),
+        (
+            "beta_scale",
+            (MetaAconC,),
+            [0, -1.0, math.inf, -math.inf, math.nan, True, "2", (1,)],
+            "must be a positive and finite number, got .*: leave it out for that of init",
+        ),
+        ("channel_dim", ALL, [0, True, False, "1", 1.0, (1,)], "must be an int and not 0, .*, got .*: use 1, or -1"),
+    ],
+)
+def test_bad_options_are_refused_at_build(option, classes, values, text):
+    for cls, value in product(classes, values):
+        with pytest.raises(ValueError, match=f"^{option} {text}") as caught:
+            cls(**{"num_channels": 4, option: value})
+        assert f"got {value!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize("cls", [MetaAconC, AconFReLU])
+@pytest.mark.parametrize(
+    "norm_cfg",
+    [
+        *(dict(type="XN"), dict(type="GN"), dict(type="GN", num_groups=3), dict(type="BN", momentun=0.1)),
+        *(dict(type="ReLU"), dict(), "BN", True),
+    ],
+    ids=str,
+)
+def test_bad_norms_are_refused_at_build(cls, norm_cfg):
+    text = f"norm_cfg={re.escape(repr(norm_cfg))} is no config of a norm for \\d+ channels: .*Use dict.type='BN'"
+    with pytest.raises(ValueError, match=text) as caught:
+        cls(4, norm_cfg=norm_cfg)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=text):
+        nn.Sequential(nn.Conv2d(3, 4, 1), cls(norm_cfg=norm_cfg))  # where the channels come from the layer before
 
 
 def test_base_class_is_no_activation():
