@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from acon_mm import functional
+from acon_mm.files import replacing
 
 IMAGES = Path(__file__).parent / "images"
 #: by label: p1, p2 and beta
@@ -51,9 +52,9 @@ def _draw(axes: Axes, curves: dict[str, tuple[float, float, float]], title: str,
 
 
 def main(directory: Path = IMAGES) -> None:
-    directory.mkdir(exist_ok=True)
-    with matplotlib.rc_context({"svg.hashsalt": "acon_mm", "font.size": 11}):
-        acon_curves().savefig(directory / "acon_curves.svg", metadata={"Date": None})
+    style = matplotlib.rc_context({"svg.hashsalt": "acon_mm", "font.size": 11})
+    with style, replacing(directory / "acon_curves.svg") as file:
+        acon_curves().savefig(file, format="svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from os import PathLike
 
 import mmcv
 import numpy as np
@@ -26,6 +26,7 @@ from mmengine.structures import InstanceData, PixelData
 from PIL import Image
 
 from ..errors import UserError
+from ..files import replacing
 
 Color = tuple[float, float, float]
 
@@ -137,13 +138,14 @@ def draw(examples: Sequence[Example], classes: Classes) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: str | PathLike) -> None:
     """Save a figure as a PNG of 256 colors, which takes a third of the space."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     picture = Image.open(buffer).convert("RGB")
     # The default method may change the colors of classes that cover little of the picture.
-    picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2).save(path, optimize=True)
+    with replacing(path) as file:
+        picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2).save(file, format="PNG", optimize=True)
 
 
 def _load_model(cfg: Config, checkpoint: str) -> BaseModel:

@@ -9,6 +9,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 from torch.nn import functional as F
+from torch.testing import assert_close
 
 from acon_mm.checkpoints import CheckpointError, authors, convert_official, load_checkpoint, official, requirements
 from acon_mm.checkpoints.acon_types import acons_of
@@ -125,6 +126,26 @@ def test_the_tool(tmp_path, capsys):
     convert_checkpoint("show", tmp_path / "new/ours.pth")
     shown = capsys.readouterr().out
     assert "ACONs: 16 MetaAconC" in shown and said.endswith(shown)
+
+
+@pytest.mark.parametrize("link", [None, "symlink_to", "hardlink_to"])
+def test_the_tool_writes_over_its_source(link, tmp_path):
+    source = target = tmp_path / "theirs.pth"
+    torch.save(make(50, "AconC"), source)
+    if link:
+        target = tmp_path / "link.pth"
+        getattr(target, link)(source)
+    wanted = official.convert_official(load_checkpoint(source))["state_dict"]
+    wanted = {key: value.clone() for key, value in wanted.items()}
+    convert_checkpoint("official", source, target)
+    assert_close(dict(load_checkpoint(target)["state_dict"]), wanted, rtol=0, atol=0)
+
+
+def test_the_tool_says_in_one_line_where_it_cannot_write(tmp_path, capsys):
+    torch.save(make(50, "AconC"), tmp_path / "theirs.pth")
+    with pytest.raises(SystemExit):
+        convert_checkpoint("official", tmp_path / "theirs.pth", tmp_path)
+    assert capsys.readouterr().err == f"error: cannot write {tmp_path}: it is not a file\n"
 
 
 def drop(prefix):

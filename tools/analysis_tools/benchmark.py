@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 from acon_mm.analysis.benchmark import models, operators, report
 from acon_mm.analysis.benchmark.measure import pin_allocator
+from acon_mm.engine import command_line
+from acon_mm.files import replacing
 
 
 def shapes_of(text: str) -> tuple[tuple[int, ...], ...]:
@@ -108,11 +110,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         cases = measure_models(args, device)
         results["models"] = [asdict(case) for case in cases]
         text += [f"## Time (and peak memory) over ReLU's, {args.size}x{args.size}", report.models_table(cases)]
-    work_dir = Path(args.work_dir)
-    work_dir.mkdir(parents=True, exist_ok=True)
-    (work_dir / "benchmark.json").write_text(json.dumps(results, indent=1))
-    (work_dir / "benchmark.md").write_text("\n\n".join(text) + "\n")
     print("\n\n".join(text))
+    with command_line.session("none"):
+        for name, content in (("benchmark.json", json.dumps(results, indent=1)), ("benchmark.md", "\n\n".join(text))):
+            with replacing(Path(args.work_dir, name)) as file:
+                file.write(f"{content}\n".encode())
 
 
 if __name__ == "__main__":

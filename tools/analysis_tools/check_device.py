@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     problem = import_acon()
     from acon_mm.analysis.device_check import bandwidth, checks, correctness, host, report
+    from acon_mm.errors import UserError
+    from acon_mm.files import replacing
 
     setting = checks.Setting(torch.device(args.device), args.quick, args.only)
     every = correctness.all_checks(setting, with_modules=not problem)
@@ -77,8 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows.append(row)
             results[section] = [asdict(each) for each in rows]
             if args.out:
-                args.out.parent.mkdir(parents=True, exist_ok=True)
-                args.out.write_text(json.dumps(results, indent=1))
+                try:
+                    with replacing(args.out) as file:
+                        file.write(json.dumps(results, indent=1).encode())
+                except UserError as error:
+                    raise SystemExit(f"error: {error}") from None
             if section == "correctness":
                 print(f"{row.status:8s}{row.seconds:6.1f} s  {row.name}: {row.detail}", flush=True)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from acon_mm.analysis.config_coverage import table
 from acon_mm.analysis.config_coverage.build_time import build_times
 from acon_mm.analysis.config_coverage.check_all import check_all
+from acon_mm.engine import command_line
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,14 +41,15 @@ def main() -> int:
     if args.build_time:
         print(build_times(args.build_time, act_cfg))
         return 0
-    report = check_all(
-        args.work_dir,
-        prefixes=args.only,
-        sample=args.sample,
-        workers=args.workers,
-        act_cfg=act_cfg,
-        retry=args.retry,
-    )
+    with command_line.session("none"):
+        report = check_all(
+            args.work_dir,
+            prefixes=args.only,
+            sample=args.sample,
+            workers=args.workers,
+            act_cfg=act_cfg,
+            retry=args.retry,
+        )
     print(table.summary(report))
     return 1 if table.failures(report) else 0
 

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from mmengine.config import DictAction
 
@@ -34,10 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         command_line.check_checkpoint(args.checkpoint)
         command_line.check_data(cfg, "test_dataloader")
         examples, classes = predictions.predict(cfg, args.checkpoint, args.num, args.score_thr)
-    out = Path(args.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    predictions.save(predictions.draw(examples, classes), out)
-    print(f"Truth and predictions are drawn in {out}")
+        predictions.save(predictions.draw(examples, classes), args.out)
+    print(f"Truth and predictions are drawn in {args.out}")
 
 
 if __name__ == "__main__":

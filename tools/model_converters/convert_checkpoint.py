@@ -4,7 +4,6 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 from copy import deepcopy
-from pathlib import Path
 
 import torch
 from mmengine.config import DictAction
@@ -14,6 +13,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from acon_mm.checkpoints import acon_types, convert_official, convert_relu, load_checkpoint, requirements
 from acon_mm.engine import command_line
 from acon_mm.errors import UserError
+from acon_mm.files import replacing
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -67,8 +67,8 @@ def show(args: argparse.Namespace) -> None:
 
 
 def _save(checkpoint: dict, path: str) -> None:
-    Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
-    torch.save(checkpoint, path)
+    with replacing(path) as file:
+        torch.save(checkpoint, file)
     print(f"Wrote {path}")
 
 

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
+from ...files import replacing
 from .. import shipped_configs
 from . import table
 from .check import check
@@ -79,26 +81,25 @@ def check_all(
         what ``coverage.json`` holds.
     """
     act_cfg = act_cfg or dict(type="AconC")
-    out.mkdir(parents=True, exist_ok=True)
     names = [name for package in ("mmdet", "mmseg") for name in shipped_configs.shipped(package)]
     names = [name for name in names if name.startswith(tuple(prefixes))]
     if sample is not None:
         names = shipped_configs.sample(names, sample)
     keys = _keys(out / "configs.json", names, workers)
-    finished = _finished(out / "models.jsonl", act_cfg, retry)
+    log = _read(out / "models.jsonl")
+    finished = _finished(log, act_cfg, retry)
     jobs: dict[str, Job] = {}
     for name, (key, _) in keys.items():
         if key is not None and key not in finished:
             jobs.setdefault(key, Job(config=name, key=key, act_cfg=act_cfg))
     written = time.monotonic()
-    with open(out / "models.jsonl", "a") as log:
-        for result in _progress(_results(list(jobs.values()), workers), len(jobs), "models"):
-            finished[result["key"]] = result
-            log.write(json.dumps(result) + "\n")
-            log.flush()
-            if time.monotonic() - written > 20:  # the report can be read before the end
-                _write(out, keys, finished, act_cfg)
-                written = time.monotonic()
+    for result in _progress(_results(list(jobs.values()), workers), len(jobs), "models"):
+        finished[result["key"]] = result
+        log.append(result)
+        _replace(out / "models.jsonl", "".join(json.dumps(each) + "\n" for each in log))
+        if time.monotonic() - written > 20:  # the report can be read before the end
+            _write(out, keys, finished, act_cfg)
+            written = time.monotonic()
     return _write(out, keys, finished, act_cfg)
 
 
@@ -160,13 +161,13 @@ def _progress(items: Iterable, total: int, unit: str) -> Iterable:
 def _keys(path: Path, names: list[str], workers: int) -> dict[str, ModelKey]:
     """What :func:`_key` returns for each config. The results are kept in the file ``path``."""
     versions = _versions()
-    stored = json.loads(path.read_text()) if path.exists() else {}
+    stored = (_parsed(path.read_bytes(), ("versions", "configs"), str(path)) if path.exists() else None) or {}
     known = stored["configs"] if stored.get("versions") == versions else {}
     missing = [name for name in names if name not in known]
     with ProcessPoolExecutor(workers, _context(), _use_one_thread) as pool:
         results = pool.map(_key, missing, chunksize=4)
         known |= dict(zip(missing, _progress(results, len(missing), "configs"), strict=True))
-    path.write_text(json.dumps({"versions": versions, "configs": known}, indent=1))
+    _replace(path, json.dumps({"versions": versions, "configs": known}, indent=1))
     return {name: ModelKey(*known[name]) for name in names}
 
 
@@ -198,11 +199,32 @@ def _within_limit(function: Callable[[], dict]) -> dict:
         signal.signal(signal.SIGALRM, previous)
 
 
-def _finished(path: Path, act_cfg: dict, retry: bool) -> dict[str, dict]:
-    """The results in the file ``path``, by key; without those that failed if ``retry``."""
-    if not path.exists():
-        return {}
-    results = [json.loads(line) for line in path.read_text().splitlines()]
+def _read(path: Path) -> list[dict]:
+    """The results in a file of JSON lines, without damaged ones."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    parsed = (_parsed(line, ("key", "act_cfg", "status"), f"line {i} of {path}") for i, line in enumerate(lines, 1))
+    return [result for result in parsed if result is not None]
+
+
+def _parsed(text: bytes, keys: Sequence[str], place: str) -> dict | None:
+    """A JSON object with these keys. Where it is damaged: None, and a warning that names the place."""
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        parsed = None
+    if isinstance(parsed, dict) and set(keys) <= parsed.keys():
+        return parsed
+    print(f"warning: {place} is damaged: what it told is found out again", file=sys.stderr)
+    return None
+
+
+def _replace(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def _finished(results: list[dict], act_cfg: dict, retry: bool) -> dict[str, dict]:
+    """The results by key; without those that failed if ``retry``."""
     latest = {result["key"]: result for result in results if result["act_cfg"] == act_cfg}
     return {key: each for key, each in latest.items() if not (retry and each["status"] == "failed")}
 
@@ -221,8 +243,8 @@ def _write(out: Path, keys: dict[str, ModelKey], finished: dict, act_cfg: dict) 
         "models": {key: result for key, result in finished.items() if key in used},
         "configs": entries,
     }
-    (out / "coverage.json").write_text(json.dumps(report, indent=1))
-    (out / "coverage.md").write_text(table.markdown(report))
+    _replace(out / "coverage.json", json.dumps(report, indent=1))
+    _replace(out / "coverage.md", table.markdown(report))
     return report
 
 

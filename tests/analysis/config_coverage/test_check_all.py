@@ -1,6 +1,7 @@
 """The check of many configs: how results are kept, counted and written."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -31,6 +32,41 @@ def test_results_are_written_and_used_again(tmp_path):
         again = check_all.check_all(tmp_path, prefixes=[results[0]["config"]], workers=1, retry=retry)
         assert (again["models"][results[0]["key"]]["seconds"] >= 0) == checked
     assert len(log.read_text().splitlines()) == 2
+
+
+def result(key):
+    return {"key": key, "config": key, "act_cfg": {"type": "AconC"}, "status": "converted"}
+
+
+@pytest.mark.parametrize("damage", [b'{"key": "b", "conf', b"\x80\xff", b"[]", b"{}", b"null", b"\0" * 99])
+def test_a_damaged_result_is_told_and_found_again(damage, tmp_path, monkeypatch, capsys):
+    log, keys = tmp_path / "models.jsonl", {key: check_all.ModelKey(key) for key in "abc"}
+    monkeypatch.setattr(check_all.shipped_configs, "shipped", lambda package: list("abc") if package == "mmdet" else [])
+    monkeypatch.setattr(check_all, "_keys", lambda *_: keys)
+    monkeypatch.setattr(check_all, "_results", lambda jobs, _: (result(job.key) for job in jobs))
+    lines = [json.dumps(result(key)).encode() for key in "ac"]
+    log.write_bytes(b"\n".join([lines[0], damage, lines[1]]))
+    check_all.check_all(tmp_path)
+    assert f"warning: line 2 of {log} is damaged" in capsys.readouterr().err
+    assert [json.loads(line) for line in log.read_text().splitlines()] == [result(key) for key in "acb"]
+    check_all.check_all(tmp_path)
+    assert not capsys.readouterr().err.startswith("warning")
+
+
+def test_damaged_keys_are_told_and_found_again(tmp_path, monkeypatch, capsys):
+    class Pool(ThreadPoolExecutor):
+        def map(self, function, items, chunksize):
+            return super().map(function, items)
+
+    monkeypatch.setattr(check_all, "ProcessPoolExecutor", lambda *_: Pool(1))
+    monkeypatch.setattr(check_all, "_key", lambda name: check_all.ModelKey(name))
+    path = tmp_path / "configs.json"
+    expected = check_all._keys(path, ["a", "b"], 1)
+    whole = path.read_bytes()
+    for end in (0, 1, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:end])
+        assert check_all._keys(path, ["a", "b"], 1) == expected and path.read_bytes() == whole
+        assert f"warning: {path} is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,0 +1,138 @@
+"""Files are written whole or not at all."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from acon_mm.errors import UserError
+from acon_mm.files import replacing
+
+FILL = """
+import resource, sys, torch
+from acon_mm.errors import UserError
+from acon_mm.files import replacing
+for path, size in zip(sys.argv[1::2], map(int, sys.argv[2::2])):
+    for share in range(10):
+        limit = int(share / 10 * size)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        try:
+            with replacing(path) as file:
+                torch.save(torch.full((size // 4,), 2.0), file)
+        except UserError as error:
+            print(error)
+"""
+KILL = """
+import os, random, signal, sys, time, torch
+from acon_mm.files import replacing
+path, tensor = sys.argv[1], torch.zeros(300_000)
+for number in range(60):
+    child = os.fork()
+    while child == 0:
+        with replacing(path) as file:
+            torch.save(tensor + number, file)
+    time.sleep(random.uniform(0, 0.03))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    found = torch.load(path)
+    assert found.shape == tensor.shape and (found == found[0]).all()
+print(int(found[0]))
+"""
+
+
+def write(path, content):
+    with replacing(path) as file:
+        file.write(content)
+
+
+def test_new_files_links_and_rights(tmp_path):
+    path, link = tmp_path / "new/one.txt", tmp_path / "link"
+    write(path, b"one")
+    assert path.read_bytes() == b"one"
+    assert path.stat().st_mode & 0o777 == 0o666 & ~os.umask(os.umask(0o22))
+    link.symlink_to(path)
+    write(link, b"two")
+    assert link.is_symlink() and path.read_bytes() == b"two"
+    assert os.listdir(path.parent) == ["one.txt"]
+
+
+@pytest.mark.parametrize("link", [None, os.symlink, os.link])
+def test_a_mapped_file_can_be_replaced_by_its_own_tensors(link, tmp_path):
+    source = target = tmp_path / "x.pth"
+    torch.save(torch.arange(1e6), source)
+    if link:
+        target = tmp_path / "link.pth"
+        link(source, target)
+    tensor = torch.load(source, mmap=True)
+    with replacing(target) as file:
+        torch.save(tensor + 1, file)
+        torch.save(tensor, file)
+    torch.testing.assert_close(tensor, torch.arange(1e6), rtol=0, atol=0)
+    assert target.stat().st_size > 2 * 4e6
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, RuntimeError, UserError])
+def test_an_error_leaves_what_was_there(error, tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    with pytest.raises(error, match=r"^mine$"), replacing(path) as file:
+        file.write(b"new")
+        raise error("mine")
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["x"]
+
+
+def no_directory(path):
+    path.parent.write_bytes(b"")
+
+
+def directory(path):
+    path.mkdir(parents=True)
+
+
+def read_only(path):
+    path.parent.mkdir()
+    path.touch()
+    path.chmod(0o400)
+
+
+PLACES = {directory: "it is not a file", no_directory: "File exists|Not a directory", read_only: "it is read-only"}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_impossible_place_is_one_line(place, tmp_path, monkeypatch):
+    path = tmp_path / "parent/x"
+    place(path)
+    if place is read_only:  # root may write it all the same
+        monkeypatch.setattr(os, "access", lambda path, mode: bool(path.stat().st_mode & 0o200))
+    with pytest.raises(UserError, match=f"^cannot write {path}: ({PLACES[place]})$"):
+        write(path, b"new")
+    assert len([found for found in tmp_path.rglob("*") if found.is_file()]) == (place is not directory)
+
+
+@pytest.mark.parametrize("name", ["/proc/acon_mm/x", "/dev/null", "x" * 300])
+def test_a_strange_place_is_one_line(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"^cannot write {name}: [^\\n]+$"):
+        write(name, b"new")
+    assert not os.listdir(tmp_path)
+
+
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path):
+    """With a limit on the size of a file in place of a small disk."""
+    paths = {tmp_path / f"{size}.pth": size for size in (40, 40_000, 4_000_000)}
+    for path in paths:
+        path.write_bytes(b"old")
+    arguments = [str(each) for item in paths.items() for each in item]
+    done = subprocess.run([sys.executable, "-c", FILL, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"cannot write {path}: File too large" for path in paths for _ in range(10)]
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(paths, b"old")
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_time_leaves_a_whole_file(tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save(torch.zeros(300_000), path)
+    done = subprocess.run([sys.executable, "-c", KILL, path], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 30  # some were killed after a write
