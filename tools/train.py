@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 
 from mmengine.config import Config
-from mmengine.runner import find_latest_checkpoint
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner, find_latest_checkpoint
 
 import acon_mm  # noqa: F401  registers activations and datasets
 from acon_mm.engine import command_line
@@ -49,6 +50,14 @@ def scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
+def warn_of_single_checkpoint(runner: Runner) -> None:
+    if any(isinstance(hook, CheckpointHook) and hook.max_keep_ckpts == 1 for hook in runner.hooks):
+        runner.logger.warning(
+            "max_keep_ckpts=1: the only checkpoint is removed before the next is written, and a kill in between "
+            "leaves none. Keep two: --cfg-options default_hooks.checkpoint.max_keep_ckpts=2"
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with command_line.session(args.launcher):
@@ -60,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             command_line.use_amp(cfg)
         if args.auto_scale_lr:
             scale_lr(cfg)
-        command_line.build_runner(cfg).train()
+        runner = command_line.build_runner(cfg)
+        warn_of_single_checkpoint(runner)
+        runner.train()
 
 
 if __name__ == "__main__":

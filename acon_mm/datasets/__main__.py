@@ -4,4 +4,7 @@ import sys
 
 from .digits import ensure_digits
 
-print(ensure_digits(sys.argv[1]) if len(sys.argv) > 1 else ensure_digits())
+try:
+    print(ensure_digits(sys.argv[1]) if len(sys.argv) > 1 else ensure_digits())
+except OSError as error:
+    sys.exit(f"error: {error}")

@@ -124,6 +124,7 @@ def test_predictions_of_a_tiny_run(configs, trained):
     ("args", "error"),
     [
         (["--out", "grid.jpg"], "--out must end in .png, got grid.jpg"),
+        (["--out", "/proc/acon_mm/grid.png"], "cannot write /proc/acon_mm/grid.png: No such file or directory"),
         (["--num", "5"], "--num must be between 1 and the 4 pictures of the test dataset, got 5"),
     ],
 )

@@ -92,6 +92,12 @@ def test_all_are_there():
     assert {name.format(act) for name in detectors + segmentors for act in ("aconc", "metaaconc")} <= names
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_two_checkpoints_are_kept(path):
+    """MMEngine removes the old one before it writes the new one."""
+    assert Config.fromfile(path).default_hooks.checkpoint.get("max_keep_ckpts", -1) != 1
+
+
 @pytest.mark.parametrize("path", sorted((CONFIGS / "segmentation").glob("*.py")), ids=lambda path: path.stem)
 def test_acon_comes_before_the_bases_of_mmseg(path):
     """It imports acon_mm, without which the maintained fork does not find them."""

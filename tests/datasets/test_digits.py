@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import multiprocessing
 import re
+import runpy
 import shutil
 import sys
 import tomllib
@@ -196,6 +197,13 @@ def test_foreign_files_are_never_removed(root, made, tmp_path):
     assert [path.name for path in other.iterdir()] == ["manifest.json"]
     with pytest.raises(FileExistsError, match="is not a directory"):
         ensure_digits(other / "manifest.json", **SMALL)
+
+
+def test_the_command_says_in_one_line_where_it_cannot_write(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("sys.argv", ["acon_mm.datasets", str(tmp_path / "file/digits")])
+    with pytest.raises(SystemExit, match=f"^error: .*'{tmp_path}/file'$"):
+        runpy.run_module("acon_mm.datasets", run_name="__main__")
 
 
 def test_unpinned_versions_are_warned_of(tmp_path, log, monkeypatch):

@@ -36,6 +36,12 @@ def test_right_results(main, tmp_path, capsys):
     assert "2 ok, 1 skipped" in capsys.readouterr().out
 
 
+def test_a_place_that_cannot_be_written_is_one_line(main, tmp_path):
+    options = ["--quick", "--device", "cpu", "--sections", "correctness", "--only", "infinite", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit, match=f"^error: cannot write {tmp_path}: it is not a file$"):
+        main(options)
+
+
 @pytest.mark.parametrize("wrong", ["y", "gradient of x"])
 def test_a_wrong_result_is_an_exit_code_and_an_error(wrong, main, tmp_path, capsys, monkeypatch):
     acon_c = functional.acon_c

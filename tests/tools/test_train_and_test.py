@@ -25,6 +25,15 @@ def test_detector(configs, trained, tmp_path):
     assert sorted(path.name for path in shown.iterdir()) == [f"{index}.jpg" for index in range(PICTURES)]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("kept", "warned"), [(1, 1), (2, 0), (-1, 0)])
+def test_a_single_checkpoint_is_warned_of(kept, warned, configs, tmp_path):
+    options = (f"default_hooks.checkpoint.max_keep_ckpts={kept}", "train_cfg.max_iters=1")
+    run(train, configs["segmentation"], tmp_path, options=(*options, *NO_VAL))
+    log = log_of(tmp_path)
+    assert log.count("WARNING - max_keep_ckpts=1: the only checkpoint is removed before the next is written") == warned
+
+
 def test_segmentor(configs, trained, tmp_path):
     out, shown = tmp_path / "labels", tmp_path / "shown"
     args = [str(trained["segmentation"]), "--out", str(out), "--show-dir", str(shown)]
