@@ -190,7 +190,7 @@ class MetaAconC(Acon):
         wide = isinstance(self.fc1, InnerConv2d) and isinstance(self.fc2, InnerConv2d)
         dtype = torch.promote_types(self.fc1.weight.dtype, mean.dtype) if wide else self.fc1.weight.dtype
         hidden = _normalize_pooled(self.bn1, self.fc1(mean.to(dtype)))
-        beta = torch.sigmoid(_normalize_pooled(self.bn2, self.fc2(hidden)).to(mean.dtype))
+        beta = torch.sigmoid(_normalize_pooled(self.bn2, self.fc2(hidden)).to(torch.promote_types(dtype, mean.dtype)))
         return beta if self.beta_scale == 1 else self.beta_scale * beta
 
     def extra_repr(self) -> str:
