@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "acon_mm"
 #: from the bottom to the top; parts on the same line do not import each other
 ORDER = (
     ("errors", "version", "dependencies"),
+    ("files",),
     ("ops",),
     ("layers",),
     ("convert", "checkpoints"),

@@ -50,12 +50,13 @@ def scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def warn_of_single_checkpoint(runner: Runner) -> None:
+def warn_of_single_checkpoint(runner: Runner) -> Runner:
     if any(isinstance(hook, CheckpointHook) and hook.max_keep_ckpts == 1 for hook in runner.hooks):
         runner.logger.warning(
             "max_keep_ckpts=1: the only checkpoint is removed before the next is written, and a kill in between "
             "leaves none. Keep two: --cfg-options default_hooks.checkpoint.max_keep_ckpts=2"
         )
+    return runner
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -69,9 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             command_line.use_amp(cfg)
         if args.auto_scale_lr:
             scale_lr(cfg)
-        runner = command_line.build_runner(cfg)
-        warn_of_single_checkpoint(runner)
-        runner.train()
+        # Without a name for the runner, which would keep the process group's threads beyond the session.
+        warn_of_single_checkpoint(command_line.build_runner(cfg)).train()
 
 
 if __name__ == "__main__":

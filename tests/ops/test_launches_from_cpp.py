@@ -23,7 +23,7 @@ def kernels_for_real_gpus():
     few: dict[str, list[dict]] = {}
     for told in sorted(stub_device.compilations, key=lambda told: -sum(told["divisors"])):  # the best aligned
         same = few.setdefault(told["name"], [])
-        if len(same) < 3:
+        if len(same) < 2:
             same.append(told)
     Path(os.environ["STUB_DEVICE_KERNELS"]).write_text(json.dumps([told for same in few.values() for told in same]))
 
@@ -58,7 +58,7 @@ def test_empty(shape):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("shape", [(3, 5, 7, 9), (4, 40, 3, 3), (70, 6, 2, 3), (4, 3, 32, 48)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 5, 7, 9), (4, 40, 3, 3), (66, 2, 2, 1), (4, 3, 32, 48)], ids=str)
 def test_meta_acon(norm, shape):
     tensors, generator = meta_inputs(shape, 4, norm, torch.float32)
     if shape[1] == 40:  # channels_last
@@ -76,10 +76,10 @@ def test_meta_acon(norm, shape):
         torch.testing.assert_close(got.double(), want.double(), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(2, 8, 5, 5), (2, 8, 40, 40), (16, 8, 3, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 8, 5, 5), (2, 2, 32, 32), (16, 2, 3, 3)], ids=str)
 def test_number_of_launches(shape):
     x = torch.randn(shape, requires_grad=True)
-    for module, forward, backward in ((AconC(8), 1, 2), (MetaAconC(8), 4, 6)):
+    for module, forward, backward in ((AconC(shape[1]), 1, 2), (MetaAconC(shape[1], r=2), 4, 6)):
         y = module(x)
         assert len(launches_of(lambda module=module: module(x))) == forward
         assert len(launches_of(lambda y=y: y.sum().backward())) == backward
