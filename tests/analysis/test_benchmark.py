@@ -113,7 +113,7 @@ def test_shapes_of_heads_and_their_table():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["RetinaNet-R18", "PSPNet-R18", "MaskRCNN-R18"])
+@pytest.mark.parametrize("name", ["RetinaNet-R18", "PSPNet-R18", "FasterRCNN-R18"])
 def test_model_variants_train(name):
     counts = []
     for variant in ("ReLU", "authors' Meta-ACON-C, paper's sites", "Meta-ACON-C everywhere"):

@@ -57,9 +57,16 @@ def test_empty(shape):
         assert y.shape == grad_x.shape == x.shape and all((g == 0).all() for g in grads)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("shape", [(3, 5, 7, 9), (4, 40, 3, 3), (66, 2, 2, 1), (4, 3, 32, 48)], ids=str)
-def test_meta_acon(norm, shape):
+@pytest.mark.parametrize(
+    ("shape", "norm"),
+    [
+        *(((3, 5, 7, 9), norm) for norm in NORMS),
+        *(((66, 2, 2, 1), norm) for norm in NORMS),  # more samples than a tile has
+        ((4, 40, 3, 3), "batch"),
+        ((4, 3, 32, 48), "none"),
+    ],
+)
+def test_meta_acon(shape, norm):
     tensors, generator = meta_inputs(shape, 4, norm, torch.float32)
     if shape[1] == 40:  # channels_last
         last = tensors[0].detach().movedim(1, -1).contiguous().movedim(-1, 1)
