@@ -119,6 +119,7 @@ def test_a_strange_place_is_one_line(name, tmp_path, monkeypatch):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path):
     """With a limit on the size of a file in place of a small disk."""
     paths = {tmp_path / f"{size}.pth": size for size in (40, 40_000, 4_000_000)}

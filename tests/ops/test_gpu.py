@@ -31,10 +31,10 @@ def launched(*inputs):
     "shape",
     [
         (2, 5, 7, 9),
-        (3, 17, 5, 5),
+        pytest.param((3, 17, 5, 5), marks=pytest.mark.slow),
         (2, 3, 1, 65),
         (1, 1, 4, 4),
-        (2, 4, 3, 2, 3),
+        pytest.param((2, 4, 3, 2, 3), marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -46,6 +46,7 @@ def test_values_and_gradients(dtype, shape):
             assert_exact(launched, x, parameters_for(x, dim, beta_shape), dim, roundings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 3, 1056), (3, 2, 1027)], ids=str)
 def test_large_planes(shape):
     for x, dim in layouts(shape, torch.float16).values():
