@@ -152,6 +152,22 @@ def forward_rows(
 
 
 @triton.jit
+def _backward_parameters(
+    p1_pointer, p2_pointer, beta_pointer, mean_grad_pointer, sample, channel, channels,
+    p1_n, p1_c, p2_n, p2_c, beta_n, beta_c, mask, SUMS: tl.constexpr, MEAN_GRAD: tl.constexpr,
+):  # fmt: skip
+    """p1, p2, beta and the gradient of the mean; 0 for those that are not used."""
+    p1, p2, beta, mean_grad = 0.0, 0.0, 0.0, 0.0
+    if SUMS != 1:
+        p1 = _parameter(p1_pointer, sample, channel, p1_n, p1_c, mask)
+        p2 = _parameter(p2_pointer, sample, channel, p2_n, p2_c, mask)
+        beta = _parameter(beta_pointer, sample, channel, beta_n, beta_c, mask)
+    if MEAN_GRAD:
+        mean_grad = _parameter(mean_grad_pointer, sample, channel, channels, 1, mask)
+    return p1, p2, beta, mean_grad
+
+
+@triton.jit
 def _backward_step(
     x, grad_y, sum_1, sum_2, sum_3, grad_x_place, mean_grad, p1, p2, beta, mask,
     SUMS: tl.constexpr, GRAD_X: tl.constexpr, MEAN_GRAD: tl.constexpr,
@@ -186,13 +202,10 @@ def backward_planes(
     channel = (program - sample_part * groups) * PLANES + tl.arange(0, PLANES)[:, None]
     sample = sample_part // parts
     exists = channel < channels
-    p1, p2, beta, mean_grad = 0.0, 0.0, 0.0, 0.0
-    if SUMS != 1:
-        p1 = _parameter(p1_pointer, sample, channel, p1_n, p1_c, exists)
-        p2 = _parameter(p2_pointer, sample, channel, p2_n, p2_c, exists)
-        beta = _parameter(beta_pointer, sample, channel, beta_n, beta_c, exists)
-    if MEAN_GRAD:
-        mean_grad = _parameter(mean_grad_pointer, sample, channel, channels, 1, exists)
+    p1, p2, beta, mean_grad = _backward_parameters(
+        p1_pointer, p2_pointer, beta_pointer, mean_grad_pointer, sample, channel, channels,
+        p1_n, p1_c, p2_n, p2_c, beta_n, beta_c, exists, SUMS, MEAN_GRAD,
+    )  # fmt: skip
     sum_1 = tl.zeros([PLANES, INNER], tl.float32)
     sum_2 = tl.zeros([PLANES, INNER], tl.float32)
     sum_3 = tl.zeros([PLANES, INNER], tl.float32)
@@ -244,13 +257,10 @@ def backward_flat(
     tile = program - sample_part * tiles
     place, first_channel, channel = _flat_tile(tile, inner, TILE)
     mask = place < size
-    p1, p2, beta, mean_grad = 0.0, 0.0, 0.0, 0.0
-    if SUMS != 1:
-        p1 = _parameter(p1_pointer, sample, channel, p1_n, p1_c, mask)
-        p2 = _parameter(p2_pointer, sample, channel, p2_n, p2_c, mask)
-        beta = _parameter(beta_pointer, sample, channel, beta_n, beta_c, mask)
-    if MEAN_GRAD:
-        mean_grad = _parameter(mean_grad_pointer, sample, channel, channels, 1, mask)
+    p1, p2, beta, mean_grad = _backward_parameters(
+        p1_pointer, p2_pointer, beta_pointer, mean_grad_pointer, sample, channel, channels,
+        p1_n, p1_c, p2_n, p2_c, beta_n, beta_c, mask, SUMS, MEAN_GRAD,
+    )  # fmt: skip
     sum_1 = tl.zeros([TILE], tl.float32)
     sum_2 = tl.zeros([TILE], tl.float32)
     sum_3 = tl.zeros([TILE], tl.float32)
@@ -312,13 +322,10 @@ def backward_rows(
     channel = (program - sample_part * groups) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
     sample = sample_part // parts
     exists = channel < channels
-    p1, p2, beta, mean_grad = 0.0, 0.0, 0.0, 0.0
-    if SUMS != 1:
-        p1 = _parameter(p1_pointer, sample, channel, p1_n, p1_c, exists)
-        p2 = _parameter(p2_pointer, sample, channel, p2_n, p2_c, exists)
-        beta = _parameter(beta_pointer, sample, channel, beta_n, beta_c, exists)
-    if MEAN_GRAD:
-        mean_grad = _parameter(mean_grad_pointer, sample, channel, channels, 1, exists)
+    p1, p2, beta, mean_grad = _backward_parameters(
+        p1_pointer, p2_pointer, beta_pointer, mean_grad_pointer, sample, channel, channels,
+        p1_n, p1_c, p2_n, p2_c, beta_n, beta_c, exists, SUMS, MEAN_GRAD,
+    )  # fmt: skip
     sum_1 = tl.zeros([ROWS, CHANNELS], tl.float32)
     sum_2 = tl.zeros([ROWS, CHANNELS], tl.float32)
     sum_3 = tl.zeros([ROWS, CHANNELS], tl.float32)
