@@ -6,5 +6,6 @@
 - ``explanation/``: what a config becomes
 - ``shipped_configs.py``: the configs of mmdet and mmseg, and where ``act_cfg`` goes in them
 - ``build.py``: a model from such a config
+- ``machine.py``: the processor in words
 - ``predictions.py``: pictures of truth and predictions
 """

@@ -1,12 +1,11 @@
 """Tables of measurements in Markdown."""
 
-import platform
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from ...ops import cpu
+from ..machine import processor
 from .models import ModelCase
 from .operators import REFERENCE, Case
 
@@ -16,7 +15,7 @@ def machine(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     kernels = cpu.problem() or f"kernels: {cpu.instruction_set()}"
-    return f"{_processor()}, torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), {kernels}"
+    return f"{processor()}, torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), {kernels}"
 
 
 def operators_table(cases: Sequence[Case]) -> str:
@@ -67,12 +66,3 @@ def models_table(cases: Sequence[ModelCase]) -> str:
 
 def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows))
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -1,14 +1,13 @@
 """The machine in words, and tables as text."""
 
 import os
-import platform
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 
+from ..machine import processor
 from .checks import Result
 
 
@@ -16,7 +15,7 @@ def machine(device: torch.device, stack: str) -> dict[str, str]:
     """What the results depend on, as name and value."""
     triton = "there" if find_spec("triton") else "missing"
     found = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {_processor()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {processor()}",
         "GPUs": str(torch.cuda.device_count()),
         "torch": f"{torch.__version__}, CUDA {torch.version.cuda}, {torch.get_num_threads()} threads",
         "triton": triton,
@@ -41,12 +40,3 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     rule = ["-" * length for length in lengths]
     lines = [rows[0], rule, *rows[1:]]
     return "\n".join("| " + " | ".join(c.ljust(n) for c, n in zip(line, lengths, strict=True)) + " |" for line in lines)
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
