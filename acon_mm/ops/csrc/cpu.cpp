@@ -1,4 +1,4 @@
-// ACON-C and the mean on a CPU, without autograd. Tensors are cut into tasks (layout.h); the loops of kernels.cpp
+// ACON-C and the mean on a CPU, without autograd. Tensors are cut into tasks (layout.h); the loops of plane_loops.h and row_loops.h
 // compute a task.
 #include "cpu.h"
 
