@@ -1,5 +1,5 @@
-// ACON-C and the mean on a CPU, without autograd. Tensors are cut into tasks (layout.h); the loops of plane_loops.h and row_loops.h
-// compute a task.
+// ACON-C and the mean on a CPU, without autograd. Tensors are cut into tasks (layout.h), which the loops of plane_loops.h
+// and row_loops.h compute.
 #include "cpu.h"
 
 #include <ATen/Parallel.h>
