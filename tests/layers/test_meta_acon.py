@@ -8,6 +8,8 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.utils import parametrize
 from torch.testing import assert_close
 
 from acon_mm import MetaAconC
@@ -184,6 +186,10 @@ UNFUSED_CASES = (
     "forward hook",
     "forward pre-hook",
     "backward hook",
+    "backward pre-hook",
+    "hook on all modules",
+    "a forward of its own",
+    "a computed weight",
     "another layer",
     "SyncBN",
     "GN",
@@ -197,7 +203,7 @@ UNFUSED_CASES = (
 
 
 @pytest.mark.parametrize("case", UNFUSED_CASES)
-def test_layers_run_where_the_operator_cannot(case, fused_calls):
+def test_layers_run_where_the_operator_cannot(case, fused_calls, request):
     norm_cfg = {
         "cumulative": dict(type="BN", momentum=None),
         "no running statistics": dict(type="BN", track_running_stats=False),
@@ -225,12 +231,22 @@ def test_layers_run_where_the_operator_cannot(case, fused_calls):
         module.fc1.register_forward_pre_hook(lambda *_: called.append(case))
     if case == "backward hook":
         module.fc2.register_full_backward_hook(lambda *_: called.append(case))
+    if case == "backward pre-hook":
+        module.fc2.register_full_backward_pre_hook(lambda *_: called.append(case))
+    if case == "hook on all modules":
+        on_all = register_module_forward_hook(lambda each, *_: called.append(case) if each is module.fc1 else None)
+        request.addfinalizer(on_all.remove)
+    if case == "a forward of its own":
+        module.fc2.forward = Doubled(copy.copy(module.fc2)).forward
+    if case == "a computed weight":
+        parametrize.register_parametrization(module.fc2, "weight", nn.Tanh())
     if case == "another layer":
         module.fc2 = Doubled(module.fc2)
+    doubled = ("another layer", "a forward of its own")
     reference = copy.deepcopy(module)
     if case == "one norm in training":
         reference.bn1 = nn.Identity()  # which its running statistics make of it
-    wanted = meta_by_hand(reference, x, batch_statistics, fc2_factor=2 if case == "another layer" else 1)
+    wanted = meta_by_hand(reference, x, batch_statistics, fc2_factor=2 if case in doubled else 1)
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     y = module(x)
     y.sum().backward()
