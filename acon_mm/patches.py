@@ -10,17 +10,21 @@
    model with ACONs (:mod:`acon_mm.checkpoints.mmengine_loaders`). Models without ACONs are loaded as before.
 6. The maintained fork installs mmseg under another name than ``mmsegmentation``. There, mmengine finds the ``mmseg::``
    configs. Without this change it says that mmsegmentation is not installed.
+7. mmengine's models drop the outputs of ACONs that their losses keep, and make them again in backward
+   (:mod:`acon_mm.ops.memory`). The losses are as before. In a model with ACONs that is built from a config, each head
+   gets a forward hook that does the same before the loss.
 
-:func:`uninstall` undoes all six and :func:`install` applies them again. Both may be called repeatedly.
+:func:`uninstall` undoes all seven and :func:`install` applies them again. Both may be called repeatedly.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, wraps
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import Any
 
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS, Registry
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -28,9 +32,11 @@ from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from .checkpoints import mmengine_loaders, reading
+from .checkpoints.acon_types import has_acons
 from .checkpoints.requirements import remember_preprocessors
 from .convert.channels import complete
 from .convert.registry import original_build, with_act_cfg
+from .ops.memory import recompute_after_heads, recompute_outputs
 
 _undo: list[Callable[[], Any]] = []
 
@@ -56,6 +62,7 @@ def install() -> None:
     _replace(CheckpointLoader, "load_checkpoint", mmengine_loaders.without_code(CheckpointLoader.load_checkpoint))
     if hasattr(mmengine_checkpoint, "_safe_torch_load"):  # only the maintained fork has it
         _replace(mmengine_checkpoint, "_safe_torch_load", mmengine_loaders.load_file)
+    _replace(BaseModel, "parse_losses", _with_recomputation(BaseModel.parse_losses))
     if find_spec("mmseg") and not _is_distribution(MODULE2PACKAGE["mmseg"]):
         _undo.append(partial(MODULE2PACKAGE.update, mmseg=MODULE2PACKAGE["mmseg"]))
         MODULE2PACKAGE["mmseg"] = "mmseg"  # a module's name works as well, and is how mmengine finds mmdet
@@ -77,9 +84,25 @@ def _replace(target: Any, name: str, new: Any) -> None:
     setattr(target, name, new)
 
 
+def _with_recomputation(parse_losses: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(parse_losses)
+    def parse(self: BaseModel, losses: dict[str, Any]) -> Any:
+        total, logged = parse_losses(self, losses)
+        recompute_outputs(total)
+        return total, logged
+
+    return parse
+
+
 def _wrap_build_functions() -> None:
     for registry in _with_children(MODELS):
-        registry.build_func = with_act_cfg(registry.build_func, after_build=remember_preprocessors)
+        registry.build_func = with_act_cfg(registry.build_func, after_build=_after_build)
+
+
+def _after_build(module: nn.Module) -> None:
+    remember_preprocessors(module)
+    if has_acons(module):
+        recompute_after_heads(module)
 
 
 def _unwrap_build_functions() -> None:

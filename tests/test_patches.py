@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+import weakref
 from collections import OrderedDict
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mmcv.cnn import ConvModule
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModel
 from mmengine.registry import HOOKS, MODEL_WRAPPERS, MODELS, OPTIM_WRAPPERS, Registry
 from mmengine.runner import checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -121,7 +123,19 @@ def mmseg_configs_are_found(tmp_path, model):
         return False
 
 
+def outputs_are_recomputed(tmp_path, model):
+    """What comes after the last ACON of a model."""
+    conv, act = nn.Conv2d(64, 1, 1), AconC(64)
+    y = act(torch.randn(1, 64, 64, 64))
+    kept = weakref.ref(y)
+    losses = {"loss": [conv(y).mean()]}
+    del y
+    BaseModel.parse_losses(model, losses)
+    return kept() is None
+
+
 CHANGES = (
+    outputs_are_recomputed,
     channels_are_completed,
     act_cfg_works_everywhere,
     training_checkpoints_are_read,
@@ -224,6 +238,7 @@ def test_nothing_else_is_changed():
         "mmengine.runner.checkpoint.load_state_dict",
         "mmengine.runner.checkpoint._load_checkpoint_with_prefix",
         "mmengine.runner.checkpoint.CheckpointLoader.load_checkpoint",
+        "mmengine.model.base_model.base_model.BaseModel.parse_losses",
     }
     if hasattr(checkpoint, "_safe_torch_load"):  # the maintained fork
         expected |= {

@@ -182,6 +182,12 @@ MetaGradients backward(const Tensor& grad_y, const MetaInputs& in, const std::ve
   return result;
 }
 
+Tensor beta(const MetaInputs& in, const std::vector<Tensor>& kept) {
+  const Workspace space = workspace(in);
+  const int64_t channels = space.second.outputs;
+  return kept[1].as_strided({space.samples, channels}, {channels, 1}, space.second.y);
+}
+
 std::array<NormStatistics, 2> statistics(const MetaInputs& in, const std::vector<Tensor>& kept) {
   const Workspace space = workspace(in);
   const auto of = [&](const Workspace::Layer& layer) {
@@ -193,6 +199,6 @@ std::array<NormStatistics, 2> statistics(const MetaInputs& in, const std::vector
 
 } // namespace
 
-const MetaKernels meta_gpu{forward, backward, statistics};
+const MetaKernels meta_gpu{forward, backward, beta, statistics};
 
 } // namespace acon

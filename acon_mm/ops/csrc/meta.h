@@ -28,6 +28,8 @@ struct NormStatistics {
 struct MetaKernels {
   MetaResult (*forward)(const MetaInputs& inputs);
   MetaGradients (*backward)(const Tensor& grad_y, const MetaInputs& inputs, const std::vector<Tensor>& kept);
+  // What the generator computed, (N, C).
+  Tensor (*beta)(const MetaInputs& inputs, const std::vector<Tensor>& kept);
   // What bn1 and bn2 subtracted and multiplied with in forward.
   std::array<NormStatistics, 2> (*statistics)(const MetaInputs& inputs, const std::vector<Tensor>& kept);
 };

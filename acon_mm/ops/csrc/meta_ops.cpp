@@ -8,6 +8,7 @@
 
 #include "gpu.h"
 #include "meta.h"
+#include "recompute.h"
 
 namespace acon {
 namespace {
@@ -91,6 +92,7 @@ void save(AutogradContext* context, const MetaInputs& in, const variable_list& k
   data["eps"] = in.generator.eps;
   data["beta_scale"] = in.generator.beta_scale;
   data["channel_dim"] = in.channel_dim;
+  data["saved_plainly"] = saves_plainly();
 }
 
 std::pair<MetaInputs, variable_list> load(AutogradContext* context) {
@@ -123,6 +125,14 @@ struct MetaAconC : torch::autograd::Function<MetaAconC> {
     MetaResult result = kernels_for(x).forward(in);
     save(context, in, result.kept);
     return result.y;
+  }
+
+  static std::optional<Recipe> recipe_of(AutogradContext& context) {
+    if (!context.saved_data["saved_plainly"].toBool()) {
+      return std::nullopt;
+    }
+    const auto [in, kept] = load(&context);
+    return Recipe{in.x, in.p1, in.p2, kernels_for(in.x).beta(in, kept), in.channel_dim};
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
@@ -176,6 +186,8 @@ struct MetaAconC : torch::autograd::Function<MetaAconC> {
     return result;
   }
 };
+
+const bool meta_acon_c_is_known = is_acon<MetaAconC>();
 
 // The number of tensors that a norm has.
 int64_t count(const std::array<Tensor, 5>& norm) {
@@ -235,6 +247,7 @@ Tensor meta_acon_c(
   }
   variable_list learned;
   append_learned(learned, generator);
+  recompute_outputs_before(x);
   return MetaAconC::apply(x, p1, p2, at::TensorList(learned), generator, dim);
 }
 
@@ -275,6 +288,10 @@ MetaGradients backward(const Tensor& grad_y, const MetaInputs& in, const variabl
       std::move(generator)};
 }
 
+Tensor beta(const MetaInputs&, const variable_list& kept) {
+  return restored(kept).second.beta();
+}
+
 std::array<NormStatistics, 2> statistics(const MetaInputs&, const variable_list& kept) {
   const auto outputs = restored(kept).second;
   return {NormStatistics{outputs.first.mean, outputs.first.rstd}, {outputs.second.mean, outputs.second.rstd}};
@@ -283,7 +300,7 @@ std::array<NormStatistics, 2> statistics(const MetaInputs&, const variable_list&
 } // namespace on_cpu
 } // namespace
 
-const MetaKernels meta_cpu{on_cpu::forward, on_cpu::backward, on_cpu::statistics};
+const MetaKernels meta_cpu{on_cpu::forward, on_cpu::backward, on_cpu::beta, on_cpu::statistics};
 
 c10::DeviceType& gpu_device_type() {
   static auto type = c10::DeviceType::COMPILE_TIME_MAX_DEVICE_TYPES;

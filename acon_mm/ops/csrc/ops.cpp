@@ -10,6 +10,7 @@
 #include "gpu.h"
 #include "kernels.h"
 #include "layout.h"
+#include "recompute.h"
 
 namespace acon {
 namespace {
@@ -148,7 +149,16 @@ struct AconCFunction : torch::autograd::Function<AconCFunction> {
     at::AutoDispatchBelowADInplaceOrView below;
     context->save_for_backward({x, p1, p2, beta});
     context->saved_data["channel_dim"] = channel_dim;
+    context->saved_data["saved_plainly"] = saves_plainly();
     return call_acon_c(x, p1, p2, beta, channel_dim);
+  }
+
+  static std::optional<Recipe> recipe_of(AutogradContext& context) {
+    if (!context.saved_data["saved_plainly"].toBool()) {
+      return std::nullopt;
+    }
+    const auto saved = context.get_saved_variables();
+    return Recipe{saved[0], saved[1], saved[2], saved[3], context.saved_data["channel_dim"].toInt()};
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
@@ -164,8 +174,11 @@ struct AconCFunction : torch::autograd::Function<AconCFunction> {
   }
 };
 
+const bool acon_c_is_known = is_acon<AconCFunction>();
+
 Tensor acon_c_autograd(
     const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
+  recompute_outputs_before(x);
   return AconCFunction::apply(x, p1, p2, beta, channel_dim);
 }
 

@@ -1,0 +1,76 @@
+"""What an ACON made is not kept for backward: it is made again from the ACON's input.
+
+A convolution keeps its input for backward. ReLU in place needs no more than that; ACON needs its own input as well,
+which would be a second tensor. So where another operator keeps the output of an ACON, it gets a recipe in its place:
+the ACON's input and parameters. Backward makes the output again by one pass, with the same bits. A network with ACON
+then keeps as much as its ReLU twin.
+
+This happens by itself, in the compiled library (``csrc/recompute.cpp``). PyTorch does not tell when an output is saved.
+So each call of an ACON looks at the graph before its input, back to the ACONs before it. What comes after the last ACON
+is seen by :func:`recompute_outputs`. Models that are built from a config call it after each head and on the loss
+(:mod:`acon_mm.patches`); a training loop of your own calls it on its loss.
+
+An output is kept as before
+
+- where it is smaller than 256 KiB, which costs more time than it saves memory;
+- where it is kept by another operator than a convolution, a linear layer, pooling, a product, or a batch, group or
+  layer norm;
+- where hooks on saved tensors decide what is kept, as in checkpointing, and under ``torch.compile``;
+- where the ACON's parameters are made out of others, as by ``DataParallel``;
+- within :func:`keep_outputs`, and with the environment variable ``ACON_MM_KEEP_OUTPUTS=1``.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .backends import fuses
+
+
+def recompute_outputs(*results: Tensor) -> None:
+    """Drop the outputs of ACONs that the graphs of ``results``, as of a loss, keep after the last call of an ACON."""
+    if fuses("cpu") and not torch.compiler.is_compiling():
+        torch.ops.acon_mm.recompute_outputs.default(results)
+
+
+def recompute_after_heads(model: nn.Module) -> None:
+    """Let each head of OpenMMLab's, which has ``loss_by_feat``, call :func:`recompute_outputs` after its ``forward``.
+
+    A loss may take more memory than what a step keeps, so it would be too late there.
+    """
+    for module in model.modules():
+        if hasattr(module, "loss_by_feat") and _recompute_outputs_of_head not in module._forward_hooks.values():
+            module.register_forward_hook(_recompute_outputs_of_head)
+
+
+def _recompute_outputs_of_head(head: nn.Module, inputs: Any, outputs: Any) -> None:
+    recompute_outputs(*_tensors_in(outputs))
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for each in value:
+            yield from _tensors_in(each)
+
+
+@contextmanager
+def keep_outputs() -> Iterator[None]:
+    """Outputs of ACONs that are computed within are kept, in all threads, as PyTorch's own operators do."""
+    before = _set_recomputation(False)
+    try:
+        yield
+    finally:
+        _set_recomputation(before)
+
+
+def _set_recomputation(wanted: bool) -> bool:
+    return torch.ops.acon_mm.set_recomputation.default(wanted) if fuses("cpu") else False
+
+
+_set_recomputation(os.environ.get("ACON_MM_KEEP_OUTPUTS", "") in ("", "0"))
