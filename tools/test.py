@@ -83,7 +83,7 @@ def save_predictions(cfg: Config, out: str) -> None:
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Run the test. Log the metrics and return them."""
     args = parse_args(argv)
-    with command_line.session(args.launcher):
+    with command_line.session(args.launcher, args.debug):
         cfg = command_line.load_config(args, needs=("model", "test_cfg", "test_dataloader", "test_evaluator"))
         command_line.check_checkpoint(args.checkpoint)
         cfg.load_from, cfg.resume = args.checkpoint, False

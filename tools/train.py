@@ -1,11 +1,13 @@
 """Train a detector (mmdet config) or a segmentor (mmseg config)."""
 
 import argparse
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 import acon_mm  # noqa: F401  registers activations and datasets
 from acon_mm.engine import command_line
@@ -18,7 +20,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="?",
         const="auto",
         metavar="CHECKPOINT",
-        help="resume from CHECKPOINT, or without a value from the latest in the work directory, if there is one",
+        help="resume from CHECKPOINT; without a value: from the latest one in the work directory that is whole, if any",
     )
     parser.add_argument("--amp", action="store_true", help="train in mixed precision (bfloat16 on CPU)")
     parser.add_argument(
@@ -34,11 +36,43 @@ def set_start(cfg: Config, resume: str | None) -> None:
     if resume is not None:
         cfg.resume = True
         cfg.load_from = None if resume == "auto" else resume
-    start = cfg.get("load_from")
-    if start is None and cfg.get("resume"):
-        start = find_latest_checkpoint(cfg.work_dir)
-    if start is not None:
-        command_line.check_checkpoint(start, to_resume=cfg.get("resume", False))
+    if cfg.get("resume") and cfg.get("load_from") is None:
+        cfg.load_from = latest_checkpoint(cfg)
+    elif cfg.get("load_from") is not None:
+        command_line.check_checkpoint(cfg.load_from, to_resume=cfg.get("resume", False))
+
+
+def latest_checkpoint(cfg: Config) -> str | None:
+    """The newest checkpoint of the work directory that can be resumed from. Those that cannot are told and skipped.
+
+    The first choice is the one that `last_checkpoint` names, also if the work directory was moved since.
+    """
+    pointer = Path(cfg.work_dir, "last_checkpoint")
+    named = pointer.read_text(errors="replace").strip() if pointer.is_file() else None
+    others = sorted(Path(cfg.work_dir).glob("*.pth"), key=_age, reverse=True)
+    chosen = [] if not named else [Path(named), Path(cfg.work_dir, Path(named).name)]
+    skipped = []
+    for path in dict.fromkeys([*(each for each in chosen if each.is_file()), *others]):
+        try:
+            command_line.check_checkpoint(str(path), to_resume=True)
+        except command_line.UserError as error:
+            skipped.append(str(error))
+            continue
+        for reason in skipped:
+            command_line.warn(cfg.launcher, f"resuming from {path}, because {reason}")
+        if not skipped and path not in chosen:
+            command_line.warn(cfg.launcher, f"resuming from {path}: {pointer} is missing, damaged or names no file")
+        return str(path)
+    if named is None:  # the first checkpoint has never been written, or only in part
+        for reason in skipped:
+            command_line.warn(cfg.launcher, f"starting from the beginning, because {reason}")
+        return None
+    raise command_line.UserError("; ".join(skipped) or f"cannot resume: {pointer} names {named!r}, which is not there")
+
+
+def _age(path: Path) -> tuple[int, float]:
+    """The number in the name of a checkpoint, then the time of its file: a copied directory has lost the times."""
+    return int((re.findall(r"\d+", path.stem) or ["-1"])[-1]), path.stat().st_mtime
 
 
 def scale_lr(cfg: Config) -> None:
@@ -61,7 +95,7 @@ def warn_of_single_checkpoint(runner: Runner) -> Runner:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    with command_line.session(args.launcher):
+    with command_line.session(args.launcher, args.debug):
         cfg = command_line.load_config(args, needs=("model", "train_cfg", "train_dataloader", "optim_wrapper"))
         set_start(cfg, args.resume)
         command_line.check_pretrained(cfg.model)
@@ -71,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.auto_scale_lr:
             scale_lr(cfg)
         # Without a name for the runner, which would keep the process group's threads beyond the session.
-        warn_of_single_checkpoint(command_line.build_runner(cfg)).train()
+        with command_line.locked(cfg):
+            warn_of_single_checkpoint(command_line.build_runner(cfg)).train()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from . import requirements, rules
 from .acon_types import rename_yolov5_keys
 from .comparison import compare, load
-from .reading import CheckpointError
+from .reading import CheckpointError, not_finite
 from .report import LoadReport
 
 #: the attribute of a module in which `LoadCheckHook` stores the names and patterns that may differ
@@ -59,6 +59,9 @@ def load_state_dict(
     unmet = [problem for place, needs in required.items() for problem in requirements.unmet(needs, model, place)]
     if unmet:
         raise CheckpointError(f"the checkpoint does not fit {type(model).__name__}: {'; '.join(unmet)}")
+
+    if names := not_finite(state_dict):
+        raise CheckpointError(f"the weights in the checkpoint are not finite: {names}")
 
     metadata = getattr(state_dict, "_metadata", None) or {}
     entries = rename_yolov5_keys(state_dict, model)

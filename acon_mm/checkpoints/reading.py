@@ -16,7 +16,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from typing import Any
@@ -137,7 +137,21 @@ def load_checkpoint(path: str | PathLike) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is not a checkpoint: it contains a {type(checkpoint).__name__}, not a dictionary"
         )
+    if not isinstance(checkpoint.get("state_dict", {}), dict):
+        raise CheckpointError(f"{path} has no weights: its state_dict is {checkpoint['state_dict']!r:.80}")
     return checkpoint
+
+
+def not_finite(state_dict: Mapping[str, Any]) -> str:
+    """The names of the tensors that hold a NaN, or an infinity in a weight or a statistic; '' if there is none."""
+
+    def is_invalid(name: str, value: Any) -> bool:
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.isfinite().all():
+            return False
+        return bool(value.isnan().any()) or not name.endswith("mask")  # masks of attention hold -inf
+
+    names = [name for name, value in state_dict.items() if is_invalid(name, value)]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 @contextmanager

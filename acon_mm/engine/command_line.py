@@ -8,19 +8,37 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
+from filelock import FileLock, Timeout
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, RUNNERS
 from mmengine.runner import Runner
 
 from ..checkpoints import CheckpointError, load_checkpoint, weights_only
-from ..errors import UserError
+from ..errors import DataError, UserError
 from . import devices
 from .devices import RANK_VARIABLES
+from .messages import is_of_a_batch, one_line
 
+#: to wait for the lock of a work directory: the workers of a process that was killed hold it for some seconds more
+LOCK_SECONDS = 10.0
 PACKAGES = {"mmdet": "mmdet", "mmseg": "mmsegmentation"}
+
+
+class Options(DictAction):
+    """mmengine's action for ``--cfg-options``. What it cannot read is an error of the command line."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None) -> None:
+        for value in values:
+            if not value.partition("=")[1] or value.startswith("="):
+                parser.error(f"{option}: {value!r} is not KEY=VALUE")
+            try:
+                super().__call__(parser, namespace, [value], option)
+            except Exception as error:  # brackets that do not fit, for example
+                parser.error(f"{option}: cannot read {value!r}: {error}")
 
 
 def argument_parser(description: str) -> argparse.ArgumentParser:
@@ -28,39 +46,91 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("config", help="config file")
     parser.add_argument("--work-dir", help="directory for logs and checkpoints (default: work_dirs/CONFIG_NAME)")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help='change settings of the config: a.b=1, or for lists a="[1,2]" and a.0.b=1',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         "--launcher", choices=["none", *RANK_VARIABLES], default="none", help="the program that started this job"
     )
+    add_debug(parser)
     # torch.distributed.launch passes it. We read the rank from the environment.
     parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)
     return parser
 
 
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=Options,
+        metavar="KEY=VALUE",
+        help='change settings of the config: a.b=1, or for lists a="[1,2]" and a.0.b=1',
+    )
+
+
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
+
+
 @contextmanager
-def session(launcher: str) -> Iterator[None]:
+def session(launcher: str, debug: bool = False) -> Iterator[None]:
     """The context that a tool runs in. No checkpoint can run code in it.
 
-    After a `UserError`, the first process of each machine prints the error on stderr in one line, and all processes
-    exit with status 1.
+    After an error, the first process of each machine prints it on stderr in one line, with the place in the config if
+    it comes from there, and all processes exit with status 1. A `DataError` is printed by the process that has it. An
+    error while a batch is computed, and with ``debug`` every error, keeps its traceback.
     """
     try:
         with weights_only():
             yield
-    except UserError as error:
-        if launcher == "none" or os.environ.get(RANK_VARIABLES[launcher][2], "0") == "0":
-            print("error:", " ".join(str(error).split()), file=sys.stderr)
+    except Exception as error:
+        if debug or (is_of_a_batch(error) and not isinstance(error, UserError)):
+            raise
+        if is_first(launcher) or isinstance(error, DataError):
+            print("error:", one_line(error), file=sys.stderr)
         raise SystemExit(1) from None
     if dist.is_initialized():  # not after an error: it could wait for the other processes forever
         # The model refers to the group. Its threads must end before the interpreter does, or they abort the process.
         gc.collect()
         dist.destroy_process_group()
+
+
+def is_first(launcher: str) -> bool:
+    """Whether this is the first process of its machine."""
+    return launcher == "none" or os.environ.get(RANK_VARIABLES[launcher][2], "0") == "0"
+
+
+def warn(launcher: str, text: str) -> None:
+    if is_first(launcher):
+        print("warning:", text, file=sys.stderr)
+
+
+@contextmanager
+def locked(cfg: Config) -> Iterator[None]:
+    """A context in which no other training uses the work directory.
+
+    Raises:
+        UserError: another one uses it, or it cannot be written.
+    """
+    if cfg.launcher != "none" and os.environ.get(RANK_VARIABLES[cfg.launcher][0], "0") != "0":
+        yield  # the first of all processes has the lock
+        return
+    path = Path(cfg.work_dir, ".lock")
+    lock = FileLock(path, timeout=LOCK_SECONDS)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"another training uses {cfg.work_dir}, and would overwrite its checkpoints: wait for its end, or choose "
+            "another --work-dir"
+        ) from None
+    except NotImplementedError:  # the file system has no locks
+        warn(cfg.launcher, f"{path} cannot be locked: start no second training in this directory")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
@@ -71,6 +141,7 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
             mmseg, or one of the settings `needs` is missing.
     """
     try:
+        _check_bases(args.config)
         cfg = Config.fromfile(args.config)
     except (OSError, ImportError) as error:
         cause: BaseException = error
@@ -78,6 +149,10 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
             cause = cause.__context__
         reason = cause if Path(args.config).exists() else "no such file"
         raise UserError(f"cannot read config {args.config}: {reason}") from error
+    except UserError:
+        raise
+    except Exception as error:  # a config is a program, which can raise anything
+        raise UserError(f"cannot read config {args.config}: {type(error).__name__}: {error}") from error
     if args.cfg_options is not None:
         try:
             cfg.merge_from_dict(args.cfg_options)
@@ -91,9 +166,34 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
     absent = [key for key in needs if cfg.get(key) is None]
     if absent:
         raise UserError(f"{args.config} has no {', '.join(absent)}: add it, or inherit it with _base_")
+    for key in needs:
+        if not isinstance(cfg[key], (dict, list)):
+            raise UserError(f"{key} in {args.config} must be a dict, got {cfg[key]!r}")
+    _warn_of_unread(cfg, args.launcher)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs", Path(args.config).stem))
     return cfg
+
+
+def _check_bases(config: str, above: tuple[str, ...] = ()) -> None:
+    """Raise a UserError if a config is a base of itself: mmengine reads such bases for a long time."""
+    path = os.path.realpath(config)
+    if path in above:
+        raise UserError(f"cannot read config {above[0]}: its _base_ is circular: {' -> '.join([*above, path])}")
+    for base in Config._get_base_files(path) if Path(path).suffix in (".py", ".json", ".yaml", ".yml") else ():
+        if "::" not in base and os.path.exists(file := os.path.join(os.path.dirname(path), base)):
+            _check_bases(file, (*above, path))
+
+
+def _warn_of_unread(cfg: Config, launcher: str) -> None:
+    """Tell of an activation that nothing reads. A variable that the model has is none, and neither is one of a base."""
+    for place, part in (("", cfg), ("model_wrapper_cfg.", cfg.get("model_wrapper_cfg") or {})):
+        for key in ("act_cfg", "act_sites"):
+            if part.get(key) is not None and (place or key == "act_sites" or repr(part[key]) not in repr(cfg.model)):
+                warn(
+                    launcher,
+                    f"nothing reads {place}{key}: put it where the activations are, as in model.backbone.{key}",
+                )
 
 
 def check_checkpoint(path: str, to_resume: bool = False) -> None:
@@ -103,6 +203,8 @@ def check_checkpoint(path: str, to_resume: bool = False) -> None:
         CheckpointError: see `load_checkpoint`.
         UserError: `to_resume` is true, and the checkpoint has no training state.
     """
+    if path.startswith("file://"):
+        raise UserError(f"{path} is not supported: give the path of the file without file://")
     if "://" in path:
         return
     checkpoint = load_checkpoint(Path(path).expanduser())
@@ -204,7 +306,7 @@ def build_runner(cfg: Config) -> Runner:
     """Build the runner. On CPU it gets a process group and wrappers that work there.
 
     Raises:
-        UserError: an environment variable that the launcher sets is missing.
+        UserError: an environment variable that the launcher sets is missing or wrong.
     """
     if cfg.launcher != "none":
         names = [*RANK_VARIABLES[cfg.launcher], *([] if cfg.launcher == "slurm" else ["MASTER_ADDR"])]
@@ -213,8 +315,17 @@ def build_runner(cfg: Config) -> Runner:
                 f"--launcher {cfg.launcher} needs {', '.join(missing)} in the environment: start the job with "
                 "tools/dist_train.sh, tools/dist_test.sh or tools/slurm_train.sh"
             )
+        rank, size = (os.environ[name] for name in RANK_VARIABLES[cfg.launcher][:2])
+        if not (rank.isdigit() and size.isdigit() and int(rank) < int(size)):
+            raise UserError(
+                f"the rank of a process must be below the number of processes, but the launcher has set {names[0]}="
+                f"{rank} and {names[1]}={size}"
+            )
     if get_device() == "cpu":
         devices.fit_config(cfg)
         if cfg.launcher != "none":
             devices.open_process_group(cfg.launcher)
+    hooks = cfg.setdefault("default_hooks", ConfigDict())
+    if hooks.setdefault("check_invalid", {"type": "CheckInvalidHook"}) is None:
+        del hooks.check_invalid  # mmengine knows None for its own hooks only
     return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)

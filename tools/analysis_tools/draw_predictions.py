@@ -3,8 +3,6 @@
 import argparse
 from collections.abc import Sequence
 
-from mmengine.config import DictAction
-
 import acon_mm  # noqa: F401  registers activations and datasets
 from acon_mm.analysis import predictions
 from acon_mm.engine import command_line
@@ -17,16 +15,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", required=True, metavar="FILE.png", help="picture to write")
     parser.add_argument("--num", type=int, default=4, help="number of pictures (default: %(default)s)")
     parser.add_argument("--score-thr", type=float, default=0.3, help="lowest score of a box (default: %(default)s)")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override settings of the config"
-    )
+    command_line.add_cfg_options(parser)
+    command_line.add_debug(parser)
     parser.set_defaults(launcher="none", work_dir=None)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    with command_line.session(args.launcher):
+    with command_line.session(args.launcher, args.debug):
         if not args.out.endswith(".png"):
             raise command_line.UserError(f"--out must end in .png, got {args.out}")
         cfg = command_line.load_config(args, needs=("model", "test_dataloader"))

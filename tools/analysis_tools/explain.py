@@ -4,8 +4,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 import acon_mm  # noqa: F401  registers activations
 from acon_mm.analysis.explanation import explain, report
 from acon_mm.engine import command_line
@@ -22,16 +20,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="size of the picture for the costs (default: as in the config)",
     )
     parser.add_argument("--out", metavar="FILE", help="also write the result to a .json or .md file")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override settings of the config"
-    )
+    command_line.add_cfg_options(parser)
+    command_line.add_debug(parser)
     parser.set_defaults(launcher="none", work_dir=None)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    with command_line.session(args.launcher):
+    with command_line.session(args.launcher, args.debug):
         if args.out and Path(args.out).suffix not in (".json", ".md"):
             raise command_line.UserError(f"--out must end in .json or .md, got {args.out}")
         if args.shape and min(args.shape) < 1:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
-from mmengine.config import DictAction
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 
@@ -18,6 +17,7 @@ from acon_mm.files import replacing
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
+    command_line.add_debug(parser)
     commands = parser.add_subparsers(dest="command", required=True)
 
     official = commands.add_parser("official", help="the authors' ResNets with ACON-C or Meta-ACON (any depth)")
@@ -29,9 +29,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     relu.add_argument("src", help="file, URL or torchvision://NAME: weights of a whole model or of its backbone")
     relu.add_argument("dst", help="file to write: the same weights, and ACON's parameters, which start close to ReLU")
     relu.add_argument("--config", required=True, help="config of the ACON model")
-    relu.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="change settings of the config"
-    )
+    command_line.add_cfg_options(relu)
     relu.add_argument("--allow", nargs="+", default=(), metavar="NAME", help="tensors or modules that may differ")
 
     show = commands.add_parser("show", help="print what a checkpoint contains")
@@ -87,7 +85,7 @@ def _describe(checkpoint: dict) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    with command_line.session("none"):
+    with command_line.session("none", args.debug):
         {"official": official, "relu": relu, "show": show}[args.command](args)
 
 

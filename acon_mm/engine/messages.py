@@ -1,0 +1,85 @@
+"""Errors in one line: what is wrong, and the place in the config that it comes from."""
+
+import re
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from mmengine.config import Config
+
+from ..errors import UserError
+
+
+def is_of_a_batch(error: BaseException) -> bool:
+    """Whether an error came while a batch was computed. Its traceback says where in the model."""
+    return any(frame.f_code.co_name == "run_iter" for frame in _frames(error))  # of mmengine's loops
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error, and the place in the config if it comes from building a part of it."""
+    # A worker that loads data gives only the text of its error, with the traceback before it.
+    text = " ".join(str(error).rpartition("acon_mm.errors.DataError: ")[2].split())
+    if isinstance(error, UserError):
+        return text
+    if isinstance(error, KeyError):
+        text = text.strip("\"'").partition(" Please check whether the value of")[0]
+    name = "" if isinstance(error, (ValueError, TypeError, KeyError)) and text else f"{type(error).__name__}: "
+    place = _place(error, text)
+    return f"{place}: {name}{text}" if place else f"{name}{text}"
+
+
+def _frames(error: BaseException) -> Iterator[FrameType]:
+    """The frames that an error came through, outermost first; those of the error that it replaced come after."""
+    seen: BaseException | None = error
+    while seen is not None:
+        trace = seen.__traceback__
+        while trace is not None:
+            yield trace.tb_frame
+            trace = trace.tb_next
+        seen = seen.__cause__ or seen.__context__
+
+
+def _place(error: BaseException, text: str) -> str:
+    """The setting that an error comes from, such as ``model.backbone.act_cfg.r``; '' if it is not known."""
+    node: Any = None
+    place: list[str] = []
+    for frame in _frames(error):
+        cfg = frame.f_locals.get("cfg")
+        if node is None:
+            node = cfg if isinstance(cfg, Config) else None
+        elif isinstance(cfg, dict) and "type" in cfg and frame.f_code.co_name.startswith("build"):
+            for path, part in _dicts(node):
+                if path and _fits(part, cfg):
+                    node, place = part, place + path
+                    break
+    if not place:
+        return ""
+    # The setting itself, where the text has its name or its value, and only one setting below has that.
+    for word in re.findall(r"\w+", text):
+        paths = [
+            [*path, key]
+            for path, part in _dicts(node)
+            for key, value in part.items()
+            if (key == word and key != "type") or (isinstance(value, str) and value == word)
+        ]
+        if len(paths) == 1:
+            return ".".join(place + paths[0])
+    return ".".join(place)
+
+
+def _fits(setting: dict, cfg: dict) -> bool:
+    """Whether ``cfg`` was made of this setting: something may have been taken out of it or added."""
+    return setting.get("type") == cfg["type"] and all(cfg[key] == setting[key] for key in cfg.keys() & setting.keys())
+
+
+def _dicts(node: Any) -> Iterator[tuple[list[str], dict]]:
+    """All dictionaries in a config, with their places, level by level."""
+    level: list[tuple[list[str], Any]] = [([], node)]
+    while level:
+        below = []
+        for place, part in level:
+            if isinstance(part, (dict, Config)):
+                yield place, part
+            pairs = part.items() if isinstance(part, (dict, Config)) else enumerate(part)
+            below += [([*place, str(k)], v) for k, v in pairs if isinstance(v, (dict, list, tuple))]
+        level = below
