@@ -1,6 +1,8 @@
 """Writing a file whole or not at all."""
 
+import glob
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from os import PathLike
@@ -21,7 +23,9 @@ def replacing(path: str | PathLike) -> Iterator[BinaryIO]:
         UserError: the file cannot be written; for example the disk is full.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{os.getpid()}-{target.name}")
+    prefix = f".{platform.node()}-"
+    temporary = target.with_name(f"{prefix}{os.getpid()}-{target.name}")
+    _remove_leftovers(target, prefix)
     try:
         if target.exists() and not target.is_file():
             raise UserError(f"cannot write {path}: it is not a file")
@@ -41,3 +45,22 @@ def replacing(path: str | PathLike) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):  # it has its new name, or was never made
             temporary.unlink()
+
+
+def _remove_leftovers(target: Path, prefix: str) -> None:
+    """Remove the temporary files of processes of this machine that were killed while they wrote this file."""
+    for path in target.parent.glob(f"{glob.escape(prefix)}*-{glob.escape(target.name)}"):
+        process = path.name.removeprefix(prefix).partition("-")[0]
+        if os.name == "posix" and process.isdigit() and not _is_alive(int(process)):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # no signal, only the check
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # it belongs to another user
+        return True
+    return True

@@ -7,7 +7,8 @@
 3. ``torch.load`` accepts the harmless types in mmengine's training checkpoints (:mod:`acon_mm.checkpoints.reading`).
 4. ``Mish`` is registered as an activation, unless it is already there, so that ACON can be compared with it.
 5. mmengine's functions that load checkpoints never run code from them, and they check and report what is loaded into a
-   model with ACONs (:mod:`acon_mm.checkpoints.mmengine_loaders`). Models without ACONs are loaded as before.
+   model with ACONs (:mod:`acon_mm.checkpoints.mmengine_loaders`). Models without ACONs are loaded as before. A damaged
+   download in PyTorch's cache is fetched again.
 6. The maintained fork installs mmseg under another name than ``mmsegmentation``. There, mmengine finds the ``mmseg::``
    configs. Without this change it says that mmsegmentation is not installed.
 7. mmengine's models drop the outputs of ACONs that their losses keep, and make them again in backward
@@ -60,6 +61,7 @@ def install() -> None:
     _replace(mmengine_checkpoint, "load_state_dict", load_state_dict)
     _replace(mmengine_checkpoint, "_load_checkpoint_with_prefix", mmengine_loaders.load_checkpoint_with_prefix)
     _replace(CheckpointLoader, "load_checkpoint", mmengine_loaders.without_code(CheckpointLoader.load_checkpoint))
+    _replace(mmengine_checkpoint, "load_url", mmengine_loaders.fetched_again(mmengine_checkpoint.load_url))
     if hasattr(mmengine_checkpoint, "_safe_torch_load"):  # only the maintained fork has it
         _replace(mmengine_checkpoint, "_safe_torch_load", mmengine_loaders.load_file)
     _replace(BaseModel, "parse_losses", _with_recomputation(BaseModel.parse_losses))

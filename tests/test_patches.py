@@ -239,6 +239,7 @@ def test_nothing_else_is_changed():
         "mmengine.runner.checkpoint._load_checkpoint_with_prefix",
         "mmengine.runner.checkpoint.CheckpointLoader.load_checkpoint",
         "mmengine.model.base_model.base_model.BaseModel.parse_losses",
+        "mmengine.runner.checkpoint.load_url",
     }
     if hasattr(checkpoint, "_safe_torch_load"):  # the maintained fork
         expected |= {

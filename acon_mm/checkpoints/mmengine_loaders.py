@@ -5,10 +5,13 @@ All loads of mmengine use these functions: ``load_from``, resume, test, ``init_c
 function, unless the checkpoint has requirements.
 """
 
+import logging
 import pickle
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import torch
 from mmengine.logging import print_log
@@ -56,6 +59,25 @@ def without_code(original: Any) -> classmethod:
                 raise reading.explained(filename, error) from error
 
     return classmethod(load_checkpoint)
+
+
+def fetched_again(load_url: Callable) -> Callable:
+    """PyTorch's ``load_url``, which would read a truncated download from its cache each time. It is fetched again."""
+
+    @wraps(load_url)
+    def load(url: str, model_dir: str | None = None, **kwargs: Any) -> Any:
+        path = Path(model_dir or Path(torch.hub.get_dir(), "checkpoints"), Path(urlparse(url).path).name)
+        if path.exists():
+            try:
+                reading.load_checkpoint(path)
+            except reading.DamagedError as error:
+                print_log(f"{error}. It is removed and fetched again from {url}", "current", logging.WARNING)
+                path.unlink()
+            except reading.CheckpointError:
+                pass  # the load itself tells what is wrong
+        return load_url(url, model_dir=model_dir, **kwargs)
+
+    return load
 
 
 def load_file(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:

@@ -32,6 +32,10 @@ class CheckpointError(UserError):
     """A checkpoint is missing, is damaged, contains code or does not fit the model."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint cannot be read, or is none."""
+
+
 def _number_dtype(code: str, *_: bool) -> np.dtype:
     """The built-in dtype of a number or boolean.
 
@@ -128,6 +132,10 @@ def load_checkpoint(path: str | PathLike) -> dict[str, Any]:
     try:
         # With a memory map, unused tensors are not read. Files of PyTorch < 1.6 cannot be mapped.
         mmap = zipfile.is_zipfile(path)
+        if mmap:  # PyTorch does not check this
+            with zipfile.ZipFile(path) as archive:
+                if name := archive.testzip():
+                    raise zipfile.BadZipFile(f"the checksum of {name} is wrong")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}") from None
@@ -147,6 +155,8 @@ def not_finite(state_dict: Mapping[str, Any]) -> str:
 
     def is_invalid(name: str, value: Any) -> bool:
         if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.isfinite().all():
+            return False
+        if name.endswith(("_extra_state", "beta_scale")):  # the module checks its own
             return False
         return bool(value.isnan().any()) or not name.endswith("mask")  # masks of attention hold -inf
 
@@ -178,10 +188,12 @@ def weights_only() -> Iterator[None]:
 def explained(path: str | PathLike, error: Exception) -> CheckpointError:
     """An error of `torch.load` in one line."""
     message = str(error)
+    if isinstance(error, zipfile.BadZipFile):
+        return DamagedError(f"checkpoint {path} is damaged: {message}")
     if asked_for := re.search(r"GLOBAL (\S.*?)(?= was not| whose|$)", message, re.MULTILINE):
         return CheckpointError(
             f"checkpoint {path} is refused: it asks for {asked_for[1]}. Only tensors, plain data and training state "
             "are read, because anything else may run code. Save its state_dict alone, where it was made"
         )
     reason = message.rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0].partition(". ")[0]
-    return CheckpointError(f"checkpoint {path} is damaged or not a checkpoint: {type(error).__name__} {reason}")
+    return DamagedError(f"checkpoint {path} is damaged or not a checkpoint: {type(error).__name__} {reason}")

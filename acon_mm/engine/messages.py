@@ -12,7 +12,8 @@ from ..errors import UserError
 
 def is_of_a_batch(error: BaseException) -> bool:
     """Whether an error came while a batch was computed. Its traceback says where in the model."""
-    return any(frame.f_code.co_name == "run_iter" for frame in _frames(error))  # of mmengine's loops
+    names = {frame.f_code.co_name for frame in _frames(error)}
+    return "run_iter" in names and "call_hook" not in names  # of mmengine's loops, but not of a hook
 
 
 def one_line(error: BaseException) -> str:

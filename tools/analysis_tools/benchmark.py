@@ -2,16 +2,19 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from acon_mm.analysis.benchmark import models, operators, report
 from acon_mm.analysis.benchmark.measure import pin_allocator
+from acon_mm.analysis.machine import usable_device
 from acon_mm.engine import command_line
 from acon_mm.files import replacing
 
@@ -69,19 +72,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def measure_operators(args: argparse.Namespace, device: torch.device) -> list[operators.Case]:
+def measure_operators(args: argparse.Namespace, device: torch.device, done: int) -> Iterator[operators.Case]:
     choices = dict(
         acts=args.acts, shapes=sum(args.shapes, ()), dtypes=args.dtypes, layouts=args.layouts, threads=args.threads
     )
-    found = operators.measure(**choices, peers=args.peers, device=device, seconds=args.seconds)
-    cases = []
-    for case in tqdm(found, total=2 * prod(map(len, choices.values())), desc="operators"):
-        cases.append(case)
+    found = operators.measure(**choices, peers=args.peers, device=device, seconds=args.seconds, done=done)
+    for case in tqdm(found, total=2 * prod(map(len, choices.values())), initial=done, desc="operators"):
+        yield case
         tqdm.write(f"{case.act} {case.shape} {case.threads} thr. {case.passes}: {case.ratio['ours']:.2f} x SiLU")
-    return cases
 
 
-def measure_models(args: argparse.Namespace, device: torch.device) -> list[models.ModelCase]:
+def measure_models(args: argparse.Namespace, device: torch.device, done: int) -> Iterator[models.ModelCase]:
     found = models.measure(
         models=args.models,
         variants=args.variants,
@@ -91,30 +92,64 @@ def measure_models(args: argparse.Namespace, device: torch.device) -> list[model
         device=device,
         seconds=10 * args.seconds,
         memory=not args.no_memory,
+        done=done,
     )
-    return list(tqdm(found, total=2 * len(args.models) * len(args.threads), desc="models"))
+    return iter(tqdm(found, total=2 * len(args.models) * len(args.threads), initial=done, desc="models"))
+
+
+def unfinished(path: Path, settings: dict) -> dict:
+    """What an earlier run with the same settings on this machine has written before it was interrupted, if anything."""
+    try:
+        found = json.loads(path.read_bytes()) if path.exists() else {}
+    except ValueError:
+        print(f"warning: {path} is damaged: everything is measured again", file=sys.stderr)
+        return {}
+    same = isinstance(found, dict) and all(found.get(key) == value for key, value in settings.items())
+    return found if same and not found.get("complete") else {}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    device = torch.device(args.device)
+    with command_line.session("none"):
+        run(args, usable_device(args.device))
+
+
+def run(args: argparse.Namespace, device: torch.device) -> None:
+    """Measure, and write after each case. A run that was interrupted goes on where it was."""
     pinned = not args.keep_allocator and pin_allocator()
     machine = f"Machine: {report.machine(device)}; allocator {'pinned' if pinned else 'as it is'}."
+    settings = {"machine": machine, "settings": {k: str(v) for k, v in vars(args).items() if k != "work_dir"}}
+    path = Path(args.work_dir, "benchmark.json")
+    before = unfinished(path, settings)
+    results: dict[str, Any] = {**settings, "complete": False}
     text = [machine]
-    results: dict[str, object] = {"machine": machine}
-    if args.what in ("operators", "all"):
-        cases = measure_operators(args, device)
-        results["operators"] = [asdict(case) for case in cases]
-        text += ["## Time over nn.SiLU's", report.operators_table(cases)]
-    if args.what in ("models", "all"):
-        cases = measure_models(args, device)
-        results["models"] = [asdict(case) for case in cases]
-        text += [f"## Time (and peak memory) over ReLU's, {args.size}x{args.size}", report.models_table(cases)]
+    for what, case_type, measure, title, table in (
+        ("operators", operators.Case, measure_operators, "Time over nn.SiLU's", report.operators_table),
+        (
+            *("models", models.ModelCase, measure_models),
+            *(f"Time (and peak memory) over ReLU's, {args.size}x{args.size}", report.models_table),
+        ),
+    ):
+        if args.what not in (what, "all"):
+            continue
+        known = before.get(what, [])
+        cases: list[Any] = [case_type(**case) for case in known[: len(known) // 2 * 2]]  # two for each setting
+        if cases:
+            print(f"{len(cases)} cases of {what} were measured before the interruption: {path}", file=sys.stderr)
+        for case in measure(args, device, len(cases)):
+            cases.append(case)
+            results[what] = [asdict(each) for each in cases]
+            write(path, json.dumps(results, indent=1))
+        results[what] = [asdict(each) for each in cases]
+        text += [f"## {title}", table(cases)]
     print("\n\n".join(text))
-    with command_line.session("none"):
-        for name, content in (("benchmark.json", json.dumps(results, indent=1)), ("benchmark.md", "\n\n".join(text))):
-            with replacing(Path(args.work_dir, name)) as file:
-                file.write(f"{content}\n".encode())
+    write(path, json.dumps(results | {"complete": True}, indent=1))
+    write(path.with_suffix(".md"), "\n\n".join(text))
+
+
+def write(path: Path, content: str) -> None:
+    with replacing(path) as file:
+        file.write(f"{content}\n".encode())
 
 
 if __name__ == "__main__":

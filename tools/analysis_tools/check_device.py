@@ -59,10 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     problem = import_acon()
     from acon_mm.analysis.device_check import bandwidth, checks, correctness, host, report
+    from acon_mm.analysis.machine import usable_device
     from acon_mm.errors import UserError
     from acon_mm.files import replacing
 
-    setting = checks.Setting(torch.device(args.device), args.quick, args.only)
+    try:
+        setting = checks.Setting(usable_device(args.device), args.quick, args.only)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
     every = correctness.all_checks(setting, with_modules=not problem)
     if args.list:
         print("\n".join(check.name for check in every if checks.chosen(check.name, args.only)))

@@ -7,6 +7,8 @@ import gc
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice, product
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,6 +90,7 @@ def measure(
     device: torch.device,
     seconds: float,
     memory: bool = True,
+    done: int = 0,
 ) -> Iterator[ModelCase]:
     """Measure each model; each gives a case for training and one for inference.
 
@@ -98,12 +101,14 @@ def measure(
         size: height and width of the pictures.
         seconds: to measure each case.
         memory: whether to measure memory too, in other processes.
+        done: how many cases to leave out at the start; a multiple of two.
     """
     variants = [REFERENCE, *(variant for variant in variants if variant != REFERENCE)]
-    for name in models:
+    left = islice(product(models, threads), done // 2, None)
+    for name, pairs in groupby(left, key=itemgetter(0)):
         count = max(batch, _MIN_BATCH.get(name.partition("-")[0], 1))
         peaks = _peaks(name, variants, count, size, device) if memory else {}
-        for num_threads in threads:
+        for _, num_threads in pairs:
             torch.set_num_threads(num_threads)
             built = {variant: build(name, variant, device) for variant in variants}
             for passes, prepare in (("training step", training_step), ("inference", inference)):

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from statistics import median
 from typing import Any
 
@@ -71,6 +71,7 @@ def measure(
     peers: Sequence[str] = PEERS,
     device: torch.device,
     seconds: float,
+    done: int = 0,
 ) -> Iterator[Case]:
     """Measure all combinations; each gives a case for forward and one for forward + backward.
 
@@ -79,13 +80,14 @@ def measure(
         peers: of :data:`PEERS`; SiLU and ours are always measured, and so are, for Meta-ACON, the two linear layers of
             its generator alone.
         seconds: to measure each case.
+        done: how many cases to leave out at the start; a multiple of two.
 
     Raises:
         ValueError: channels_last with a shape that is not ``(N, C, H, W)``.
     """
     if "channels_last" in layouts and any(len(shape) != 4 for shape in shapes):
         raise ValueError("channels_last takes shapes (N, C, H, W) only")
-    for count, dtype, layout, shape, act in product(threads, dtypes, layouts, shapes, acts):
+    for count, dtype, layout, shape, act in islice(product(threads, dtypes, layouts, shapes, acts), done // 2, None):
         torch.set_num_threads(count)
         yield from _cases(Setting(act, tuple(shape), dtype, layout, count), peers, device, seconds)
 

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -126,7 +127,7 @@ def _results(jobs: list[Job], workers: int, check_job: Callable[[Job], dict] = _
     for start in range(0, len(jobs), size):
         left = jobs[start : start + size]
         try:
-            with ProcessPoolExecutor(workers, _context(), _use_one_thread) as pool:
+            with ProcessPoolExecutor(workers, _context(), _start_worker) as pool:
                 futures = {pool.submit(check_job, job): job for job in left}
                 for future in as_completed(futures):
                     result = future.result()
@@ -148,10 +149,19 @@ def _context() -> multiprocessing.context.BaseContext:
     return context
 
 
-def _use_one_thread() -> None:
+def _start_worker() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     gc.freeze()  # the garbage collector need not look through all imported modules after each model
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the main process. If it was killed, its workers would wait for more models forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _progress(items: Iterable, total: int, unit: str) -> Iterable:
@@ -164,7 +174,7 @@ def _keys(path: Path, names: list[str], workers: int) -> dict[str, ModelKey]:
     stored = (_parsed(path.read_bytes(), ("versions", "configs"), str(path)) if path.exists() else None) or {}
     known = stored["configs"] if stored.get("versions") == versions else {}
     missing = [name for name in names if name not in known]
-    with ProcessPoolExecutor(workers, _context(), _use_one_thread) as pool:
+    with ProcessPoolExecutor(workers, _context(), _start_worker) as pool:
         results = pool.map(_key, missing, chunksize=4)
         known |= dict(zip(missing, _progress(results, len(missing), "configs"), strict=True))
     _replace(path, json.dumps({"versions": versions, "configs": known}, indent=1))
