@@ -20,7 +20,7 @@ WORKERS ?= 2
 # worksteal: neighbours share fixtures, and a worker that has finished takes tests of another.
 PYTEST = $(PY) -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help setup demo test test-fast lint typecheck docs clean
+.PHONY: help setup demo test test-fast test-faults lint typecheck docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,10 +50,13 @@ demo: setup ## train RetinaNet-R18 with MetaAconC on handwritten digits, test it
 	    --out $(DEMO_DIR)/detections.png
 
 test: lint typecheck ## ruff, mypy and all tests (at most 6 minutes on two cores)
-	$(PYTEST)
+	$(PYTEST) -m "not faults"
 
 test-fast: setup ## the tests that are not marked slow (at most 1 minute on two cores)
 	$(PYTEST) -m "not slow"
+
+test-faults: setup ## plant faults (kills, damage, NaN, bad values) and count how they end (at most 15 minutes)
+	$(PYTEST) tests/faults
 
 lint: setup ## ruff: rules and format
 	$(PY) -m ruff check

@@ -58,7 +58,7 @@ def test_directories_are_those_of_the_package():
     package = {path.parent.name for path in TESTS.with_name("acon_mm").glob("*/__init__.py")}
     directories = {path.relative_to(TESTS).parts[0] for path in FILES if path.parent != TESTS}
     assert {"layers", "ops"} <= package
-    assert directories == package | {"configs", "docs", "helpers", "tools"}
+    assert directories == package | {"configs", "docs", "faults", "helpers", "tools"}
 
 
 def test_helpers_hold_no_tests():

@@ -16,12 +16,13 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, RUNNERS
 from mmengine.runner import Runner
+from torch import Tensor
 
 from ..checkpoints import CheckpointError, load_checkpoint, weights_only
 from ..errors import DataError, UserError
 from . import devices
 from .devices import RANK_VARIABLES
-from .messages import is_of_a_batch, one_line
+from .messages import is_of_a_batch, one_line, settings
 
 #: to wait for the lock of a work directory: the workers of a process that was killed hold it for some seconds more
 LOCK_SECONDS = 10.0
@@ -153,6 +154,13 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
         raise
     except Exception as error:  # a config is a program, which can raise anything
         raise UserError(f"cannot read config {args.config}: {type(error).__name__}: {error}") from error
+    if not Config._is_lazy_import(args.config):
+        for place, part in settings(cfg):
+            if key := next((key for key, value in part.items() if isinstance(value, type)), None):
+                raise UserError(
+                    f"{'.'.join([*place, key])} in {args.config} is a class, which cannot be saved with the config: "
+                    f"write its name, type='{part[key].__name__}', and import its module with custom_imports"
+                )
     if args.cfg_options is not None:
         try:
             cfg.merge_from_dict(args.cfg_options)
@@ -214,6 +222,8 @@ def check_checkpoint(path: str, to_resume: bool = False) -> None:
             f"cannot resume from {path}: it has no {', '.join(absent)}. "
             f"To start a new training with its weights: --cfg-options load_from={path}"
         )
+    if not any(isinstance(each, Tensor) for each in checkpoint.get("state_dict", checkpoint).values()):
+        raise CheckpointError(f"{path} has no weights")
 
 
 def check_pretrained(model: dict | list, place: str = "model") -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from types import FrameType
 from typing import Any
 
@@ -19,12 +20,16 @@ def is_of_a_batch(error: BaseException) -> bool:
 def one_line(error: BaseException) -> str:
     """The text of an error, and the place in the config if it comes from building a part of it."""
     # A worker that loads data gives only the text of its error, with the traceback before it.
-    text = " ".join(str(error).rpartition("acon_mm.errors.DataError: ")[2].split())
+    text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
+    text = " ".join(str(text).rpartition("acon_mm.errors.DataError: ")[2].split())
     if isinstance(error, UserError):
         return text
     if isinstance(error, KeyError):
-        text = text.strip("\"'").partition(" Please check whether the value of")[0]
+        text = text.removesuffix(" None").partition(" Please check whether the value of")[0]
     name = "" if isinstance(error, (ValueError, TypeError, KeyError)) and text else f"{type(error).__name__}: "
+    sources = [getattr(frame.f_locals.get("self"), "ann_file", None) for frame in _frames(error)]
+    if source := next((each for each in sources if isinstance(each, str) and each), None):
+        text += f" (while {source} was read)"
     place = _place(error, text)
     return f"{place}: {name}{text}" if place else f"{name}{text}"
 
@@ -42,24 +47,24 @@ def _frames(error: BaseException) -> Iterator[FrameType]:
 
 def _place(error: BaseException, text: str) -> str:
     """The setting that an error comes from, such as ``model.backbone.act_cfg.r``; '' if it is not known."""
+    root: Any = None
     node: Any = None
     place: list[str] = []
     for frame in _frames(error):
         cfg = frame.f_locals.get("cfg")
         if node is None:
-            node = cfg if isinstance(cfg, Config) else None
-        elif isinstance(cfg, dict) and "type" in cfg and frame.f_code.co_name.startswith("build"):
-            for path, part in _dicts(node):
-                if path and _fits(part, cfg):
-                    node, place = part, place + path
-                    break
+            root = node = cfg if isinstance(cfg, Config) else None
+        elif isinstance(cfg, dict) and frame.f_code.co_name.startswith("build"):
+            below = ((part, place + path) for path, part in settings(node) if path)
+            anywhere = ((part, path) for path, part in settings(root) if path)
+            node, place = next((found for found in chain(below, anywhere) if _fits(found[0], cfg)), (node, place))
     if not place:
         return ""
     # The setting itself, where the text has its name or its value, and only one setting below has that.
     for word in re.findall(r"\w+", text):
         paths = [
             [*path, key]
-            for path, part in _dicts(node)
+            for path, part in settings(node)
             for key, value in part.items()
             if (key == word and key != "type") or (isinstance(value, str) and value == word)
         ]
@@ -70,10 +75,12 @@ def _place(error: BaseException, text: str) -> str:
 
 def _fits(setting: dict, cfg: dict) -> bool:
     """Whether ``cfg`` was made of this setting: something may have been taken out of it or added."""
+    if "type" not in cfg:
+        return setting == cfg
     return setting.get("type") == cfg["type"] and all(cfg[key] == setting[key] for key in cfg.keys() & setting.keys())
 
 
-def _dicts(node: Any) -> Iterator[tuple[list[str], dict]]:
+def settings(node: Any) -> Iterator[tuple[list[str], dict]]:
     """All dictionaries in a config, with their places, level by level."""
     level: list[tuple[list[str], Any]] = [([], node)]
     while level:

@@ -13,7 +13,7 @@ from ..ops import cpu
 from ..ops import functional as F
 from ..ops.backends import fuses
 from ..ops.generator import Generator
-from .base import RELU_BETA, Acon, check_count, check_option, reset_slopes
+from .base import INITS, RELU_BETA, Acon, check_count, check_option, reset_slopes
 from .inner import InnerConv2d, build_norm, has_batch_statistics, normalize, reset_norm
 
 GENERATORS = ("channel", "layer", "pixel")
@@ -72,6 +72,7 @@ class MetaAconC(Acon):
         beta_scale: float | None = None,
         **kwargs: Any,
     ):
+        check_option("init", init, INITS)
         check_option("generator", generator, GENERATORS)
         check_count("r", r, "16 is the authors' and the default")
         number = isinstance(beta_scale, (int, float)) and not isinstance(beta_scale, bool)
