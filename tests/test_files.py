@@ -1,6 +1,7 @@
 """Files are written whole or not at all."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -137,3 +138,17 @@ def test_a_kill_at_any_time_leaves_a_whole_file(tmp_path):
     torch.save(torch.zeros(300_000), path)
     done = subprocess.run([sys.executable, "-c", KILL, path], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 30  # some were killed after a write
+
+
+def test_what_a_killed_write_left_is_removed(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    machine = platform.node()
+    names = {pid: f".{machine}-{pid}-x" for pid in (dead.pid, os.getppid())} | {
+        "y": f".{machine}-{dead.pid}-y",
+        "z": "x",
+    }
+    for name in names.values():
+        (tmp_path / name).touch()
+    write(tmp_path / "x", b"new")
+    assert {path.name for path in tmp_path.iterdir()} == {*names.values()} - {names[dead.pid]}

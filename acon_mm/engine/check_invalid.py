@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.reading import not_finite
 from ..errors import DataError, UserError
-from .data_checks import check_usable, name_files_in_errors
+from .data_checks import check_usable
 
 
 @HOOKS.register_module()
@@ -23,12 +23,12 @@ class CheckInvalidHook(Hook):
     - The losses are checked after the backward pass and before the optimizer's step. So the weights stay as they were,
       and the layers are computed again to find the first one that is not finite.
     - The weights are checked before a run and before each checkpoint is written.
-    - The training data must have something to learn from, and an error in a data pipeline names the file.
+    - The training data must have something to learn from.
 
     ``default_hooks = dict(check_invalid=None)`` turns it off.
 
     Raises:
-        DataError: a loss is not finite, or a picture or annotation cannot be loaded.
+        DataError: a loss is not finite.
         UserError: weights are not finite, or no picture has something to learn from.
     """
 
@@ -39,18 +39,13 @@ class CheckInvalidHook(Hook):
         model = _unwrapped(runner.model)
         self._check_weights(runner)
         check_usable(runner.train_dataloader.dataset)
-        name_files_in_errors(runner.train_dataloader.dataset, model)
         model.register_forward_hook(self._remember, with_kwargs=True)
         wrapper: Any = runner.optim_wrapper
         for each in getattr(wrapper, "optim_wrappers", {"": wrapper}).values():
             each.optimizer.register_step_pre_hook(lambda *_: self._check_losses(runner))
 
-    def before_val(self, runner: Runner) -> None:
-        name_files_in_errors(runner.val_dataloader.dataset, _unwrapped(runner.model))
-
     def before_test(self, runner: Runner) -> None:
         self._check_weights(runner)
-        name_files_in_errors(runner.test_dataloader.dataset, _unwrapped(runner.model))
         for hook in runner.hooks:  # each process would write the same file of metrics, at the same time
             if runner.rank > 0 and isinstance(hook, LoggerHook):
                 hook.after_test_epoch = lambda *_, **__: None

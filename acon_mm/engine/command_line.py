@@ -22,7 +22,8 @@ from ..checkpoints import CheckpointError, load_checkpoint, weights_only
 from ..errors import DataError, UserError
 from . import devices
 from .devices import RANK_VARIABLES
-from .messages import is_of_a_batch, one_line, settings
+from .messages import is_of_a_batch, one_line
+from .settings import settings
 
 #: to wait for the lock of a work directory: the workers of a process that was killed hold it for some seconds more
 LOCK_SECONDS = 10.0

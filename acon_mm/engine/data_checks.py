@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-from torch import nn
+from mmengine.dataset import BaseDataset
 
 from ..errors import DataError, UserError
+from .settings import settings
 
 
 def innermost(dataset: Any) -> Iterator[Any]:
@@ -29,14 +30,20 @@ def check_usable(dataset: Any) -> None:
     parts = [part for part in innermost(dataset) if hasattr(part, "get_data_info")]
     if not parts or any(_is_usable(part, index) for part in parts for index in range(len(part))):
         return
-    read, objects, left = 0, 0, sum(map(len, parts))
+    raise UserError(nothing_usable(parts, sum(map(len, parts))))
+
+
+def nothing_usable(parts: list[Any], left: int) -> str:
+    """The error of data sets without anything usable, of which ``left`` pictures are left after the filter."""
+    infos: list[dict] = []
     with suppress(Exception):  # only for the message
         infos = [info for part in parts for info in part.load_data_list()]
-        read, objects = len(infos), sum(len(info.get("instances", ())) for info in infos)
-    raise UserError(
-        f"the training data has nothing to learn from: of {read} pictures with {objects} objects, {left} pictures are "
-        "left after the data set's filter, and none has an object of a known class with an area, or a label of a "
-        f"class. Check the annotations and metainfo.classes of {', '.join(map(_source, parts))}"
+    objects = sum(len(info.get("instances", ())) for info in infos)
+    sources = (getattr(each, "ann_file", "") or getattr(each, "data_prefix", "") for each in parts)
+    return (
+        f"the data has nothing usable: of {len(infos)} pictures with {objects} objects, {left} pictures are left after "
+        "the data set's filter, and none has an object of a known class with an area, or a label of a class. Check "
+        f"the annotations and metainfo.classes of {', '.join(map(str, sources))}"
     )
 
 
@@ -60,27 +67,34 @@ def _has_area(instance: dict) -> bool:
     return all(map(math.isfinite, instance["bbox"])) and right > left and bottom > top
 
 
-def name_files_in_errors(dataset: Any, model: nn.Module) -> None:
-    """Make the errors of data pipelines name the file. A label that the model does not know becomes such an error."""
-    modules = list(model.modules())
-    ignored = {255, *(each for each in (getattr(module, "ignore_index", None) for module in modules) if each)}
-    most = max((each for each in (getattr(m, "num_classes", None) for m in modules) if type(each) is int), default=0)
-    for part in innermost(dataset):
-        if hasattr(part, "prepare_data") and "prepare_data" not in vars(part):
-            part.prepare_data = partial(_prepare, part.prepare_data, part, ignored, most)
+@contextmanager
+def named_files(model: dict) -> Iterator[None]:
+    """A context in which errors of data pipelines name the file, in the processes of its data loaders too.
 
+    A label that neither the data set nor the model (its config) knows becomes such an error.
+    """
+    values = [(key, value) for _, part in settings(model) for key, value in part.items() if type(value) is int]
+    known = max((value for key, value in values if key == "num_classes"), default=0)
+    ignored = {255, *(value for key, value in values if key == "ignore_index")}
+    original = BaseDataset.prepare_data
 
-def _prepare(prepare: Callable, dataset: Any, ignored: set[int], most: int, index: int) -> Any:
-    data = _named(prepare, dataset, index, index)
-    labels = getattr(data.get("data_samples"), "gt_sem_seg", None) if isinstance(data, dict) else None
-    classes = max(most, len(dataset.metainfo.get("classes") or ()))
-    if labels is not None and classes:
-        beyond = set(labels.data[labels.data >= classes].unique().tolist()) - ignored - {dataset.ignore_index}
-        if beyond:
-            raise DataError(
-                f"{_files(dataset, index)} has the labels {sorted(beyond)[:5]}, but there are only {classes} classes"
-            )
-    return data
+    def prepare_data(dataset: BaseDataset, index: int) -> Any:
+        data = _named(partial(original, dataset), dataset, index, index)
+        labels = getattr(data.get("data_samples"), "gt_sem_seg", None) if isinstance(data, dict) else None
+        classes = max(known, len(dataset.metainfo.get("classes") or ()))
+        if labels is not None and classes:
+            beyond = set(labels.data[labels.data >= classes].unique().tolist())
+            if unknown := sorted(beyond - ignored - {getattr(dataset, "ignore_index", 255)}):
+                raise DataError(
+                    f"{_files(dataset, index)} has the labels {unknown[:5]}, but there are only {classes} classes"
+                )
+        return data
+
+    BaseDataset.prepare_data = prepare_data
+    try:
+        yield
+    finally:
+        BaseDataset.prepare_data = original
 
 
 def _named(function: Callable, dataset: Any, index: int, argument: Any) -> Any:
@@ -95,7 +109,3 @@ def _named(function: Callable, dataset: Any, index: int, argument: Any) -> Any:
 def _files(dataset: Any, index: int) -> str:
     info = dataset.get_data_info(index)
     return " with ".join(str(info[key]) for key in ("img_path", "seg_map_path") if info.get(key)) or f"sample {index}"
-
-
-def _source(dataset: Any) -> str:
-    return str(getattr(dataset, "ann_file", "") or getattr(dataset, "data_prefix", "") or type(dataset).__name__)

@@ -9,6 +9,8 @@ from typing import Any
 from mmengine.config import Config
 
 from ..errors import UserError
+from .data_checks import nothing_usable
+from .settings import settings
 
 
 def is_of_a_batch(error: BaseException) -> bool:
@@ -27,6 +29,9 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, KeyError):
         text = text.removesuffix(" None").partition(" Please check whether the value of")[0]
     name = "" if isinstance(error, (ValueError, TypeError, KeyError)) and text else f"{type(error).__name__}: "
+    for frame in _frames(error):
+        if frame.f_code.co_name == "_serialize_data":  # of an empty data set: NumPy's error says nothing
+            text = nothing_usable([frame.f_locals["self"]], 0)
     sources = [getattr(frame.f_locals.get("self"), "ann_file", None) for frame in _frames(error)]
     if source := next((each for each in sources if isinstance(each, str) and each), None):
         text += f" (while {source} was read)"
@@ -78,16 +83,3 @@ def _fits(setting: dict, cfg: dict) -> bool:
     if "type" not in cfg:
         return setting == cfg
     return setting.get("type") == cfg["type"] and all(cfg[key] == setting[key] for key in cfg.keys() & setting.keys())
-
-
-def settings(node: Any) -> Iterator[tuple[list[str], dict]]:
-    """All dictionaries in a config, with their places, level by level."""
-    level: list[tuple[list[str], Any]] = [([], node)]
-    while level:
-        below = []
-        for place, part in level:
-            if isinstance(part, (dict, Config)):
-                yield place, part
-            pairs = part.items() if isinstance(part, (dict, Config)) else enumerate(part)
-            below += [([*place, str(k)], v) for k, v in pairs if isinstance(v, (dict, list, tuple))]
-        level = below

@@ -14,6 +14,7 @@ from torch import nn
 from acon_mm import MetaAconC
 from acon_mm.analysis.benchmark import measure, models, operators, report
 from acon_mm.analysis.benchmark.peers import FORMS
+from helpers.tiny_runs import load_tool
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -153,3 +154,26 @@ def test_tool(tmp_path):
     assert [case["passes"] for case in written["operators"]] == ["forward", "forward + backward"] * 2
     table = (tmp_path / "out/benchmark.md").read_text()
     assert "| AconC | 1x4x8x8 | float32, contiguous | 1 | forward |" in table and table in done.stdout + "\n"
+
+
+def test_the_tool_goes_on_where_it_was_interrupted(tmp_path, capsys, monkeypatch):
+    tool = load_tool("analysis_tools/benchmark")
+    command = (
+        "operators --acts AconC --shapes 2x8 3x8 4x8 --threads 1 --seconds 0 --peers --device cpu --keep-allocator"
+    )
+    args = [*command.split(), "--work-dir", str(tmp_path)]
+    tool.main(args)
+    path = tmp_path / "benchmark.json"
+    whole = json.loads(path.read_text())
+    assert whole["complete"] and len(whole["operators"]) == 6
+    path.write_text(json.dumps(whole | {"complete": False, "operators": whole["operators"][:3]}))
+    tool.main(args)
+    assert "2 cases of operators were measured before the interruption" in capsys.readouterr().err
+    found = json.loads(path.read_text())
+    assert found["operators"][:2] == whole["operators"][:2] and [c["shape"] for c in found["operators"][2:]] == [
+        *[[3, 8]] * 2,
+        *[[4, 8]] * 2,
+    ]
+    path.write_text("{")
+    tool.main(args)
+    assert f"warning: {path} is damaged" in capsys.readouterr().err

@@ -1,11 +1,13 @@
 """mmengine's own loaders: they check and report loads into models with ACON, run no code, and else do as before."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner import load_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 from acon_mm import patches
@@ -133,3 +135,24 @@ def test_what_is_loaded_is_what_mmengine_loads():
         loaded.append(model.state_dict())
     assert loaded[0].keys() == source.state_dict().keys()
     assert all(torch.equal(loaded[0][key], loaded[1][key]) for key in loaded[0])
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_a_damaged_download_is_fetched_again(damaged, tmp_path, monkeypatch):
+    """Also where it came from `torchvision://`: all downloads go through one function."""
+    source, cache = tmp_path / "server/x.pth", tmp_path / "hub"
+    source.parent.mkdir()
+    torch.save({"a": torch.ones(3)}, source)
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(cache))
+    kept = cache / "checkpoints/x.pth"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(source.read_bytes()[: -50 if damaged else None])
+    fetched = []
+
+    def download(url, path, *_, **__):
+        fetched.append(url)
+        shutil.copy(source, path)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    assert CheckpointLoader.load_checkpoint("https://example.com/x.pth", "cpu")["a"].sum() == 3
+    assert fetched == ["https://example.com/x.pth"] * damaged

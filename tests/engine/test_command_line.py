@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
+from acon_mm.analysis.machine import usable_device
 from acon_mm.engine import command_line
 from acon_mm.errors import UserError
 from helpers.tiny_runs import error_of, run, test, train
@@ -98,6 +99,12 @@ def test_unusable_checkpoints(configs, tmp_path, capsys, content, message):
             'default_scope = "mmdet"',
             "{path} has no model, train_cfg, train_dataloader, optim_wrapper: add it, ",
         ),
+        ("e.py", "_base_ = './e.py'", "cannot read config {path}: its _base_ is circular: {path} -> {path}"),
+        (
+            "f.py",
+            "default_scope = 'mmdet'\nmodel = dict(type=int)",
+            "model.type in {path} is a class, which cannot be saved with the config: write its name, type='int', ",
+        ),
         (
             "d.py",
             'custom_imports = dict(imports=["absent_module"])',
@@ -184,3 +191,117 @@ def test_only_the_first_process_of_a_machine_tells_the_error(tmp_path, capsys, m
     with pytest.raises(SystemExit, match="1"):
         train.main([str(tmp_path / "absent.py"), "--launcher", "pytorch"])
     assert capsys.readouterr().err == ""
+
+
+def resumable(path, **changes):
+    torch.save({"state_dict": {"a": torch.ones(1)}, "meta": {}, "message_hub": {}} | changes, path)
+
+
+def test_the_newest_whole_checkpoint_is_resumed_from(tmp_path, capsys):
+    cfg = Config({"work_dir": str(tmp_path), "launcher": "none"})
+    assert train.latest_checkpoint(cfg) is None
+    for number in (2, 9, 10):
+        resumable(tmp_path / f"iter_{number}.pth")
+    pointer = tmp_path / "last_checkpoint"
+    pointer.write_text("/elsewhere/iter_9.pth")  # the directory was moved
+    assert train.latest_checkpoint(cfg) == str(tmp_path / "iter_9.pth") and capsys.readouterr().err == ""
+    pointer.write_text("")
+    assert train.latest_checkpoint(cfg) == str(tmp_path / "iter_10.pth")
+    assert capsys.readouterr().err.startswith(f"warning: resuming from {tmp_path}/iter_10.pth: {pointer} is missing")
+    content = (tmp_path / "iter_10.pth").read_bytes()
+    (tmp_path / "iter_10.pth").write_bytes(content[:-50])
+    resumable(tmp_path / "iter_9.pth", state_dict={})
+    pointer.write_text(str(tmp_path / "iter_10.pth"))
+    assert train.latest_checkpoint(cfg) == str(tmp_path / "iter_2.pth")
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2 and f"because checkpoint {tmp_path}/iter_10.pth is damaged" in told[0]
+    assert told[1].endswith(f"because {tmp_path}/iter_9.pth has no weights")
+    (tmp_path / "iter_2.pth").unlink()
+    with pytest.raises(UserError, match=r"iter_10.pth is damaged.*; .*iter_9.pth has no weights"):
+        train.latest_checkpoint(cfg)
+    pointer.unlink()  # nothing was ever whole
+    assert train.latest_checkpoint(cfg) is None
+
+
+def test_a_changed_tensor_is_damage(tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save({"a": torch.full((99,), 3.0)}, path)
+    content = path.read_bytes()
+    place = content.index(torch.full((9,), 3.0).numpy().tobytes())
+    path.write_bytes(content[:place] + b"1" + content[place + 1 :])
+    with pytest.raises(UserError, match=r"x.pth is damaged: the checksum of .*data/0 is wrong"):
+        command_line.check_checkpoint(str(path))
+
+
+def test_a_work_directory_is_used_by_one_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(command_line, "LOCK_SECONDS", 0.1)
+    cfg = Config({"work_dir": str(tmp_path / "work"), "launcher": "none"})
+    with command_line.locked(cfg):
+        with pytest.raises(UserError, match=f"^another training uses {tmp_path}/work, and would overwrite its "):
+            command_line.locked(cfg).__enter__()
+        monkeypatch.setenv("RANK", "1")  # of the same training
+        with command_line.locked(Config({**cfg, "launcher": "pytorch"})):
+            pass
+    with command_line.locked(cfg):
+        pass
+    with pytest.raises(UserError, match=r"^cannot write /proc/no/\.lock: "):
+        command_line.locked(Config({"work_dir": "/proc/no", "launcher": "none"})).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.backbone.act_cfg.r=1.5", "model.backbone.act_cfg.r: r must be an int from 1 to 65536, got 1.5: "),
+        ("model.backbone.depth=7", "model.backbone.depth: invalid depth 7 for resnet"),
+        ("model.type=Encoder", "model.type: Encoder is not in the mmseg::model registry."),
+        ("train_dataloader.dataset.type=Data", "train_dataloader.dataset.type: Data is not in the mmseg::dataset"),
+        ("optim_wrapper.optimizer.lr=x", "optim_wrapper.optimizer: "),
+        ("default_hooks.checkpoint.type=Hok", "default_hooks.checkpoint.type: Hok is not in the "),
+        ("model=1", "model in {config} must be a dict, got 1"),
+        ("load_from=file:///x.pth", "file:///x.pth is not supported: give the path of the file without file://"),
+    ],
+)
+def test_errors_name_their_place(configs, tmp_path, capsys, setting, message):
+    options = (setting, *(["model.backbone.act_cfg.type=MetaAconC"] if "act_cfg" in setting else []))
+    error = error_of(capsys, run, train, configs["segmentation"], tmp_path, options=options)
+    assert error.startswith(message.format(config=configs["segmentation"]))
+
+
+def test_debug_shows_the_traceback(configs, tmp_path):
+    with pytest.raises(KeyError, match="Encoder is not in the mmseg::model registry"):
+        run(train, configs["segmentation"], tmp_path, "--debug", options=("model.type=Encoder",))
+
+
+@pytest.mark.parametrize("option", ["a", "=1"])
+def test_options_that_are_none(configs, option, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        train.main([str(configs["segmentation"]), "--cfg-options", option])
+    assert f"error: --cfg-options: {option!r} is not KEY=VALUE" in capsys.readouterr().err
+
+
+def test_activations_that_nothing_reads_are_told(configs, tmp_path, capsys):
+    path = tmp_path / "x.py"
+    for text, told in (
+        ("act_cfg = dict(type='AconC')", "act_cfg"),
+        ("act_cfg = dict(type='AconC')\nmodel = dict(backbone=dict(act_cfg=act_cfg))", None),
+        ("model_wrapper_cfg = dict(type='X', act_cfg=dict(type='AconC'))", "model_wrapper_cfg.act_cfg"),
+    ):
+        path.write_text(f"_base_ = {str(configs['segmentation'])!r}\n{text}")
+        args = train.parse_args([str(path)])
+        command_line.load_config(args, needs=("model",))
+        warned = capsys.readouterr().err
+        assert warned.startswith(f"warning: nothing reads {told}: ") if told else warned == ""
+
+
+@pytest.mark.parametrize(("rank", "size"), [("2", "2"), ("-1", "2"), ("0", "0")])
+def test_ranks_that_cannot_be(configs, tmp_path, capsys, monkeypatch, rank, size):
+    for name, value in (("RANK", rank), ("WORLD_SIZE", size), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(name, value)
+    error = error_of(capsys, run, train, configs["segmentation"], tmp_path, "--launcher", "pytorch")
+    assert error.startswith("the rank of a process must be below the number of processes")
+
+
+def test_devices_that_cannot_be_used():
+    with pytest.raises(UserError, match=r"^--device no cannot be used: "):
+        usable_device("no")
+    assert usable_device("cpu") == torch.device("cpu")

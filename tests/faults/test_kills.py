@@ -22,13 +22,13 @@ def test_training_is_killed_and_resumed(configs, tmp_path, tally):
     rng, log, work_dir, reached = random.Random(0), tmp_path / "log", tmp_path / "work", 0
     command = arguments(configs["segmentation"], work_dir, 100000, "--resume")
     for _ in range(KILLS):
-        if kill(start(lambda: train.main(command), log), rng.uniform(0.3, 1.5)) is not None:
+        if kill(start(lambda: train.main(command), log), rng.uniform(0.5, 4)) is not None:
             tally("lost", log.read_text()[-500:])
             return
         now = newest(work_dir)
         tally("survived" if now >= reached else "lost", f"{reached} iterations, then {now}")
         reached = now
-    assert reached > KILLS / 2  # some were killed after a checkpoint
+    assert reached > KILLS  # many were killed after a checkpoint
     command = arguments(configs["segmentation"], work_dir, reached + 2, "--resume")
     assert wait(start(lambda: train.main(command), log)) == 0, log.read_text()[-500:]
     assert newest(work_dir) == reached + 2

@@ -1,0 +1,99 @@
+"""Runs that stop before they compute with NaN, learn from nothing or load a broken file."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from acon_mm.checkpoints import load_checkpoint
+from acon_mm.engine import command_line
+from helpers.faults import NO_VAL
+from helpers.tiny_runs import error_of, run, test, train
+
+NAN_INPUT = ("model.data_preprocessor.std=[0.0,1.0,1.0]", "model.data_preprocessor.mean=[0.0,0.0,0.0]")
+
+
+def with_settings(monkeypatch, config, **settings):
+    """Let the tools read a config with these settings, which a command line cannot express."""
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(settings)
+    monkeypatch.setattr(command_line.Config, "fromfile", lambda _: cfg)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite(configs, tmp_path, capsys, monkeypatch):
+    loss = {"type": "CrossEntropyLoss", "loss_weight": float("nan")}
+    with_settings(monkeypatch, configs["segmentation"], **{"model.decode_head.loss_decode": loss})
+    error = error_of(capsys, run, train, configs["segmentation"], tmp_path, options=NO_VAL)
+    assert error.startswith(
+        "decode.loss_ce is not finite in iteration 1. The first layer that is not finite is decode_head.loss_"
+    )
+    assert error.count(f"{configs['data']}/images/") == 2 and not list(tmp_path.glob("*.pth"))
+
+
+@pytest.mark.slow
+def test_the_first_layer_is_named(configs, tmp_path, capsys, monkeypatch):
+    error = error_of(capsys, run, train, configs["segmentation"], tmp_path, options=(*NO_VAL, *NAN_INPUT))
+    assert "The input of the model is not finite" in error
+    options = ("optim_wrapper.optimizer.lr=1e38", "train_cfg.max_iters=3", "param_scheduler=None", *NO_VAL)
+    error = error_of(capsys, run, train, configs["segmentation"], tmp_path, options=options)
+    assert "is not finite in iteration 2. The first layer that is not finite is backbone." in error
+
+
+@pytest.mark.slow
+def test_it_can_be_turned_off(configs, tmp_path):
+    off = ("default_hooks.check_invalid=None", "train_cfg.max_iters=1", *NO_VAL, *NAN_INPUT)
+    run(train, configs["segmentation"], tmp_path, options=off)
+
+
+@pytest.mark.slow
+def test_weights_that_are_not_finite(configs, trained, tmp_path, capsys):
+    checkpoint = load_checkpoint(trained["segmentation"])
+    tensor = "backbone.layer1.0.conv1.weight"
+    checkpoint["state_dict"][tensor] = torch.full_like(checkpoint["state_dict"][tensor], torch.inf)
+    torch.save(checkpoint, tmp_path / "x.pth")
+    for acon in ((), ("model.backbone.act_cfg.type=AconC",)):
+        error = error_of(capsys, run, test, configs["segmentation"], tmp_path, str(tmp_path / "x.pth"), options=acon)
+        assert "not finite" in error and tensor in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+def test_nothing_to_learn_from(task, configs, tmp_path, capsys):
+    if task == "detection":
+        annotations = json.loads((configs["data"] / "boxes.json").read_text()) | {"annotations": []}
+        (tmp_path / "empty.json").write_text(json.dumps(annotations))
+        options = (f"train_dataloader.dataset.ann_file={tmp_path}/empty.json", *NO_VAL)
+    else:
+        shutil.copytree(configs["data"] / "labels", tmp_path / "labels")
+        for path in (tmp_path / "labels").iterdir():
+            Image.new("L", (64, 64), 255).save(path)
+        options = (f"train_dataloader.dataset.dataset.data_prefix.seg_map_path={tmp_path}/labels", *NO_VAL)
+    error = error_of(capsys, run, train, configs[task], tmp_path, options=options)
+    left = 0 if task == "detection" else 4  # mmdet's filter
+    assert f"the data has nothing usable: of 4 pictures with 0 objects, {left} pictures are left" in error
+
+
+@pytest.mark.slow
+def test_a_file_that_cannot_be_loaded_is_named(configs, tmp_path, capsys):
+    shutil.copytree(configs["data"] / "images", tmp_path / "images")
+    for path in (tmp_path / "images").iterdir():
+        path.write_bytes(b"")
+    data = "train_dataloader.dataset.dataset"
+    options = (f"{data}.data_prefix.img_path={tmp_path}/images", "train_dataloader.num_workers=1", *NO_VAL)
+    error = error_of(capsys, run, train, configs["segmentation"], tmp_path, options=options)
+    assert error.startswith(f"cannot load {tmp_path}/images/") and ".jpg with " in error and "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_a_label_beyond_the_classes_is_named(configs, tmp_path, capsys):
+    shutil.copytree(configs["data"] / "labels", tmp_path / "labels")
+    for path in (tmp_path / "labels").iterdir():
+        Image.new("L", (64, 64), 7).save(path)
+    options = (f"train_dataloader.dataset.dataset.data_prefix.seg_map_path={tmp_path}/labels", *NO_VAL)
+    Image.new("L", (64, 64), 1).save(tmp_path / "labels/0.png")
+    error = error_of(capsys, run, train, configs["segmentation"], tmp_path, options=options)
+    assert f"{tmp_path}/labels/" in error and error.endswith("has the labels [7], but there are only 3 classes")
