@@ -90,17 +90,17 @@ def backward(
         grads[2] = _as(p2, (weighted - weighted * h).sum_to_size(p2_wide.shape))
     if output_mask[3]:
         summands = finite(weighted * slope * x_wide) * p_diff.square()
-        grads[3] = _as(beta, finite(summands.sum_to_size(beta_wide.shape)))
+        grads[3] = _as(beta, finite(summands.sum_to_size(beta_wide.shape), beta.dtype))
     return tuple(grads)
 
 
-def finite(grad_beta: Tensor) -> Tensor:
-    """``grad_beta`` with the largest numbers in place of infinities; NaN stays.
+def finite(grad_beta: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """``grad_beta`` with the largest numbers in place of infinities, those of ``dtype`` if it will be cast; NaN stays.
 
     Where beta is near 0, x * x may overflow to infinity. A factor of 0 may follow, from a saturated generator or from
     ``p1 - p2 = 0``. It turns an infinity into NaN, but a finite number into 0.
     """
-    limit = torch.finfo(grad_beta.dtype).max
+    limit = torch.finfo(dtype or grad_beta.dtype).max
     return grad_beta.clamp(-limit, limit)
 
 

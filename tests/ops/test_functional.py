@@ -7,6 +7,7 @@ from torch.nn.functional import silu
 
 from acon_mm import AconFReLU, MetaAconC
 from acon_mm import functional as F
+from acon_mm.ops import reference
 
 
 def full(value, channels=1, dtype=torch.float64):
@@ -198,3 +199,10 @@ def test_ranks_and_channel_dim(shape, name, parameters):
         torch.testing.assert_close(y[:, i : i + 1], function(x[:, i : i + 1], *(p[i : i + 1] for p in parameters)))
     for dim in (-1, len(shape) - 1):
         torch.testing.assert_close(function(x.movedim(1, -1), *parameters, channel_dim=dim), y.movedim(1, -1))
+
+
+def test_the_gradient_of_a_half_beta_is_clamped_to_its_type():
+    x, one = torch.full((1, 1, 64), 300.0), torch.ones(1)
+    beta = torch.full((1,), 1e-4, dtype=torch.float16)
+    grad = reference.backward(torch.ones_like(x), x, one, 0 * one, beta, 1)[3]
+    assert grad.dtype == torch.float16 and grad.item() == torch.finfo(torch.float16).max
