@@ -1,6 +1,7 @@
 """Processes to kill, and tools whose end is judged."""
 
 import os
+import re
 import signal
 import sys
 import time
@@ -87,11 +88,7 @@ def ending(function: Callable[[], object], capsys: pytest.CaptureFixture) -> tup
     try:
         function()
     except SystemExit as end:
-        lines = [
-            line
-            for line in capsys.readouterr().err.splitlines()
-            if line.partition(".py ")[2].startswith("error: ") or line.startswith("error: ")
-        ]
+        lines = [line for line in capsys.readouterr().err.splitlines() if re.match(r"(\S+: )?error: ", line)]
         return ("clear" if end.code in (1, 2) and len(lines) == 1 else "unclear"), "\n".join(lines)
     except Exception as error:
         return "unclear", f"{type(error).__name__}: {error}"
