@@ -4,10 +4,12 @@
 - ``devices.py``: distributed runs, SyncBN and mixed precision on a machine without CUDA
 - ``check_invalid.py``: stops a run at a NaN; ``data_checks.py``: stops it before data that has nothing to learn from
 - ``hooks.py``: hooks for ``default_hooks`` and ``custom_hooks``
+- ``optimizer.py``: weight decay and learning rate of ACON's parameters
 """
 
 from . import devices  # registers its wrappers
 from .check_invalid import CheckInvalidHook
 from .hooks import LoadCheckHook
+from .optimizer import AconOptimWrapperConstructor
 
-__all__ = ["CheckInvalidHook", "LoadCheckHook", "devices"]
+__all__ = ["AconOptimWrapperConstructor", "CheckInvalidHook", "LoadCheckHook", "devices"]

@@ -6,4 +6,4 @@ model = dict(
     backbone=dict(
         act_cfg=dict(type='MetaAconC', init='paper'),
         init_cfg=dict(checkpoint='checkpoints/resnet50-metaaconc.pth')))
-optim_wrapper = dict(paramwise_cfg=_base_.acon_no_decay)
+optim_wrapper = dict(constructor='AconOptimWrapperConstructor')

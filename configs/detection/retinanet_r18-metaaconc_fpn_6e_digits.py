@@ -1,3 +1,3 @@
 _base_ = './retinanet_r18_fpn_6e_digits.py'
 model = dict(backbone=dict(act_cfg=dict(type='MetaAconC')))
-optim_wrapper = dict(paramwise_cfg=_base_.acon_no_decay)
+optim_wrapper = dict(constructor='AconOptimWrapperConstructor')

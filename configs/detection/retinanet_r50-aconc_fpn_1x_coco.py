@@ -1,4 +1,4 @@
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/acon.py']
 # The pretrained weights, some of them frozen, were trained with ReLU. init='relu' starts close to ReLU.
 model = dict(backbone=dict(act_cfg=dict(type='AconC', init='relu')))
-optim_wrapper = dict(paramwise_cfg=_base_.acon_no_decay)
+optim_wrapper = dict(constructor='AconOptimWrapperConstructor')

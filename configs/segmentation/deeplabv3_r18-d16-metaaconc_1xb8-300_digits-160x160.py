@@ -1,3 +1,3 @@
 _base_ = './deeplabv3_r18-d16_1xb8-300_digits-160x160.py'
 model = dict(backbone=dict(act_cfg=dict(type='MetaAconC')))
-optim_wrapper = dict(paramwise_cfg=_base_.acon_no_decay)
+optim_wrapper = dict(constructor='AconOptimWrapperConstructor')

@@ -13,4 +13,4 @@ model = dict(
         style='caffe',
         act_cfg=dict(type='MetaAconC', init='paper'),
         init_cfg=dict(type='Pretrained', checkpoint='checkpoints/resnet50-metaaconc.pth')))
-optim_wrapper = dict(paramwise_cfg=_base_.acon_no_decay)
+optim_wrapper = dict(constructor='AconOptimWrapperConstructor')
