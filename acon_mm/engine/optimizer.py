@@ -77,7 +77,7 @@ class AconOptimWrapperConstructor:
         if owned and not found:
             raise ValueError(
                 "AconOptimWrapperConstructor does not find the ACONs' parameters in the optimizer: a wrapper of the "
-                "model (FSDP) may have put them into others. Set use_orig_params=True there, or leave the constructor out"
+                "model (FSDP) may have put them into others. Use use_orig_params=True, or another constructor"
             )
         print_log(
             f"paramwise_cfg.acon: decay_mult={self.decay_mult}, lr_mult={self.lr_mult} for {found} tensors of ACONs",

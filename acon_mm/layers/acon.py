@@ -18,7 +18,7 @@ class AconA(Acon):
     (Section 3.2.)
 
     Args:
-        num_channels, channel_dim, init, inplace: see :class:`Acon`.
+        num_channels, channel_dim, batch_first, init, inplace: see :class:`Acon`.
 
     Shape:
         ``(N, ..., C, ...)`` with C at ``channel_dim``; the result has the same shape.
@@ -32,9 +32,8 @@ class AconA(Acon):
     def reset_parameters(self) -> None:
         reset_beta(self.beta, self.init)
 
-    def forward(self, x: Tensor) -> Tensor:
-        dim = self._channel_dim_of(x)
-        return F.acon_a(x, self.beta, dim)
+    def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
+        return F.acon_a(x, self.beta, channel_dim)
 
 
 @MODELS.register_module()
@@ -59,9 +58,8 @@ class AconB(Acon):
         nn.init.constant_(self.p, 0.25 if self.init == "paper" else 0.0)
         reset_beta(self.beta, self.init)
 
-    def forward(self, x: Tensor) -> Tensor:
-        dim = self._channel_dim_of(x)
-        return F.acon_b(x, self.p, self.beta, dim)
+    def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
+        return F.acon_b(x, self.p, self.beta, channel_dim)
 
 
 @MODELS.register_module()
@@ -92,6 +90,5 @@ class AconC(Acon):
         reset_slopes(self.p1, self.p2, self.init)
         reset_beta(self.beta, self.init)
 
-    def forward(self, x: Tensor) -> Tensor:
-        dim = self._channel_dim_of(x)
-        return F.acon_c(x, self.p1, self.p2, self.beta, dim)
+    def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
+        return F.acon_c(x, self.p1, self.p2, self.beta, channel_dim)

@@ -23,7 +23,7 @@ class AconFReLU(Acon):
     A missing dimension counts as size 1. A third one (depth) counts as part of the batch.
 
     Args:
-        num_channels, channel_dim, inplace: see :class:`Acon`.
+        num_channels, channel_dim, batch_first, inplace: see :class:`Acon`.
         norm_cfg: the config of both norms; ``None``: no norms.
         out_norm: whether there is :math:`BN_2`.
         init: ``'paper'``: the weights of the window are drawn from N(0, 0.01) and its bias is 0.
@@ -48,9 +48,9 @@ class AconFReLU(Acon):
 
     def _create(self, num_channels: int) -> None:
         # The names are the authors'.
-        self.conv_frelu = InnerConv2d(num_channels, num_channels, kernel_size=3, groups=num_channels)
-        self.bn1 = build_norm(self.norm_cfg, num_channels)
-        self.bn2 = build_norm(self.norm_cfg if self.out_norm else None, num_channels)
+        self.conv_frelu = InnerConv2d(num_channels, num_channels, kernel_size=3, depthwise=True)
+        self.bn1 = build_norm(self.norm_cfg, num_channels, self._label())
+        self.bn2 = build_norm(self.norm_cfg if self.out_norm else None, num_channels, self._label())
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.conv_frelu.weight, std=0.01)
@@ -58,9 +58,13 @@ class AconFReLU(Acon):
         for norm in (self.bn1, self.bn2):
             reset_norm(norm)
 
-    def forward(self, x: Tensor) -> Tensor:
-        dim = self._channel_dim_of(x)
-        maps, restore = _as_maps(x.to(self.conv_frelu.weight.dtype), dim)
+    def _follow_parameters(self) -> None:
+        self.num_channels = len(self.conv_frelu.weight)
+
+    def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
+        if channel_dim != 1 and x.dim() == 3 and self._has_batch_second(x):
+            return self._activate(x.permute(1, 2, 0), 1).permute(2, 0, 1)
+        maps, restore = _as_maps(x.to(self.conv_frelu.weight.dtype), channel_dim)
         eta = normalize(self.bn1, self.conv_frelu(maps))
         return restore(normalize(self.bn2, F.acon_frelu(maps, eta)).to(x.dtype))
 

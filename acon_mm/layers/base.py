@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.fx.proxy import Proxy, TraceError
 
 #: beta of ``init='relu'``: ``|ACON-C - ReLU| <= 0.2785 / beta``, which is 0.007 (at ``|x| = 0.032``)
 RELU_BETA = 40.0
@@ -23,13 +24,17 @@ class Acon(nn.Module):
             attached to its parent (see :mod:`acon_mm.convert`).
         channel_dim: the dimension of the channels: 1 for ``(N, C)``, ``(N, C, L)``, ``(N, C, H, W)`` and
             ``(N, C, D, H, W)``; -1 after Linear or LayerNorm. ``None``: taken from the layer before, or 1.
+        batch_first: the layout of tokens, which are inputs of three dimensions with the channels last: ``True`` for
+            ``(N, L, C)``, ``False`` for ``(L, N, C)``. Meta-ACON and ACON-FReLU need it there, because they must not
+            mix the samples. The others compute the same for both.
         init: the initial values: ``'paper'`` (the authors'), ``'swish'`` (exactly SiLU) or ``'relu'`` (close to ReLU).
         inplace: without effect, because backward needs the input. It is accepted because ConvModule adds it.
 
     Raises:
         RuntimeError: at a call, if the number of channels is not known.
         TypeError: at a call, if the dtype of the input is not a floating one.
-        ValueError: at a call, if the input has another number of channels; at build, if an option is unknown.
+        ValueError: at a call, if the input has another number of channels, or is of tokens whose layout is not known;
+            at build, if an option is unknown.
     """
 
     #: the values of ``init`` that the class accepts
@@ -40,6 +45,7 @@ class Acon(nn.Module):
         num_channels: int | None = None,
         *,
         channel_dim: int | None = None,
+        batch_first: bool | None = None,
         init: str = "swish",
         inplace: bool = False,
     ):
@@ -51,9 +57,12 @@ class Acon(nn.Module):
                 f"channel_dim must be an int and not 0, which is the batch, got {channel_dim!r}: use 1, or -1 where "
                 "channels are last"
             )
+        if batch_first is not None and not isinstance(batch_first, bool):
+            raise ValueError(f"batch_first must be True, False or None, got {batch_first!r}")
         check_option("init", init, self.inits)
         self.num_channels = num_channels
         self.channel_dim = channel_dim
+        self.batch_first = batch_first
         self.init = init
         #: the place where the module was attached, for error messages: ``"ConvModule.activate"``
         self.location: str | None = None
@@ -101,24 +110,61 @@ class Acon(nn.Module):
         for name in names:
             setattr(self, name, nn.Parameter(torch.empty(self.num_channels)))
 
-    def _channel_dim_of(self, x: Tensor) -> int:
-        """The channel dimension, after a check that the input fits."""
-        if not x.is_floating_point():
+    def forward(self, x: Tensor) -> Tensor:
+        # Only what every call needs stands here: Python takes as long as the activation of a small map.
+        try:
+            is_other = not x.dtype.is_floating_point
+        except TraceError:  # in torch.fx, x stands for any tensor, which has no dtype yet
+            return self._in_fx_graph(x)
+        if is_other:
             raise TypeError(
                 f"{self._label()} takes an input of a floating dtype, got {x.dtype}: convert it by .float()"
             )
+        dim = 1 if self.channel_dim is None else self.channel_dim
+        if not max(2, dim + 1, -dim) <= x.dim() or x.shape[dim] != self.num_channels:
+            self._check_channels(x, dim)
+        return self._activate(x, dim)
+
+    def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
+        """The activation of an input that fits."""
+        raise NotImplementedError
+
+    def _check_channels(self, x: Tensor, dim: int) -> None:
         if self.num_channels is None:
             raise RuntimeError(
                 f"{self._label()} does not know its number of channels, because no layer before it has one. "
                 f"Write it in the config: act_cfg=dict(type='{type(self).__name__}', num_channels=...)"
             )
-        dim = 1 if self.channel_dim is None else self.channel_dim
+        self._follow_parameters()
         if not max(2, dim + 1, -dim) <= x.dim() or x.shape[dim] != self.num_channels:
             raise ValueError(
                 f"{self._label()} has {self.num_channels} channels, at dimension {dim}, and got an input of shape "
                 f"{tuple(x.shape)}: set num_channels to that of the input, and channel_dim=-1 where channels are last"
             )
-        return dim
+
+    def _has_batch_second(self, tokens: Tensor) -> bool:
+        if self.batch_first is None:
+            raise ValueError(
+                f"{self._label()} got tokens of shape {tuple(tokens.shape)}, and it must know which dimension is the "
+                "batch: add batch_first=True to its act_cfg for (N, L, C), or batch_first=False for (L, N, C)"
+            )
+        return not self.batch_first
+
+    def _follow_parameters(self) -> None:
+        """Take the number of channels from the parameters, which a tool for pruning may have cut."""
+        for parameter in self._parameters.values():
+            if parameter is not None:
+                self.num_channels = len(parameter)
+
+    def _in_fx_graph(self, x: Proxy) -> Proxy:
+        """A call of this module in the graph, as ``torch.fx`` has it for PyTorch's own layers."""
+        path = x.tracer.path_of_module(self)
+        if not path:
+            raise TraceError(
+                f"torch.fx cannot trace {type(self).__name__} alone: trace a model that contains it, such as "
+                "nn.Sequential(activation)"
+            )
+        return x.tracer.create_proxy("call_module", path, (x,), {})
 
     def _label(self) -> str:
         return type(self).__name__ + (f" at {self.location}" if self.location else "")

@@ -25,11 +25,11 @@ class InnerConv2d(nn.Module):
         ``(N, in_channels)`` to ``(N, out_channels)``. The computation is in the dtype of the input.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, depthwise: bool = False):
         super().__init__()
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.groups = kernel_size, groups
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
+        self.kernel_size, self.depthwise = kernel_size, depthwise
+        inputs = 1 if depthwise else in_channels
+        self.weight = nn.Parameter(torch.empty(out_channels, inputs, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels))
 
     def reset_parameters(self) -> None:
@@ -42,14 +42,16 @@ class InnerConv2d(nn.Module):
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
         if x.dim() == 2:
             return F.linear(x, weight.flatten(1), bias)
-        return F.conv2d(x, weight, bias, padding=self.kernel_size // 2, groups=self.groups)
+        return F.conv2d(x, weight, bias, padding=self.kernel_size // 2, groups=len(weight) if self.depthwise else 1)
 
     def extra_repr(self) -> str:
-        return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, groups={self.groups}"
+        outputs, inputs = self.weight.shape[:2]
+        groups = outputs if self.depthwise else 1
+        return f"{inputs * groups}, {outputs}, kernel_size={self.kernel_size}, groups={groups}"
 
 
-def build_norm(norm_cfg: dict | None, num_channels: int, pooled: bool = False) -> nn.Module:
-    """The norm of an OpenMMLab ``norm_cfg``; an ``nn.Identity`` where that is ``None``.
+def build_norm(norm_cfg: dict | None, num_channels: int, where: str, pooled: bool = False) -> nn.Module:
+    """The norm of an OpenMMLab ``norm_cfg`` in the activation ``where``; an ``nn.Identity`` where that is ``None``.
 
     Raises:
         ValueError: there is no such norm for so many channels, or it is for ``pooled`` maps, which have one value over
@@ -57,18 +59,28 @@ def build_norm(norm_cfg: dict | None, num_channels: int, pooled: bool = False) -
     """
     if norm_cfg is None:
         return nn.Identity()
+    groups = next(g for g in (8, 4, 2, 1) if num_channels % g == 0 and g < max(num_channels, 2))
+    way_out = f"dict(type='BN'), dict(type='GN', num_groups={groups}) or None"
     try:
         norm = build_norm_layer(norm_cfg, num_channels)[1]
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         reason = {KeyError: "there is no such norm", AssertionError: "an option is missing"}.get(type(error), error)
+        given = norm_cfg.get("num_groups") if isinstance(norm_cfg, dict) else None
+        if isinstance(given, int) and given > 0 and num_channels % given:
+            reason = f"{given} groups do not divide them"
         raise ValueError(
-            f"norm_cfg={norm_cfg!r} is no config of a norm for {num_channels} channels: {reason}. "
-            "Use dict(type='BN'), dict(type='GN', num_groups=G) with a G that divides the channels, or None"
+            f"{where}: norm_cfg={norm_cfg!r} is no config of a norm for {num_channels} channels: {reason}. "
+            f"Use {way_out}"
         ) from error
     if pooled and isinstance(norm, nn.modules.instancenorm._InstanceNorm):
         raise ValueError(
-            f"norm_cfg={dict(norm_cfg)} normalizes over space, but the norms of Meta-ACON get one value per sample and "
-            "channel: use 'BN', 'SyncBN', 'GN', 'LN' or None"
+            f"{where}: norm_cfg={dict(norm_cfg)} normalizes over space, but the norms of Meta-ACON get one value per "
+            f"sample and channel: use {way_out}"
+        )
+    if pooled and isinstance(norm, nn.GroupNorm) and norm.num_groups == num_channels:
+        raise ValueError(
+            f"{where}: norm_cfg={dict(norm_cfg)} has a group for each of the {num_channels} channels. The norms of "
+            f"Meta-ACON get one value per channel, and a norm of one value is 0: use {way_out}"
         )
     return norm
 

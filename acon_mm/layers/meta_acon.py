@@ -40,7 +40,7 @@ class MetaAconC(Acon):
     training (batch size 1) uses its running statistics (:func:`acon_mm.layers.inner.normalize`). (Section 3.3.)
 
     Args:
-        num_channels, channel_dim, init, inplace: see :class:`Acon`.
+        num_channels, channel_dim, batch_first, init, inplace: see :class:`Acon`.
         generator: ``'channel'``, ``'layer'`` or ``'pixel'``.
         r: the reduction: fc1 has ``max(r, C // r)`` outputs.
         norm_cfg: the config of the norms of the channel-wise generator; ``None``: no norms.
@@ -105,9 +105,9 @@ class MetaAconC(Acon):
             hidden = max(self.r, num_channels // self.r)
             # The names and their order are the authors'.
             self.fc1 = InnerConv2d(num_channels, hidden)
-            self.bn1 = build_norm(self.norm_cfg, hidden, pooled=True)
+            self.bn1 = build_norm(self.norm_cfg, hidden, self._label(), pooled=True)
             self.fc2 = InnerConv2d(hidden, num_channels)
-            self.bn2 = build_norm(self.norm_cfg, num_channels, pooled=True)
+            self.bn2 = build_norm(self.norm_cfg, num_channels, self._label(), pooled=True)
 
     def reset_parameters(self) -> None:
         reset_slopes(self.p1, self.p2, self.init)
@@ -123,25 +123,23 @@ class MetaAconC(Acon):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        dim = self._channel_dim_of(x)
-        if not F.is_exporting() and x.numel() == 0:
+    def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
+        if channel_dim != 1 and x.dim() == 3 and self.generator != "pixel" and self._has_batch_second(x):
+            return self._activate(x.permute(1, 2, 0), 1).permute(2, 0, 1)
+        if not F.is_exporting() and x.numel() == 0 and x.dim() > 2:
             # Without space there is no mean, and nothing for running statistics to learn from: as an empty batch.
-            return self._activate(x.reshape(0, x.shape[dim]), 1).reshape(x.shape)
-        return self._activate(x, dim)
-
-    def _activate(self, x: Tensor, dim: int) -> Tensor:
+            return self._activate(x.reshape(0, x.shape[channel_dim]), 1).reshape(x.shape)
         if self.generator == "pixel":
-            return F.acon_c_pixel(x, self.p1, self.p2, dim, self.beta_scale)
+            return F.acon_c_pixel(x, self.p1, self.p2, channel_dim, self.beta_scale)
         if self.generator == "layer":
             beta = self._layer_beta(x)
         else:
-            y = fused_meta_acon(self, x, dim)
+            y = fused_meta_acon(self, x, channel_dim)
             if y is not None:
                 return y
-            x, mean = F.input_and_mean(x, dim)
+            x, mean = F.input_and_mean(x, channel_dim)
             beta = self._channel_beta(mean)
-        return F.acon_c(x, self.p1, self.p2, beta, dim)
+        return F.acon_c(x, self.p1, self.p2, beta, channel_dim)
 
     def get_extra_state(self) -> Tensor:
         """``beta_scale``. It is saved, because with another scale the same parameters are another function."""

@@ -75,10 +75,11 @@ def test_frelu_with_layouts_mixed(shape, batch, training):
 @pytest.mark.parametrize("name", ["A", "B", "C", "channel", "layer", "pixel", "FReLU"])
 def test_ranks_and_channels_last(shape, name):
     if name in ("channel", "layer", "pixel"):
-        first, last = (MetaAconC(6, generator=name, r=2, init="paper", channel_dim=d) for d in (None, -1))
+        options = dict(generator=name, r=2, init="paper", batch_first=True)
+        first, last = (MetaAconC(6, channel_dim=d, **options) for d in (None, -1))
     else:
         cls = {"A": AconA, "B": AconB, "C": AconC, "FReLU": AconFReLU}[name]
-        first, last = cls(6), cls(6, channel_dim=-1)
+        first, last = cls(6), cls(6, channel_dim=-1, batch_first=True)
     last.load_state_dict(first.state_dict())
     x = torch.randn(shape)
     y = first.eval()(x)
@@ -89,6 +90,7 @@ def test_ranks_and_channels_last(shape, name):
 def test_after_linear_and_layer_norm():
     x = torch.randn(2, 5, 4)
     block = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), AconC(init="paper"), nn.Dropout(0.0), MetaAconC(r=2))
+    block[4].batch_first = True
     for index, expected in ((2, AconC(6)), (4, MetaAconC(6, r=2))):
         expected.load_state_dict(block[index].state_dict())
         before = block[:index](x)
@@ -102,7 +104,7 @@ def test_after_linear_and_layer_norm():
         (lambda: MetaAconC(4, init="silu"), "init must be one of 'paper', 'swish', 'relu', got 'silu'"),
         (lambda: AconFReLU(4, init="swish"), "init must be one of 'paper', got 'swish'"),
         (lambda: MetaAconC(4, generator="batch"), "generator must be one of 'channel', 'layer', 'pixel', got 'batch'"),
-        (lambda: MetaAconC(4, norm_cfg=dict(type="IN")), "'IN'.* normalizes over space, .* use 'BN', 'SyncBN'"),
+        (lambda: MetaAconC(4, norm_cfg=dict(type="IN")), "'IN'.* normalizes over space, .* use dict.type='BN'"),
         (
             lambda: AconC(4)(torch.randn(2, 5)),
             r"AconC has 4 channels, at dimension 1, .* shape \(2, 5\): set num_channels",
@@ -296,3 +298,48 @@ def test_registered_and_refused_by_name():
     for name in ("AconA", "AconB", "AconC", "MetaAconC", "AconFReLU"):
         assert isinstance(MODELS.build(dict(type=name, num_channels=4)), Acon)
     assert "Acon" not in MODELS.module_dict
+
+
+@pytest.mark.parametrize("make", [MetaAconC, lambda *a, **kw: MetaAconC(*a, generator="layer", **kw), AconFReLU])
+def test_tokens_of_one_picture_do_not_change_another(make):
+    """(L, N, C), as nn.MultiheadAttention has them, and (N, L, C)."""
+    torch.manual_seed(0)
+    x = torch.randn(5, 2, 8)
+    activation = make(8, channel_dim=-1, batch_first=False).eval()
+    for parameter in activation.parameters():
+        nn.init.normal_(parameter)
+    y = activation(x)
+    other = x.clone()
+    other[:, 1] += 1
+    assert_close(activation(other)[:, 0], y[:, 0])
+    activation.batch_first = True
+    assert_close(activation(x.transpose(0, 1)), y.transpose(0, 1))
+    with pytest.raises(ValueError, match=r"got tokens of shape \(5, 2, 8\), .*: add batch_first=True to its act_cfg"):
+        make(8, channel_dim=-1)(x)
+    assert make(8, channel_dim=-1)(torch.randn(4, 3, 5, 8)).shape == (4, 3, 5, 8)  # maps have the batch first
+
+
+@pytest.mark.parametrize("cls", [AconA, AconB, AconC, lambda *a, **kw: MetaAconC(*a, generator="pixel", **kw)])
+def test_tokens_are_alike_where_values_do_not_meet(cls):
+    torch.manual_seed(0)
+    x, activation = torch.randn(5, 2, 8), cls(8, channel_dim=-1)
+    assert_close(activation(x).transpose(0, 1), activation(x.transpose(0, 1)))
+
+
+@pytest.mark.parametrize("batch_first", [0, "yes", 1])
+def test_batch_first_is_a_bool(batch_first):
+    with pytest.raises(ValueError, match="batch_first must be True, False or None, got"):
+        AconC(4, batch_first=batch_first)
+
+
+@pytest.mark.parametrize(
+    ("groups", "reason"), [(32, "32 groups do not divide them"), (16, "a group for each of the 16 channels")]
+)
+def test_groups_that_the_generator_cannot_have(groups, reason):
+    """The error names module and channels, and its way out works."""
+    norm_cfg = dict(type="GN", num_groups=groups)
+    with pytest.raises(ValueError, match=rf"MetaAconC at Sequential.1: norm_cfg=.*{reason}.*num_groups=8") as caught:
+        nn.Sequential(nn.Conv2d(3, 64, 1), MetaAconC(norm_cfg=norm_cfg))
+    assert "16 channels" in str(caught.value)
+    model = nn.Sequential(nn.Conv2d(3, 64, 1), MetaAconC(norm_cfg=dict(type="GN", num_groups=8)))
+    assert model(torch.randn(1, 3, 4, 4)).shape == (1, 64, 4, 4)

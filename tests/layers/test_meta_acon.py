@@ -301,7 +301,7 @@ def test_any_batch_size(norm, batch, training, logged):
 @pytest.mark.parametrize("layout", ["first", "last", "stored last"])
 def test_empty_space_changes_no_statistics(generator, norm, batch, space, layout):
     channel_dim = -1 if layout == "last" else 1
-    module = MetaAconC(4, generator=generator, norm_cfg=NORMS[norm], channel_dim=channel_dim)
+    module = MetaAconC(4, generator=generator, norm_cfg=NORMS[norm], channel_dim=channel_dim, batch_first=True)
     buffers = {k: v.clone() for k, v in module.named_buffers()}
     x = torch.randn(batch, *space, 4)
     x = (x if layout == "last" else x.movedim(-1, 1).contiguous() if layout == "first" else x.movedim(-1, 1)).detach()

@@ -35,9 +35,8 @@ class OfficialAconC(AconC):
 
     form: Callable[..., Tensor] = staticmethod(official)
 
-    def forward(self, x: Tensor) -> Tensor:
-        dim = self._channel_dim_of(x)
-        return self.form(x, *_align(x, dim, self.p1, self.p2, self.beta))
+    def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
+        return self.form(x, *_align(x, channel_dim, self.p1, self.p2, self.beta))
 
 
 class OfficialMetaAconC(MetaAconC):
@@ -45,13 +44,12 @@ class OfficialMetaAconC(MetaAconC):
 
     form: Callable[..., Tensor] = staticmethod(official)
 
-    def forward(self, x: Tensor) -> Tensor:
-        dim = self._channel_dim_of(x)
+    def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
         mean = x
-        for space in sorted((d for d in range(1, x.dim()) if d != dim % x.dim()), reverse=True):
+        for space in sorted((d for d in range(1, x.dim()) if d != channel_dim % x.dim()), reverse=True):
             mean = mean.mean(space)
         beta = self._channel_beta(mean.float())
-        return self.form(x, *_align(x, dim, self.p1, self.p2, beta))
+        return self.form(x, *_align(x, channel_dim, self.p1, self.p2, beta))
 
 
 class Yolov5AconC(OfficialAconC):
@@ -72,17 +70,16 @@ _fallback = operators.with_autograd(reference.forward, reference.backward)
 class FallbackAconC(AconC):
     """ACON-C as it runs without compiled kernels."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return _fallback(x, self.p1, self.p2, self.beta, self._channel_dim_of(x))
+    def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
+        return _fallback(x, self.p1, self.p2, self.beta, channel_dim)
 
 
 class FallbackMetaAconC(MetaAconC):
     """Meta-ACON-C as it runs without compiled kernels."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        dim = self._channel_dim_of(x)
-        beta = self._channel_beta(reference.spatial_mean(x, dim))
-        return _fallback(x, self.p1, self.p2, beta, dim)
+    def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
+        beta = self._channel_beta(reference.spatial_mean(x, channel_dim))
+        return _fallback(x, self.p1, self.p2, beta, channel_dim)
 
 
 #: the forms, by type of ACON

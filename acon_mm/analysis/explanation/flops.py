@@ -43,7 +43,7 @@ def _generator(activation: MetaAconC, samples: int, elements: int) -> int:
         return (_SIGMOID + scale) * elements
     if activation.generator == "layer":
         return elements + (_SIGMOID + scale) * samples
-    hidden, channels = activation.fc1.out_channels, activation.fc2.out_channels
+    hidden, channels = len(activation.fc1.weight), len(activation.fc2.weight)
     first = (2 * channels + _norm(activation.bn1)) * hidden
     second = (2 * hidden + _norm(activation.bn2) + _SIGMOID + scale) * channels
     return elements + (first + second) * samples
