@@ -98,7 +98,7 @@ def _with_recomputation(parse_losses: Callable[..., Any]) -> Callable[..., Any]:
 
 def _wrap_build_functions() -> None:
     for registry in _with_children(MODELS):
-        registry.build_func = with_act_cfg(registry.build_func, after_build=_after_build)
+        registry.build_func = with_act_cfg(registry.build_func, _after_build, is_installed)
 
 
 def _after_build(module: nn.Module) -> None:

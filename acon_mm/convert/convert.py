@@ -9,9 +9,10 @@ from difflib import get_close_matches
 from mmengine.registry import MODELS, Registry
 from torch import nn
 
-from ..layers import Acon
+from ..layers import Acon, AconFReLU, MetaAconC
 from .hosts import Host, patch_class, patched_class, remove_shared
 from .sites import ACTIVATIONS, ActSites, Site, find_sites, select, submodule
+from .wrappers import refuse_wrappers
 
 
 @dataclass
@@ -50,6 +51,7 @@ def convert_activations(model: nn.Module, act_cfg: dict, act_sites: ActSites = N
 
     After an error the model is unchanged.
     """
+    refuse_wrappers(model)
     check_act_cfg(act_cfg, type(model).__name__)
     sites, kept = find_sites(model)
     return _convert(model, sites, kept, act_cfg, act_sites)
@@ -130,14 +132,41 @@ def check_act_cfg(act_cfg: dict, where: str, registry: Registry = MODELS) -> Non
         raise ValueError(f"act_cfg of {where} must be a dict with a 'type', got {act_cfg!r}")
     name = act_cfg["type"]
     if inspect.isclass(name):
+        _check_options(name, act_cfg, where)
         return
     with registry.switch_scope_and_registry(act_cfg.get("_scope_")) as scoped:  # mmseg registers one of its own
-        if isinstance(name, str) and scoped.get(name) is not None:
+        if isinstance(name, str) and (cls := scoped.get(name)) is not None:
+            _check_options(cls, act_cfg, where)
             return
     known = [key for key, cls in MODELS.module_dict.items() if inspect.isclass(cls) and issubclass(cls, ACTIVATIONS)]
     close = get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else "registered activations are " + ", ".join(known)
     raise ValueError(f"act_cfg of {where}: no activation is registered as {name!r}; {hint}")
+
+
+def _check_options(cls: type, act_cfg: dict, where: str) -> None:
+    """Raise a TypeError for options of another activation: a config may inherit them from its base."""
+    taken, of_acons = _options(cls), _options(AconFReLU) | _options(MetaAconC)
+    wrong = [key for key in act_cfg if key not in taken and key not in ("type", "_scope_")]
+    if wrong and inspect.isclass(cls) and (issubclass(cls, Acon) or of_acons.intersection(wrong)):
+        raise TypeError(
+            f"act_cfg of {where}: {cls.__name__} does not take {', '.join(wrong)}. If the config inherits this from "
+            f"its base, add _delete_=True: act_cfg=dict(_delete_=True, type={cls.__name__!r}, ...)"
+        )
+
+
+def _options(cls: Callable) -> set[str]:
+    """The arguments of a class; a class that passes on ``**kwargs`` takes those of its base, too."""
+    names: set[str] = set()
+    for base in inspect.getmro(cls) if inspect.isclass(cls) else (cls,):
+        init = vars(base).get("__init__") if inspect.isclass(base) else base
+        if init is None:
+            continue
+        parameters = inspect.signature(init).parameters.values()
+        names.update(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return names
 
 
 def _activation_factory(act_cfg: dict) -> Callable[[Site], nn.Module]:

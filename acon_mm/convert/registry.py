@@ -7,6 +7,7 @@ With ``act_sites`` the module is always converted.
 
 import inspect
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
@@ -19,21 +20,26 @@ from ..layers import Acon
 from .convert import check_act_cfg, convert_remaining_activations
 from .hosts import host_of_class
 
-_depth = 0
+#: how many build functions are running, one inside another; each thread counts its own
+_depth: ContextVar[int] = ContextVar("acon_mm_depth", default=0)
 
 
-def with_act_cfg(build: Callable, after_build: Callable[[nn.Module], None]) -> Callable:
+def with_act_cfg(build: Callable, after_build: Callable[[nn.Module], None], is_active: Callable[[], bool]) -> Callable:
     """Wrap a registry's build function, so that it takes ``act_cfg`` and ``act_sites`` for every module.
 
     Args:
         build: the build function.
         after_build: called with each complete module, but not with the parts that are built inside of it.
+        is_active: whether to do anything. Another package may have wrapped the new function, and still has it after
+            :func:`acon_mm.patches.uninstall`.
     """
 
     @wraps(build)
     def build_with_activations(cfg: Any, *args: Any, registry: Registry, **kwargs: Any) -> Any:
-        global _depth
-        _depth += 1
+        if not is_active():
+            return build(cfg, *args, registry=registry, **kwargs)
+        depth = _depth.get()
+        _depth.set(depth + 1)
         try:
             if _has_act_cfg(cfg):
                 built = _build(build, cfg, *args, registry=registry, **kwargs)
@@ -43,8 +49,8 @@ def with_act_cfg(build: Callable, after_build: Callable[[nn.Module], None]) -> C
             else:
                 built = build(cfg, *args, registry=registry, **kwargs)
         finally:
-            _depth -= 1
-        if _depth == 0:
+            _depth.set(depth)
+        if depth == 0:
             _check_channels(built)
             if isinstance(built, nn.Module):
                 after_build(built)
@@ -72,9 +78,10 @@ def _build(build: Callable, cfg: dict, *args: Any, registry: Registry, **kwargs:
     act_cfg, act_sites = cfg.get("act_cfg"), cfg.get("act_sites")
     if act_sites is not None and act_cfg is None:
         raise ValueError(f"act_sites={act_sites!r} of {where} needs an act_cfg as well: add it, or leave act_sites out")
-    if act_cfg is None:
-        return build(cfg, *args, registry=registry, **kwargs)
     own_act_cfg = takes_act_cfg(cls)
+    if act_cfg is None:  # a child config takes back the act_cfg of its base
+        left_out = {"act_sites"} if own_act_cfg else {"act_sites", "act_cfg"}
+        return build({k: v for k, v in cfg.items() if k not in left_out}, *args, registry=registry, **kwargs)
     check_act_cfg(act_cfg, where, registry)
     left_out = {"act_sites"} if own_act_cfg and act_sites in (None, "all") else {"act_sites", "act_cfg"}
     module = build({k: v for k, v in cfg.items() if k not in left_out}, *args, registry=registry, **kwargs)

@@ -7,11 +7,12 @@ from typing import Any
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 
+from ..registering import register
 from .digits import ensure_digits
 from .pictures import CLASSES, PALETTE
 
 
-@DATASETS.register_module()
+@register(DATASETS)
 class DigitsDetDataset(CocoDataset):
     """Handwritten digits on photographs, with boxes and masks. The first use makes them in `data_root`.
 

@@ -7,11 +7,12 @@ from typing import Any
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
+from ..registering import register
 from .digits import ensure_digits
 from .pictures import CLASSES, PALETTE
 
 
-@DATASETS.register_module()
+@register(DATASETS)
 class DigitsSegDataset(BaseSegDataset):
     """Handwritten digits on photographs, with label maps. The first use makes them in `data_root`.
 

@@ -19,6 +19,7 @@ from mmengine.runner.amp import autocast
 from torch.autograd import Function
 
 from ..errors import UserError
+from ..registering import register
 
 RANK_VARIABLES = {
     "pytorch": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
@@ -64,7 +65,7 @@ def fit_config(cfg: Config) -> None:
         cfg.model_wrapper_cfg = {**defaults, **wrapper, "type": "AnyDeviceDistributedDataParallel"}
 
 
-@MODEL_WRAPPERS.register_module()
+@register(MODEL_WRAPPERS)
 class AnyDeviceDistributedDataParallel(MMDistributedDataParallel):
     """`MMDistributedDataParallel` that also wraps a model on CPU.
 
@@ -83,7 +84,7 @@ class AnyDeviceDistributedDataParallel(MMDistributedDataParallel):
         super().__init__(module=module, device_ids=device_ids, **kwargs)
 
 
-@OPTIM_WRAPPERS.register_module()
+@register(OPTIM_WRAPPERS)
 class BFloat16OptimWrapper(OptimWrapper):
     """Mixed precision in bfloat16, on CPU too. The range of bfloat16 makes loss scaling unnecessary."""
 

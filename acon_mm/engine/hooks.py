@@ -8,9 +8,10 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..checkpoints.loading import ALLOWED
+from ..registering import register
 
 
-@HOOKS.register_module()
+@register(HOOKS)
 class LoadCheckHook(Hook):
     """Lists where a checkpoint may differ from the model: ``load_check=dict(type='LoadCheckHook', allow=[...])``.
 

@@ -12,12 +12,13 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim import Optimizer
 
 from ..layers import Acon
+from ..registering import register
 
 #: entries of a parameter group that have one value for each of its parameters
 _PER_PARAMETER = ("params", "param_names")
 
 
-@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+@register(OPTIM_WRAPPER_CONSTRUCTORS)
 class AconOptimWrapperConstructor:
     """Sets weight decay and learning rate of all that belongs to ACONs. Another constructor does the rest::
 

@@ -4,10 +4,11 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..ops import functional as F
+from ..registering import register
 from .base import Acon, reset_beta, reset_slopes
 
 
-@MODELS.register_module()
+@register(MODELS)
 class AconA(Acon):
     r"""ACON-A, which is Swish with a learned beta.
 
@@ -36,7 +37,7 @@ class AconA(Acon):
         return F.acon_a(x, self.beta, channel_dim)
 
 
-@MODELS.register_module()
+@register(MODELS)
 class AconB(Acon):
     r"""ACON-B.
 
@@ -62,7 +63,7 @@ class AconB(Acon):
         return F.acon_b(x, self.p, self.beta, channel_dim)
 
 
-@MODELS.register_module()
+@register(MODELS)
 class AconC(Acon):
     r"""ACON-C, which learns per channel the two slopes and whether to activate.
 

@@ -8,11 +8,12 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..ops import functional as F
+from ..registering import register
 from .base import Acon
 from .inner import InnerConv2d, build_norm, normalize, reset_norm
 
 
-@MODELS.register_module()
+@register(MODELS)
 class AconFReLU(Acon):
     r"""ACON-FReLU: ACON of a value and its spatial condition.
 

@@ -13,6 +13,7 @@ from ..ops import cpu
 from ..ops import functional as F
 from ..ops.backends import fuses
 from ..ops.generator import Generator
+from ..registering import register
 from .base import INITS, RELU_BETA, Acon, check_count, check_option, reset_slopes
 from .inner import InnerConv2d, build_norm, has_batch_statistics, normalize, reset_norm
 
@@ -22,7 +23,7 @@ GENERATORS = ("channel", "layer", "pixel")
 FEW_SAMPLES = 16
 
 
-@MODELS.register_module()
+@register(MODELS)
 class MetaAconC(Acon):
     r"""Meta-ACON-C: ACON-C with a beta that is computed from the input, sample by sample.
 
@@ -278,4 +279,4 @@ def _normalize_pooled(norm: nn.Module, pooled: Tensor) -> Tensor:
     if dtype.itemsize < pooled.dtype.itemsize:
         limit = torch.finfo(dtype).max
         maps = pooled.clamp(-limit, limit).to(dtype)
-    return normalize(norm, maps[:, :, None, None]).flatten(1).to(pooled.dtype)
+    return normalize(norm, maps[:, :, None, None]).squeeze((2, 3)).to(pooled.dtype)

@@ -139,7 +139,10 @@ CASES = {
     "act_cfg is no dict": Case(network, "AconC", ValueError, "must be a dict with a 'type', got 'AconC'"),
     "act_cfg without a type": Case(network, dict(init="relu"), ValueError, "must be a dict with a 'type'"),
     "unknown type": Case(network, dict(type="Acon"), ValueError, r"did you mean 'Acon\w'"),
-    "unknown option": Case(network, dict(**ACON, size=3), TypeError, "unexpected keyword argument 'size'"),
+    "unknown option": Case(network, dict(**ACON, size=3), TypeError, "AconC does not take size"),
+    "wrapped": Case(
+        lambda: nn.DataParallel(network()), ACON, ValueError, "it is wrapped by DataParallel, which would not know"
+    ),
     "unknown init": Case(network, dict(**ACON, init="zeros"), ValueError, "init must be one of"),
     "other channels": Case(network, dict(**ACON, num_channels=7), ValueError, "was given num_channels=7"),
     "unknown channels": Case(

@@ -31,6 +31,8 @@ def snapshot() -> dict[str, Any]:
                 found |= {f"{value.scope}:{value.name}.{key}": each for key, each in vars(value).items()}
                 classes = {key: cls for key, cls in value.module_dict.items() if not _is_ours(cls)}
                 found[f"{value.scope}:{value.name}._module_dict"] = classes
+                children = {scope: child for scope, child in value.children.items() if scope != "acon_mm"}
+                found[f"{value.scope}:{value.name}._children"] = children
                 continue
             found[place] = value
             if isinstance(value, type) and value.__module__ == module_name:
