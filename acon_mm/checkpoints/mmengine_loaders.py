@@ -2,7 +2,7 @@
 
 All loads of mmengine use these functions: ``load_from``, resume, test, ``init_cfg=dict(type='Pretrained')`` and
 ``init_detector``. :func:`load_file` is of the maintained fork alone. A model without ACON is loaded by mmengine's own
-function, unless the checkpoint has requirements.
+function, unless the checkpoint has requirements or ACONs.
 """
 
 import logging
@@ -19,7 +19,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 from . import loading, reading, requirements
-from .acon_types import has_acons
+from .acon_types import acon_types_by_place, has_acons
 
 
 def checked(original: Callable, is_active: Callable[[], bool]) -> Callable:
@@ -33,12 +33,19 @@ def checked(original: Callable, is_active: Callable[[], bool]) -> Callable:
 
     @wraps(original)
     def load_state_dict(module: nn.Module, state_dict: dict, strict: bool = False, logger: Any = None) -> None:
-        if not is_active() or not (has_acons(module) or requirements.requirements_in(state_dict)):
+        checks = has_acons(module) or requirements.requirements_in(state_dict) or _has_other_acons(state_dict, module)
+        if not is_active() or not checks:
             return original(module, state_dict, strict, logger)
         report = loading.load_state_dict(module, state_dict, strict=strict)
         print_log(str(report), logger="current", level=report.level)
 
     return load_state_dict
+
+
+def _has_other_acons(state_dict: dict, module: nn.Module) -> bool:
+    """Whether the weights are of a network with ACONs that the model does not have, whoever wrote them."""
+    names = acon_types_by_place(state_dict)
+    return bool(names) and not names.keys() <= dict(module.named_modules()).keys()
 
 
 def load_checkpoint_with_prefix(prefix: str, filename: str, map_location: Any = None) -> dict:

@@ -145,7 +145,7 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
     try:
         _check_bases(args.config)
         cfg = Config.fromfile(args.config)
-    except (OSError, ImportError) as error:
+    except (OSError, ImportError, SyntaxError) as error:
         cause: BaseException = error
         while cause.__context__ is not None:  # MMEngine wraps a failed import of custom_imports twice
             cause = cause.__context__
@@ -179,6 +179,8 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
         if not isinstance(cfg[key], (dict, list)):
             raise UserError(f"{key} in {args.config} must be a dict, got {cfg[key]!r}")
     _warn_of_unread(cfg, args.launcher)
+
+    _import_acon_mm(cfg)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs", Path(args.config).stem))
     return cfg
@@ -203,6 +205,15 @@ def _warn_of_unread(cfg: Config, launcher: str) -> None:
                     launcher,
                     f"nothing reads {place}{key}: put it where the activations are, as in model.backbone.{key}",
                 )
+
+
+def _import_acon_mm(cfg: Config) -> None:
+    """Add acon_mm to `custom_imports`, because others read the config that a run saves, such as `init_detector`."""
+    imports = cfg.get("custom_imports") or {"imports": []}
+    names = imports["imports"]
+    names = [names] if isinstance(names, str) else list(names)
+    if not any(name.partition(".")[0] == "acon_mm" for name in names):
+        cfg.custom_imports = {**imports, "imports": [*names, "acon_mm"]}
 
 
 def check_checkpoint(path: str, to_resume: bool = False) -> None:
@@ -307,6 +318,7 @@ def use_amp(cfg: Config) -> None:
         UserError: the config has an optimizer wrapper other than OptimWrapper or AmpOptimWrapper.
     """
     wrapper = cfg.optim_wrapper.get("type", "OptimWrapper")
+    wrapper = getattr(wrapper, "__name__", wrapper)  # pure-Python configs have classes
     if wrapper == "OptimWrapper":
         cfg.optim_wrapper.update(type="AmpOptimWrapper", loss_scale="dynamic")
     elif wrapper not in ("AmpOptimWrapper", "BFloat16OptimWrapper"):

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
-from mmengine.optim import OptimWrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS, OPTIM_WRAPPERS
 from mmengine.runner.amp import autocast
 from torch.autograd import Function
@@ -50,7 +50,7 @@ def fit_config(cfg: Config) -> None:
         UserError: the config of a distributed run has a model wrapper other than `MMDistributedDataParallel`.
     """
     optim_wrapper = cfg.get("optim_wrapper")
-    if optim_wrapper and optim_wrapper.get("type") == "AmpOptimWrapper":
+    if optim_wrapper and optim_wrapper.get("type") in ("AmpOptimWrapper", AmpOptimWrapper):
         for key in ("loss_scale", "dtype", "use_fsdp"):
             optim_wrapper.pop(key, None)
         optim_wrapper.type = "BFloat16OptimWrapper"

@@ -120,6 +120,13 @@ def test_models_without_acon_load_as_before(logged, capsys):
     assert torch.equal(ours[1]["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
 
 
+@pytest.mark.parametrize("act_cfg", [ACONC, META])
+def test_a_checkpoint_with_acons_is_an_error_in_a_model_without(act_cfg):
+    state, model = backbone(act_cfg).state_dict(), backbone()
+    with left_unchanged(model), pytest.raises(CheckpointError, match="where the model has no ACON: set its act_cfg"):
+        mmengine_checkpoint.load_state_dict(model, state)
+
+
 def test_what_is_loaded_is_what_mmengine_loads():
     """The state of a model with ACONs, by our recursion and by mmengine's."""
     patches.uninstall()

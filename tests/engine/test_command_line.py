@@ -9,10 +9,11 @@ from unittest import mock
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import DATASETS
 
 from acon_mm.analysis.machine import usable_device
-from acon_mm.engine import command_line
+from acon_mm.engine import command_line, devices
 from acon_mm.errors import UserError
 from helpers.tiny_runs import error_of, run, test, train
 
@@ -305,3 +306,44 @@ def test_devices_that_cannot_be_used():
     with pytest.raises(UserError, match=r"^--device no cannot be used: "):
         usable_device("no")
     assert usable_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "imports"),
+    [
+        ("", ["acon_mm"]),
+        ("custom_imports = dict(imports='json')", ["json", "acon_mm"]),
+        ("custom_imports = dict(imports=['json'], allow_failed_imports=True)", ["json", "acon_mm"]),
+        ("custom_imports = dict(imports=['acon_mm.datasets'])", ["acon_mm.datasets"]),
+    ],
+)
+def test_the_config_of_a_run_imports_acon_mm(tmp_path, text, imports):
+    """Without it, nobody else could build the model from the config that the run saves."""
+    path = tmp_path / "a.py"
+    path.write_text(f'default_scope = "mmdet"\n{text}\n')
+    args = train.parse_args([str(path)])
+    cfg = command_line.load_config(args, needs=())
+    cfg.dump(tmp_path / "saved.py")
+    saved = Config.fromfile(tmp_path / "saved.py").custom_imports
+    assert saved.imports == imports and saved.get("allow_failed_imports", False) == ("True" in text)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_amp_takes_names_and_classes(named):
+    def amp(wrapper: type) -> Config:
+        return Config({"launcher": "none", "optim_wrapper": {"type": wrapper.__name__ if named else wrapper}})
+
+    cfg = amp(OptimWrapper)
+    command_line.use_amp(cfg)
+    assert cfg.optim_wrapper.type == "AmpOptimWrapper" and cfg.optim_wrapper.loss_scale == "dynamic"
+    cfg = amp(AmpOptimWrapper)
+    command_line.use_amp(cfg)
+    devices.fit_config(cfg)
+    assert cfg.optim_wrapper.type == "BFloat16OptimWrapper"
+
+
+def test_a_syntax_error_in_a_config(tmp_path, capsys):
+    path = tmp_path / "a.py"
+    path.write_text("x = (1,\n")
+    error = error_of(capsys, train.main, [str(path), "--work-dir", str(tmp_path)])
+    assert error.startswith(f"cannot read config {path}: ")
