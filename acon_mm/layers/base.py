@@ -5,7 +5,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.fx.proxy import Proxy, TraceError
+from torch.fx.proxy import TraceError
 
 #: beta of ``init='relu'``: ``|ACON-C - ReLU| <= 0.2785 / beta``, which is 0.007 (at ``|x| = 0.032``)
 RELU_BETA = 40.0
@@ -156,7 +156,7 @@ class Acon(nn.Module):
             if parameter is not None:
                 self.num_channels = len(parameter)
 
-    def _in_fx_graph(self, x: Proxy) -> Proxy:
+    def _in_fx_graph(self, x: Any) -> Any:
         """A call of this module in the graph, as ``torch.fx`` has it for PyTorch's own layers."""
         path = x.tracer.path_of_module(self)
         if not path:
