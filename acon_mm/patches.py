@@ -14,8 +14,10 @@
 7. mmengine's models drop the outputs of ACONs that their losses keep, and make them again in backward
    (:mod:`acon_mm.ops.memory`). The losses are as before. In a model with ACONs that is built from a config, each head
    gets a forward hook that does the same before the loss.
+8. mmengine's counter of operations counts those inside ACONs (:mod:`acon_mm.ops.flop_counts`). Other models have the
+   counts that they had.
 
-:func:`uninstall` undoes all seven and :func:`install` applies them again. Both may be called repeatedly.
+:func:`uninstall` undoes all eight and :func:`install` applies them again. Both may be called repeatedly.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,6 +26,7 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import Any
 
+from mmengine.analysis import complexity_analysis
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, Registry
@@ -37,6 +40,7 @@ from .checkpoints.acon_types import has_acons
 from .checkpoints.requirements import remember_preprocessors
 from .convert.channels import complete
 from .convert.registry import original_build, with_act_cfg
+from .ops.flop_counts import HANDLERS
 from .ops.memory import recompute_after_heads, recompute_outputs
 
 _undo: list[Callable[[], Any]] = []
@@ -65,6 +69,10 @@ def install() -> None:
     if hasattr(mmengine_checkpoint, "_safe_torch_load"):  # only the maintained fork has it
         _replace(mmengine_checkpoint, "_safe_torch_load", mmengine_loaders.load_file)
     _replace(BaseModel, "parse_losses", _with_recomputation(BaseModel.parse_losses))
+    counted = complexity_analysis._DEFAULT_SUPPORTED_FLOP_OPS
+    for operator in HANDLERS.keys() - counted.keys():
+        counted[operator] = HANDLERS[operator]
+        _undo.append(partial(counted.pop, operator))
     if find_spec("mmseg") and not _is_distribution(MODULE2PACKAGE["mmseg"]):
         _undo.append(partial(MODULE2PACKAGE.update, mmseg=MODULE2PACKAGE["mmseg"]))
         MODULE2PACKAGE["mmseg"] = "mmseg"  # a module's name works as well, and is how mmengine finds mmdet

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from mmcv.cnn import ConvModule
+from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer
@@ -134,6 +135,12 @@ def outputs_are_recomputed(tmp_path, model):
     return kept() is None
 
 
+def operations_are_counted(tmp_path, model):
+    counted = FlopAnalyzer(AconC(6).eval(), torch.rand(1, 6, 4, 4)).unsupported_ops_warnings(False).total()
+    assert counted in (0, 8 * 6 * 4 * 4 + 2 * 6)
+    return counted > 0
+
+
 CHANGES = (
     outputs_are_recomputed,
     channels_are_completed,
@@ -144,6 +151,7 @@ CHANGES = (
     prefixed_loads_keep_metadata,
     refused_files_are_explained,
     mmseg_configs_are_found,
+    operations_are_counted,
 )
 
 

@@ -42,7 +42,7 @@ class Activation:
         runs: ``'always'``, ``'training only'``, ``'never'``, or ``'unknown'`` because the model does not run.
         shapes: of the input of each call, in inference with one picture; where it runs in training only, those of a
             training step with two.
-        flops: the floating-point operations of these calls.
+        flops: the operations of these calls (:mod:`acon_mm.analysis.explanation.flops`).
     """
 
     name: str
@@ -87,7 +87,7 @@ class Explanation:
         model: the class.
         shape: height and width of the picture that the costs are for.
         parameters: those of the whole model.
-        flops: the floating-point operations of all convolutions and matrix products outside of ACONs in inference.
+        flops: the multiply-adds of all convolutions and matrix products outside of ACONs in inference.
         activations: the ACONs, in the order of the model's modules.
         kept: the other activations.
         not_run: why the model could not run, by the name of the pass. The costs are then incomplete.

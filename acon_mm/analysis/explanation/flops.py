@@ -1,4 +1,8 @@
-"""The floating-point operations of an ACON. A sigmoid counts as 4: negate, exponential, add, divide."""
+"""The operations of an ACON, as mmengine's counter sees them (:mod:`acon_mm.ops.flop_counts`).
+
+A multiply-add of a convolution or matrix product is one operation. So is each other product, sum or difference of an
+element; a sigmoid is four.
+"""
 
 import math
 from collections.abc import Sequence
@@ -6,10 +10,10 @@ from collections.abc import Sequence
 from torch import nn
 
 from ...layers import AconA, AconB, AconC, AconFReLU, MetaAconC
+from ...ops.flop_counts import SIGMOID
 
-_SIGMOID = 4
-#: ``d x sigmoid(beta d x) + p x``, for each element; ``d`` is computed once for each channel
-_ACON_C = 5 + _SIGMOID
+#: ``x (p2 + (p1 - p2) sigmoid(x (beta (p1 - p2))))``, for each element
+_ACON_C = 4 + SIGMOID
 
 
 def flops(activation: nn.Module, shape: Sequence[int]) -> int | None:
@@ -24,28 +28,28 @@ def flops(activation: nn.Module, shape: Sequence[int]) -> int | None:
     """
     elements = math.prod(shape)
     if isinstance(activation, MetaAconC):
-        channels = activation.p1.numel()
-        return _ACON_C * elements + channels + _generator(activation, shape[0], elements)
-    if isinstance(activation, AconA):
-        return (2 + _SIGMOID) * elements
-    if isinstance(activation, (AconB, AconC)):
-        return _ACON_C * elements + activation.beta.numel()
+        channels, samples = activation.p1.numel(), shape[0]
+        betas = elements if activation.generator == "pixel" else channels * samples
+        # p1 - p2, and its products with beta
+        return _ACON_C * elements + channels + betas + _generator(activation, samples, elements)
+    if isinstance(activation, (AconA, AconB, AconC)):
+        return _ACON_C * elements + 2 * activation.beta.numel()
     if isinstance(activation, AconFReLU):
         norms = _norm(activation.bn1) + _norm(activation.bn2)
-        return (2 * 9 + norms + 3 + _SIGMOID) * elements  # the window with its bias; x - eta, product, sum
+        return (9 + norms + 3 + SIGMOID) * elements  # the window; x - eta, product, sum
     return None
 
 
 def _generator(activation: MetaAconC, samples: int, elements: int) -> int:
     """The operations of :math:`G`, which is described at :class:`MetaAconC`."""
-    scale = int(activation.beta_scale != 1)
     if activation.generator == "pixel":
-        return (_SIGMOID + scale) * elements
+        return (SIGMOID + 1) * elements
     if activation.generator == "layer":
-        return elements + (_SIGMOID + scale) * samples
+        return elements + (SIGMOID + 1) * samples
+    scale = int(activation.beta_scale != 1)
     hidden, channels = len(activation.fc1.weight), len(activation.fc2.weight)
-    first = (2 * channels + _norm(activation.bn1)) * hidden
-    second = (2 * hidden + _norm(activation.bn2) + _SIGMOID + scale) * channels
+    first = (channels + _norm(activation.bn1)) * hidden
+    second = (hidden + _norm(activation.bn2) + SIGMOID + scale) * channels
     return elements + (first + second) * samples
 
 

@@ -48,8 +48,8 @@ def _swapped_in(explanation: Explanation) -> str:
     if explanation.flops:
         flops = explanation.added_flops / explanation.flops
         text += (
-            f", and {_short(explanation.added_flops)} floating-point operations on top of the "
-            f"{_short(explanation.flops)} of the convolutions and matrix products (+{flops:.2%})"
+            f", and {_short(explanation.added_flops)} operations on top of the "
+            f"{_short(explanation.flops)} multiply-adds of the convolutions and matrix products (+{flops:.2%})"
         )
     return text + "." + (f" Never run: {', '.join(unused)}." if unused else "")
 

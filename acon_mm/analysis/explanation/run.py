@@ -25,7 +25,7 @@ class Run:
     Attributes:
         inference: the shape of each input, by the module that got it, for one picture.
         training: likewise in training. It is only computed if an ACON is not called in inference.
-        flops: of the convolutions and matrix products in inference, without those in ACONs.
+        flops: the multiply-adds of the convolutions and matrix products in inference, without those in ACONs.
         left_over: ReLU-like calls that no table knows: of functions, or of a module's own activations.
         not_run: the error of each pass that fails, by its name.
     """
@@ -54,7 +54,8 @@ def run(model: BaseModel, shape: tuple[int, int], acons: Collection[Acon], other
         for each in (each for each in passes if not each.train):
             with FlopCounterMode(display=False) as counter, _recorded(acons, result.inference, counter) as inside:
                 _attempt(model, each, shape, trace, result)
-            result.flops += counter.get_total_flops() - sum(inside)
+            # PyTorch counts a multiply-add as two operations; mmengine and we count it as one.
+            result.flops += (counter.get_total_flops() - sum(inside)) // 2
         if not all(result.inference.get(module) for module in acons):
             for each in (each for each in passes if each.train):
                 with _recorded(acons, result.training):

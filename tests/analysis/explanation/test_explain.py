@@ -43,7 +43,7 @@ def test_a_detector_whose_head_is_called_at_each_level():
     assert (conv.type, conv.options, conv.channels, conv.channel_dim) == ("AconC", {"init": "relu"}, 128, 1)
     assert (conv.parameters, conv.runs, conv.frozen) == (3 * 128, "always", False)
     assert conv.shapes == [(1, 128, 8, 12), (1, 128, 4, 6), (1, 128, 2, 3)]
-    assert conv.elements == [12288, 3072, 768] and conv.flops == 9 * sum(conv.elements) + 3 * 128
+    assert conv.elements == [12288, 3072, 768] and conv.flops == 8 * sum(conv.elements) + 3 * 2 * 128
     block = by_name[blocks[0]]
     norm_cfg = dict(type="BN")
     assert block.options == dict(init="swish", generator="channel", r=16, norm_cfg=norm_cfg, beta_scale=2.0)

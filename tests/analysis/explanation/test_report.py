@@ -45,7 +45,7 @@ def test_markdown():
     text = report.markdown(EXPLANATION, "a.py")
     assert (
         "Swapped in: 4 of 6 activations that act_cfg could replace are ACONs. They have 72 of the model's 1.2 k "
-        "parameters (6.00%), and 9.02 k floating-point operations on top of the 90.2 k of the convolutions and matrix "
+        "parameters (6.00%), and 9.02 k operations on top of the 90.2 k multiply-adds of the convolutions and matrix "
         "products (+10.00%). Never run: head.act1, head.act2.\n"
     ) in text
     assert "- AconC 1: init='swish'\n- AconC 2: init='relu'\n" in text
