@@ -12,7 +12,7 @@ ORDER = (
     ("files",),
     ("ops",),
     ("layers",),
-    ("convert", "checkpoints"),
+    ("convert", "checkpoints", "learned"),
     ("engine", "patches"),
     ("__init__",),
     ("datasets", "analysis"),

@@ -1,15 +1,16 @@
-"""Parts of training and tests that mmengine's runner does not have.
+"""What runs: devices, launchers, hooks, and what the tools share.
 
 - ``command_line.py``: the common code of the tools
 - ``devices.py``: distributed runs, SyncBN and mixed precision on a machine without CUDA
 - ``check_invalid.py``: stops a run at a NaN; ``data_checks.py``: stops it before data that has nothing to learn from
-- ``hooks.py``: hooks for ``default_hooks`` and ``custom_hooks``
+- ``hooks.py``, ``monitor.py``: hooks for ``default_hooks`` and ``custom_hooks``
 - ``optimizer.py``: weight decay and learning rate of ACON's parameters
 """
 
 from . import devices  # registers its wrappers
 from .check_invalid import CheckInvalidHook
 from .hooks import LoadCheckHook
+from .monitor import AconMonitorHook
 from .optimizer import AconOptimWrapperConstructor
 
-__all__ = ["AconOptimWrapperConstructor", "CheckInvalidHook", "LoadCheckHook", "devices"]
+__all__ = ["AconMonitorHook", "AconOptimWrapperConstructor", "CheckInvalidHook", "LoadCheckHook", "devices"]
