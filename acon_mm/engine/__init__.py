@@ -1,4 +1,4 @@
-"""What runs: devices, launchers, hooks, and what the tools share.
+"""Parts of training and tests that mmengine's runner does not have.
 
 - ``command_line.py``: the common code of the tools
 - ``devices.py``: distributed runs, SyncBN and mixed precision on a machine without CUDA
