@@ -279,4 +279,4 @@ def _normalize_pooled(norm: nn.Module, pooled: Tensor) -> Tensor:
     if dtype.itemsize < pooled.dtype.itemsize:
         limit = torch.finfo(dtype).max
         maps = pooled.clamp(-limit, limit).to(dtype)
-    return normalize(norm, maps[:, :, None, None]).squeeze((2, 3)).to(pooled.dtype)
+    return normalize(norm, maps[:, :, None, None])[:, :, 0, 0].to(pooled.dtype)

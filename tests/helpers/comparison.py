@@ -1,6 +1,5 @@
 """Results of a comparison that nobody ran, and a browser."""
 
-import os
 import shutil
 import subprocess
 from dataclasses import asdict
@@ -78,7 +77,7 @@ def results(directory: Path) -> dict:
 
 
 def browser() -> str:
-    """A Chromium. Without one the test is skipped with this reason, since the project cannot install it for everybody."""
+    """A Chromium. Without one the test is skipped with this reason: the project cannot install it for everybody."""
     for name in ("chromium", "chromium-browser", "google-chrome", "chrome"):
         if path := shutil.which(name):
             return path
