@@ -41,7 +41,7 @@ class InnerConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
         if x.dim() == 2:
-            return F.linear(x, weight.squeeze((2, 3)), bias)
+            return F.linear(x, weight[:, :, 0, 0], bias)
         return F.conv2d(x, weight, bias, padding=self.kernel_size // 2, groups=len(weight) if self.depthwise else 1)
 
     def extra_repr(self) -> str:
