@@ -10,5 +10,6 @@
 
 from . import tables
 from .convert import NoActivationsError, Report, convert_activations
+from .hosts import Host, HostSite, register_sites
 
-__all__ = ["NoActivationsError", "Report", "convert_activations", "tables"]
+__all__ = ["Host", "HostSite", "NoActivationsError", "Report", "convert_activations", "register_sites", "tables"]

@@ -22,8 +22,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..layers import Acon
 
-# The output of these layers has as many channels as their input, at the same dimension.
-_KEEPS_CHANNELS = (
+#: The output of these layers has as many channels as their input, at the same dimension.
+KEEPS_CHANNELS = (
     Acon,
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Mish),
     *(nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.Identity),
@@ -79,7 +79,7 @@ def _channels_after(layers: Iterable[nn.Module]) -> Channels | None:
         if isinstance(layer, nn.Sequential):
             return _channels_after(layer)
         channels = output_channels(layer)
-        if channels is not None or not isinstance(layer, _KEEPS_CHANNELS):
+        if channels is not None or not isinstance(layer, KEEPS_CHANNELS):
             return channels
     return None
 
@@ -105,3 +105,15 @@ def output_channels(layer: nn.Module) -> Channels | None:
     if hasattr(layer, "kernel_size") and isinstance(out_channels, int):
         return Channels(out_channels, 1)  # mmcv's deformable convolutions, which are not a _ConvNd
     return None
+
+
+def input_channels(layer: nn.Module) -> Channels | None:
+    """The channels that a layer takes; None if unknown."""
+    if isinstance(layer, DepthwiseSeparableConvModule):
+        layer = layer.depthwise_conv
+    if isinstance(layer, nn.Linear):
+        return Channels(layer.in_features, -1)
+    in_channels = getattr(layer, "in_channels", None)
+    if isinstance(in_channels, int) and hasattr(layer, "kernel_size"):  # a convolution or ConvModule
+        return Channels(in_channels, 1)
+    return output_channels(layer)  # of a norm

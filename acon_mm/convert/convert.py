@@ -1,17 +1,22 @@
 """The conversion of a built model: its activations are replaced in place."""
 
+import copy
 import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 from mmengine.registry import MODELS, Registry
 from torch import nn
 
 from ..layers import Acon, AconFReLU, MetaAconC
-from .hosts import Host, patch_class, patched_class, remove_shared
-from .sites import ACTIVATIONS, ActSites, Site, find_sites, select, submodule
+from .activations import ACTIVATIONS
+from .channels import Channels
+from .hosts import patch_class, patched_class, remove_shared
+from .own_sites import OwnSites
+from .running import Probe, run_probes
+from .sites import ActSites, Site, find_sites, select, submodule
 from .wrappers import refuse_wrappers
 
 
@@ -69,10 +74,10 @@ def convert_remaining_activations(model: nn.Module, act_cfg: dict, act_sites: Ac
     done = [
         site
         for site, module in zip(sites, modules, strict=True)
-        if isinstance(module, Acon) and uses[id(module)] == 1 and (module.num_channels or site.channels is None)
+        if isinstance(module, Acon) and uses[id(module)] == 1 and module.num_channels is not None
     ]
     if len(done) == len(sites) and any(isinstance(module, Acon) for module in model.modules()):
-        _patch_classes(_hosts_of(model, done))
+        _Change(model, (), done).apply(())
         return Report([site.name for site in done], kept)
     return _convert(model, sites, kept, act_cfg, act_sites, done)
 
@@ -94,36 +99,116 @@ def _convert(
         )
     chosen = [site for site in select(sites, act_sites, where) if site not in done]
     # Everything that may raise comes before the first change.
-    new_activation = _activation_factory(act_cfg)
+    new_activation = _ActivationFactory(act_cfg)
+    if new_activation.needs_channels:
+        chosen = _with_channels(model, chosen)
     activations = [_build(new_activation, site, where) for site in chosen]
-    hosts = _hosts_of(model, (*done, *chosen))  # those of ``done`` too: upstream's method may call a function as well
-    _patch_classes(hosts)
-    for site, activation in zip(chosen, activations, strict=True):
-        parent, _, name = site.path.rpartition(".")
-        setattr(model.get_submodule(parent), name, activation)
-    for module, host in hosts:
-        remove_shared(module, host)
-    for module in model.modules():
-        freeze_stages = getattr(module, "_freeze_stages", None)
-        if callable(freeze_stages):  # mm backbones: freeze the new activations of frozen stages as well
-            freeze_stages()
+    change = _Change(model, chosen, done)
+    change.apply(activations)
     converted = {site.name for site in (*done, *chosen)}
     not_chosen = {site.name: "not among act_sites" for site in sites if site.name not in converted}
     return Report([site.name for site in sites if site.name in converted], not_chosen | kept)
 
 
-def _hosts_of(model: nn.Module, sites: Sequence[Site]) -> list[tuple[nn.Module, type[Host]]]:
-    """The modules that call the activations at these sites and have a table entry, with that entry."""
-    found = dict.fromkeys((site.caller, site.host) for site in sites if site.host is not None)
-    return [(model.get_submodule(path), host) for path, host in found]
+#: a module's hooks on its calls
+_HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_backward_hooks", "_backward_pre_hooks"),
+)
 
 
-def _patch_classes(hosts: Sequence[tuple[nn.Module, type[Host]]]) -> None:
-    """Patch the classes of all these modules. An error comes before the first change."""
-    for module, host in hosts:
-        patched_class(module, host)
-    for module, host in hosts:
-        patch_class(module, host)
+class _Change:
+    """How a model changes: its classes, and the activations at some of its sites.
+
+    Args:
+        model: the model.
+        chosen: the sites that get another activation.
+        done: sites that have it already. Upstream's methods may not call it yet.
+
+    Raises:
+        ValueError: the source of a method cannot be changed.
+        TypeError: an entry does not fit its class, see :func:`~acon_mm.convert.hosts.patched_class`.
+    """
+
+    def __init__(self, model: nn.Module, chosen: Sequence[Site], done: Sequence[Site] = ()) -> None:
+        self.model = model
+        self.chosen = chosen
+        hosts = dict.fromkeys((site.caller, site.host) for site in (*done, *chosen) if site.host is not None)
+        self._hosts = [(model.get_submodule(path), host) for path, host in hosts]
+        self._own: dict[OwnSites, set[str]] = {}
+        for site in (*done, *chosen):
+            if site.own is not None:
+                self._own.setdefault(site.own, set()).add(site.path_in_caller)
+        self._classes = {own: own.new_class(paths) for own, paths in self._own.items()}
+        for module, host in self._hosts:
+            patched_class(module, host)
+
+    def apply(self, activations: Sequence[nn.Module]) -> None:
+        """Change the model. Nothing in here can fail."""
+        for module, host in self._hosts:
+            patch_class(module, host)
+        for own, cls in self._classes.items():
+            own.apply(cls, self._own[own])
+        for site, activation in zip(self.chosen, activations, strict=True):
+            parent, _, name = site.path.rpartition(".")
+            holder = self.model.get_submodule(parent)
+            for hooks in _HOOKS:  # for example those that take features out of a network
+                getattr(activation, hooks).update(getattr(holder.get_submodule(name), hooks))
+            setattr(holder, name, activation)
+        for module, host in self._hosts:
+            remove_shared(module, host)
+        for own, paths in self._own.items():
+            own.remove_unused(paths)
+
+
+def _with_channels(model: nn.Module, sites: Sequence[Site]) -> list[Site]:
+    """The sites with their channels. Where neither layers nor sources show them, a copy of the model is run once."""
+    unknown = {site.name for site in sites if site.channels is None}
+    if not unknown:
+        return list(sites)
+    try:
+        twin = copy.deepcopy(model)
+        twins = [site for site in find_sites(twin)[0] if site.name in unknown or not _can_run(site.current)]
+        probes = {site.path: Probe(site.current) for site in twins}
+        _Change(twin, twins).apply(list(probes.values()))
+    except Exception as error:
+        return [
+            replace(site, problem=f"a copy cannot be run ({error})") if site.name in unknown else site for site in sites
+        ]
+    failed = run_probes(twin, probes)
+    found = []
+    for site in sites:
+        if site.name in unknown:
+            met = probes[site.path].channels()
+            if isinstance(met, Channels):
+                site = replace(site, channels=met)
+            else:
+                site = replace(site, problem=f"it {met}" if probes[site.path].met or not failed else failed)
+        found.append(site)
+    return found
+
+
+def _can_run(activation: nn.Module | None) -> bool:
+    return not isinstance(activation, Acon) or activation.num_channels is not None
+
+
+def complete_channels(model: nn.Module) -> dict[str, str]:
+    """Give the ACONs that a class built without channels theirs, where its source or a run shows them.
+
+    Returns:
+        the names of the ACONs that are still without channels, each with the reason.
+    """
+    sites, kept = find_sites(model)
+    waiting = [site for site in sites if isinstance(site.current, Acon) and site.current.num_channels is None]
+    for site in _with_channels(model, waiting):
+        if site.channels is not None and submodule(model, site.path) is site.current:
+            site.current.set_channels(*site.channels)  # type: ignore[union-attr, operator]
+    reasons = {site.name: site.problem or "it serves several places" for site in waiting} | kept
+    missing = [
+        name for name, module in model.named_modules() if isinstance(module, Acon) and module.num_channels is None
+    ]
+    return {name: reasons.get(name, "no method that was read calls it") for name in missing}
 
 
 def check_act_cfg(act_cfg: dict, where: str, registry: Registry = MODELS) -> None:
@@ -169,23 +254,27 @@ def _options(cls: Callable) -> set[str]:
     return names
 
 
-def _activation_factory(act_cfg: dict) -> Callable[[Site], nn.Module]:
-    """A function that builds the activation of a site, without its channels. It looks the class up only once."""
-    options = {key: value for key, value in act_cfg.items() if key not in ("type", "_scope_")}
-    cls = act_cfg["type"]
-    if not inspect.isclass(cls):
-        with MODELS.switch_scope_and_registry(act_cfg.get("_scope_")) as scoped:
-            cls = scoped.get(cls)
-    takes_inplace = "inplace" in inspect.signature(cls).parameters
+class _ActivationFactory:
+    """Builds the activation of a site, without its channels. It looks the class up only once."""
 
-    def new_activation(site: Site) -> nn.Module:
-        inplace = {"inplace": getattr(site.current, "inplace", False)} if takes_inplace else {}
-        return cls(**inplace | options)
+    def __init__(self, act_cfg: dict) -> None:
+        self._options = {key: value for key, value in act_cfg.items() if key not in ("type", "_scope_")}
+        cls = act_cfg["type"]
+        if not inspect.isclass(cls):
+            with MODELS.switch_scope_and_registry(act_cfg.get("_scope_")) as scoped:
+                cls = scoped.get(cls)
+        self._cls = cls
+        self._takes_inplace = "inplace" in inspect.signature(cls).parameters
+        self.needs_channels = (
+            inspect.isclass(cls) and issubclass(cls, Acon) and self._options.get("num_channels") is None
+        )
 
-    return new_activation
+    def __call__(self, site: Site) -> nn.Module:
+        inplace = {"inplace": getattr(site.current, "inplace", False)} if self._takes_inplace else {}
+        return self._cls(**inplace | self._options)
 
 
-def _build(new_activation: Callable[[Site], nn.Module], site: Site, where: str) -> nn.Module:
+def _build(new_activation: _ActivationFactory, site: Site, where: str) -> nn.Module:
     """The activation of a site, with its channels, device, dtype and training mode; frozen if the layer before is."""
     activation = new_activation(site)
     if isinstance(activation, Acon):
@@ -195,7 +284,7 @@ def _build(new_activation: Callable[[Site], nn.Module], site: Site, where: str) 
         elif activation.num_channels is None:
             raise ValueError(
                 f"the activation {site.name} of {where} needs its number of channels, and the layers before it do not "
-                "show it: add num_channels to act_cfg, or leave the site out by act_sites=[...]"
+                f"show it: {site.problem}. Add num_channels to act_cfg, or leave the site out by act_sites=[...]"
             )
     parameters = list(site.source.parameters())
     if parameters:

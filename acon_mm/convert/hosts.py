@@ -7,15 +7,19 @@ the entry and of its own class. The subclass has the same name, so ``isinstance`
 stay the same. The entries are in ``tables/``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from torch import nn
 
 from .channels import Channels, output_channels
 from .rewrite import rewrite
+from .source import Source
+from .upstream_sources import SOURCES
 
+_TABLES = f"{__package__}.tables."
 #: the reason for an activation that its class never uses
 NEVER_CALLED = "never called"
 #: the reason for all activations of a text encoder
@@ -57,16 +61,15 @@ else:
 class Host(_Upstream):
     """Base of the table entries. Most entries need only this::
 
+        @register_sites("mmdet.models.backbones.resnet.BasicBlock.forward")
         class BasicBlockSites(Host):
-            upstream = ("mmdet.models.backbones.resnet.BasicBlock.forward",)
             calls = {"forward": ("self.act1", "self.act2")}
             before = {"act1": "conv1", "act2": "conv2"}
 
-    ``upstream`` names the method that the module runs: ``forward_single`` where the class defines it, else ``forward``.
-    Subclasses that inherit the method have the same entry. Subclasses that override it do not.
+    Subclasses of upstream's class that inherit its methods have the same entry. Subclasses that override one of them
+    are read, as any other class.
     """
 
-    upstream: ClassVar[tuple[str, ...]]
     #: site -> the layer before it, both by their names in the module; or override :meth:`sites`
     before: ClassVar[dict[str, str]] = {}
     #: the sites in ``before`` where the ResNets of the paper have an ACON
@@ -87,11 +90,6 @@ class Host(_Upstream):
     reason_to_keep_all: ClassVar[str | None] = None
 
     _by_method: ClassVar[dict[str, type["Host"]]] = {}
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        for method in cls.__dict__.get("upstream", ()):
-            Host._by_method[method] = cls
 
     @classmethod
     def sites(cls, module: nn.Module) -> list[HostSite]:
@@ -120,18 +118,77 @@ class Host(_Upstream):
         return _new_instance, (entry, upstream), self.__getstate__()
 
 
+Entry = TypeVar("Entry", bound=type[Host])
+
+
+def register_sites(*upstream: str | type[nn.Module]) -> Callable[[Entry], Entry]:
+    """A decorator that makes a :class:`Host` the entry of classes.
+
+    Args:
+        upstream: the classes. Or the methods that they run, as ``'module.Class.method'``, which does not import them:
+            ``forward_single`` where the class defines it, else ``forward``.
+    """
+
+    def register(entry: Entry) -> Entry:
+        for each in upstream:
+            Host._by_method[each if isinstance(each, str) else _name_of(_method_of(each))] = entry
+        return entry
+
+    return register
+
+
+def inherited_hosts(cls: type) -> list[type[Host]]:
+    """The entries of a class and of all its bases, whether the class overrides their methods or not."""
+    methods = (vars(base).get(name) for base in cls.__mro__ for name in ("forward_single", "forward"))
+    return [host for host in dict.fromkeys(Host._by_method.get(_name_of(each)) for each in methods) if host is not None]
+
+
+def inherited_sites(module: nn.Module) -> list[HostSite]:
+    """The sites of those entries: of a subclass with other methods, only their names and layers may still fit."""
+    found: list[HostSite] = []
+    for host in inherited_hosts(type(module)):
+        with suppress(AttributeError):  # the subclass has no such layer
+            found += host.sites(module)
+    return found
+
+
 def host_of(module: nn.Module) -> type[Host] | None:
     """The entry of a module, before and after :func:`patch_class`; None if its class has no entry."""
     return type(module).__bases__[0] if isinstance(module, Host) else host_of_class(type(module))
 
 
 def host_of_class(cls: type) -> type[Host] | None:
-    """The entry of an upstream class; None if it has none."""
-    # A class may have both methods, and inherit one of them. It runs the one that is defined last.
+    """The entry of an upstream class; None if it has none, or if its methods are not those of the entry."""
+    host = Host._by_method.get(_name_of(_method_of(cls)))
+    return host if host is not None and _fits(host, cls) else None
+
+
+def _method_of(cls: type) -> Any:
+    """The method that a class runs. It may have both, and inherit one of them: then the one that is defined last."""
     definers = (base for base in cls.__mro__ if "forward_single" in vars(base) or "forward" in vars(base))
-    definer = next(definers, None)
-    method = vars(definer).get("forward_single") or vars(definer).get("forward") if definer else None
-    return Host._by_method.get(f"{getattr(method, '__module__', '')}.{getattr(method, '__qualname__', '')}")
+    definer = next(definers, object)
+    return vars(definer).get("forward_single") or vars(definer).get("forward")
+
+
+def _name_of(method: Any) -> str:
+    return f"{getattr(method, '__module__', '')}.{getattr(method, '__qualname__', '')}"
+
+
+def _fits(host: type[Host], cls: type) -> bool:
+    """Whether the methods that an entry changes have the sources that it was written for.
+
+    Another source may activate in another order. The entries of users have no known sources; they say what they fit.
+    """
+    changed = {*host.calls, *({"forward"} & _own_names(host))}
+    methods = [getattr(cls, name) for name in changed if hasattr(cls, name)]
+    return not host.__module__.startswith(_TABLES) or all(
+        Source.of(method).digest == SOURCES.get(_name_of(method)) for method in methods
+    )
+
+
+def _own_names(host: type[Host]) -> set[str]:
+    """What an entry and its bases define, apart from :class:`Host`."""
+    return {name for base in host.__mro__[: host.__mro__.index(Host)] for name in vars(base)} - set(vars(Host))
 
 
 def patched_class(module: nn.Module, host: type[Host]) -> type[nn.Module]:
@@ -199,8 +256,7 @@ def remove_shared(module: nn.Module, host: type[Host]) -> None:
 @cache
 def _subclass(host: type[Host], upstream: type[nn.Module]) -> type[nn.Module]:
     """A subclass of ``upstream`` with the methods that ``host`` defines or rewrites; ``upstream`` if there are none."""
-    own = {name for base in host.__mro__[: host.__mro__.index(Host)] for name in vars(base)} - set(vars(Host))
-    if not host.calls and not any(callable(getattr(upstream, name, None)) for name in own):
+    if not host.calls and not any(callable(getattr(upstream, name, None)) for name in _own_names(host)):
         return upstream
     namespace: dict[str, Any] = {name: getattr(upstream, name) for name in ("__module__", "__qualname__", "__doc__")}
     for name, calls in host.calls.items():

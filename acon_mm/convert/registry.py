@@ -17,7 +17,7 @@ from mmengine.registry import Registry
 from torch import nn
 
 from ..layers import Acon
-from .convert import check_act_cfg, convert_remaining_activations
+from .convert import check_act_cfg, complete_channels, convert_remaining_activations
 from .hosts import host_of_class
 
 #: how many build functions are running, one inside another; each thread counts its own
@@ -126,9 +126,12 @@ def _check_channels(built: Any) -> None:
     """Raise a ValueError that names the ACONs of a complete model that do not know their channels."""
     if not isinstance(built, nn.Module) or isinstance(built, Acon):
         return
-    missing = [name for name, m in built.named_modules() if isinstance(m, Acon) and m.num_channels is None]
+    if not any(isinstance(module, Acon) and module.num_channels is None for module in built.modules()):
+        return
+    missing = complete_channels(built)
     if missing:
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in missing.items())
         raise ValueError(
-            f"{type(built).__name__} has ACONs that do not know their number of channels, because the layers before "
-            f"them do not show it: {', '.join(missing)}. Add num_channels to their act_cfg, or leave act_cfg out there"
+            f"{type(built).__name__} has ACONs that do not know their number of channels, because neither the layers "
+            f"before them nor a run show it: {reasons}. Add num_channels to their act_cfg, or leave act_cfg out there"
         )

@@ -1,16 +1,20 @@
-"""A copy of an upstream method that calls other modules where the original calls an activation.
+"""Classes whose methods call other activations than upstream's.
 
-A copy of the forward by hand would fit only one version of upstream. Instead, the source of the method is read, the
-activation calls in it are replaced, and it is compiled again with its own file name and line numbers. Tracebacks and
-debuggers show the upstream lines.
+A copy of a forward by hand would fit only one version of upstream. Instead, the source of the method is read, the
+activation calls in it are replaced, and it is compiled again (:mod:`~acon_mm.convert.source`). A module gets a subclass
+of its class with such methods. It has the same name, so ``isinstance`` and parameter names stay the same.
 """
 
-import __future__
-
 import ast
-import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import cache
+from inspect import unwrap
 from types import FunctionType
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from .source import Edit, Source, UnreadableError
 
 #: the functions and attributes that OpenMMLab's methods call to activate
 ACTIVATION_CALLS = frozenset(
@@ -32,51 +36,153 @@ def rewrite(method: FunctionType, calls: Sequence[str | None], also_calls: Colle
     Raises:
         ValueError: the number of activation calls is not ``len(calls)``, or the method cannot be compiled on its own.
     """
-    where = f"{method.__module__}.{method.__qualname__}"
-    source = inspect.getsource(method)
-    # The method is indented. ``if 1:`` before it keeps its columns, for tracebacks.
-    tree = ast.parse("if 1:\n" + source)
-    definition = _function_in(tree)
-    free = set(method.__code__.co_freevars) - {"__class__"}
-    if definition.decorator_list:
-        raise ValueError(f"{where} cannot be compiled on its own, because it has a decorator: {_HINT}")
-    if free:
-        raise ValueError(
-            f"{where} cannot be compiled on its own, because it uses {sorted(free)} of a function around it: {_HINT}"
-        )
+    source = Source.of(method)
     callees = ACTIVATION_CALLS | frozenset(also_calls)
-    found = [node for node in ast.walk(definition) if isinstance(node, ast.Call) and ast.unparse(node.func) in callees]
-    found.sort(key=lambda node: (node.end_lineno, node.end_col_offset))  # an inner call ends, and runs, first
+    nodes = ast.walk(source.definition)
+    found = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) in callees]
+    found.sort(key=lambda node: (node.end_lineno or 0, node.end_col_offset or 0))  # an inner call ends, and runs, first
     if len(found) != len(calls):
         raise ValueError(
-            f"{where} calls {len(found)} activations, but its entry in the tables lists {len(calls)}: {_HINT}"
+            f"{source.name} calls {len(found)} activations, but its entry in the tables lists {len(calls)}: {_HINT}"
         )
-    for node, expression in zip(found, calls, strict=True):
-        if expression is not None:
-            callee = ast.parse(expression, mode="eval").body
-            for part in ast.walk(callee):
-                ast.copy_location(part, node.func)
-            node.func, node.args, node.keywords = callee, node.args[:1], []  # without inplace=True
-    return _compile(method, tree, definition)
+    edits: list[Edit] = []
+    for node, callee in zip(found, calls, strict=True):
+        if callee is not None:
+            edits += source.call_instead(node, callee)
+    return source.compile(edits)
 
 
-def _function_in(tree: ast.Module) -> ast.FunctionDef:
-    """The outermost function in a piece of source."""
-    return next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+class Change(NamedTuple):
+    """A change of one node of a source.
+
+    Attributes:
+        node: its number.
+        kind: ``'call'`` (call ``text`` instead), ``'name'`` (write ``text`` instead) or ``'count'`` (number the
+            iterations of a loop by the variable ``text``).
+        text: see ``kind``.
+    """
+
+    node: int
+    kind: str
+    text: str
 
 
-def _compile(method: FunctionType, tree: ast.Module, definition: ast.FunctionDef) -> FunctionType:
-    # ``super()`` needs a variable ``__class__`` around the method. A function with that argument provides it.
-    factory = _function_in(ast.parse("def factory(__class__): pass"))
-    factory.body = [definition, ast.parse(f"return {definition.name}").body[0]]
-    tree.body = [factory]
-    ast.fix_missing_locations(tree)
-    ast.increment_lineno(tree, method.__code__.co_firstlineno - 2)
-    flags = __future__.annotations.compiler_flag  # do not evaluate annotations again
-    code = compile(tree, method.__code__.co_filename, "exec", flags=flags, dont_inherit=True)
-    namespace: dict = {}
-    exec(code, method.__globals__, namespace)
-    cells = dict(zip(method.__code__.co_freevars, method.__closure__ or (), strict=True))
-    rewritten = namespace["factory"](cells["__class__"].cell_contents if cells else None)
-    rewritten.__qualname__ = method.__qualname__
-    return rewritten
+class MethodChange(NamedTuple):
+    """The changes of one method.
+
+    Attributes:
+        name: the name that the changed method gets.
+        definer: the class that defines the method, as ``module.Class``.
+        original: its name there.
+        digest: :attr:`Source.digest` of the source that was read.
+        changes: see :class:`Change`.
+    """
+
+    name: str
+    definer: str
+    original: str
+    digest: str
+    changes: tuple[Change, ...]
+
+    def compile(self, cls: type) -> FunctionType:
+        """The changed method of ``cls``.
+
+        Raises:
+            UnreadableError: the method is another one than was read, or cannot be compiled on its own.
+        """
+        definers = (base for base in cls.__mro__ if _name_of(base) == self.definer and self.original in vars(base))
+        source = Source.of(vars(next(definers, cls)).get(self.original))  # type: ignore[arg-type]
+        if source.digest != self.digest:
+            raise UnreadableError(f"{source.name} is not the one that was converted: it has another source now")
+        edits: list[Edit] = []
+        for number, kind, text in self.changes:
+            node = source.node(number)
+            edit = {"call": source.call_instead, "name": source.replace, "count": source.count}[kind]
+            edits += edit(node, text)
+        return source.compile(edits)
+
+
+class Rewritten:
+    """Base of the classes that :func:`rewritten_class` makes."""
+
+    _acon_upstream: type[nn.Module]
+    _acon_changes: tuple[MethodChange, ...]
+
+    def __reduce_ex__(self, protocol: Any) -> tuple:
+        # The class is made at run time, so a pickle says how.
+        cls, history = type(self), []
+        while issubclass(cls, Rewritten):
+            history.append(cls._acon_changes)
+            cls = cls._acon_upstream  # type: ignore[assignment]
+        return _new_instance, (cls, tuple(reversed(history))), self.__getstate__()
+
+
+@cache
+def rewritten_class(upstream: type[nn.Module], changes: tuple[MethodChange, ...]) -> type[nn.Module]:
+    """A subclass of ``upstream`` with these methods changed.
+
+    Raises:
+        UnreadableError: a method cannot be compiled.
+    """
+    namespace: dict[str, Any] = {name: getattr(upstream, name) for name in ("__module__", "__qualname__", "__doc__")}
+    namespace |= {"_acon_upstream": upstream, "_acon_changes": changes}
+    namespace |= {change.name: change.compile(upstream) for change in changes}
+    bases = (upstream,) if issubclass(upstream, Rewritten) else (Rewritten, upstream)
+    metaclass: Any = type(upstream)
+    return metaclass(upstream.__name__, bases, namespace)
+
+
+def _new_instance(cls: type[nn.Module], history: tuple[tuple[MethodChange, ...], ...]) -> nn.Module:
+    for changes in history:
+        cls = rewritten_class(cls, changes)  # type: ignore[arg-type]
+    return cls.__new__(cls)
+
+
+def _name_of(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def method_changes(
+    cls: type[nn.Module],
+    changes: dict[Source, list[Change]],
+    supers: Iterable[tuple[Source, int, Source]],
+) -> tuple[MethodChange, ...]:
+    """The changes of sources as changes of the methods of ``cls``.
+
+    Args:
+        changes: the changes of each source.
+        supers: calls of a base's method: the source that calls, the number of the node, the source that is called.
+
+    Raises:
+        UnreadableError: a changed function is not a method of ``cls``.
+    """
+    changes, supers = dict(changes), list(supers)
+    names: dict[Source, str] = {}
+    waiting = list(changes)
+    while waiting:  # who calls a changed method of a base is changed as well
+        source = waiting.pop()
+        name = source.function.__name__
+        is_own = unwrap(getattr(cls, name, None)) is source.function  # type: ignore[arg-type]
+        names[source] = name if is_own else "_".join((name, "of", *source.function.__qualname__.split(".")[:-1]))
+        for caller, number, called in supers:
+            if called is source and not is_own:
+                func = caller.node(number).func
+                owner = "self" if isinstance(func.value, ast.Call) else "type(self)"
+                change = Change(caller.number(func), "name", f"{owner}.{names[source]}")
+                if caller not in changes:
+                    waiting.append(caller)
+                if change not in changes.setdefault(caller, []):
+                    changes[caller].append(change)
+    return tuple(
+        MethodChange(names[source], *_definer(cls, source), source.digest, tuple(sorted(set(found))))
+        for source, found in changes.items()
+    )
+
+
+def _definer(cls: type, source: Source) -> tuple[str, str]:
+    methods = ((base, name, value) for base in cls.__mro__ for name, value in vars(base).items())
+    return next(
+        (_name_of(base), name)
+        for base, name, value in methods
+        if isinstance(value, FunctionType) and unwrap(value) is source.function
+    )

@@ -6,24 +6,19 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from mmcv.cnn import ConvModule
-from mmcv.cnn.bricks import HSigmoid, Swish
 from torch import nn
 
-from ..layers import Acon
-from .channels import Channels, channels_before
-from .hosts import NEVER_CALLED, Host, host_of
-
-#: the layers that ``act_cfg`` replaces: ReLU, and what networks use instead of it
-ACTIVATIONS = (
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU),
-    *(nn.SiLU, nn.GELU, nn.Mish, nn.Hardswish, Swish, Acon),
-)
-#: the layers that ``act_cfg`` keeps
-GATES = (nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.Hardtanh, nn.Softmax, HSigmoid)
-
-GATE = "a gate: it bounds a value, or weighs another"
+from .activations import ACTIVATIONS, GATE, GATES
+from .channels import Channels, channels_before, output_channels
+from .hosts import NEVER_CALLED, Host, host_of, inherited_hosts, inherited_sites
+from .own_sites import OwnSites
+from .reading import Reading, read
 
 ActSites = str | Sequence[str] | None
+
+#: methods of OpenMMLab's heads that compute losses or boxes from features; those come from ``forward``
+_NO_FEATURES = ("loss", "predict", "get_targets")
+_OPENMMLAB = ("mmdet.", "mmseg.", "mmpretrain.", "mmengine.")
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,8 @@ class Site:
         host: the caller's table entry; None if it has none.
         source: the layer before. The new activation takes its device and dtype, and is frozen if the layer is.
         channels: the channels at the site; None if unknown.
-        current: the present activation; None if it is a function.
+        current: the present activation; None if it is a function that no module computes.
+        own: the sites of the caller, if its methods were read; None if its table entry or class tells enough.
         paper: whether the ResNets of the paper have an ACON here.
         default: whether ``act_sites=None`` chooses the site.
         problem: why the site cannot be converted; None if it can.
@@ -50,9 +46,14 @@ class Site:
     source: nn.Module
     channels: Channels | None
     current: nn.Module | None
+    own: OwnSites | None = None
     paper: bool = False
     default: bool = True
     problem: str | None = None
+
+    @property
+    def path_in_caller(self) -> str:
+        return self.path[len(self.caller) + 1 :] if self.caller else self.path
 
 
 class Kept(NamedTuple):
@@ -67,40 +68,123 @@ def find_sites(model: nn.Module) -> tuple[list[Site], dict[str, str]]:
 
     Everything below a kept name is kept, too.
     """
-    found = list(_walk(model, "", listed=set(), seen=set()))
+    found = list(_Walk(model).walk(model, "", set()))
     sites = [each for each in found if isinstance(each, Site)]
     return sites, {each.name: each.reason for each in found if isinstance(each, Kept)}
 
 
-def _walk(module: nn.Module, prefix: str, listed: set[str], seen: set[nn.Module]) -> Iterator[Site | Kept]:
-    if module in seen:  # seen under another name
-        return
-    seen.add(module)
-    host = host_of(module)
-    if host is not None and host.reason_to_keep_all:
-        yield Kept(prefix.rstrip(".") or type(module).__name__, host.reason_to_keep_all)
-        return
-    found = list(_of_host(module, prefix, host)) if host is not None else []
-    listed.update(each.path if isinstance(each, Site) else each.name for each in found)
-    if host is not None and host.shared:
-        listed.add(prefix + host.shared)
-    for name, child in module.named_children():
-        path = prefix + name
-        if path in listed:
-            continue
-        if isinstance(child, ACTIVATIONS):  # first, since ReLU6 is a Hardtanh
-            found.append(_of_child(module, name, path))
-        elif isinstance(child, GATES):
-            found.append(Kept(path, GATE))
-        else:
-            found.extend(_walk(child, f"{path}.", listed, seen))
-    if host is not None and host.is_backbone and any(isinstance(each, Site) and each.paper for each in found):
-        # A site that cannot be converted is a default site, so that it raises an error and is not left out silently.
-        found = [
-            replace(each, default=each.paper or bool(each.problem)) if isinstance(each, Site) else each
-            for each in found
-        ]
-    yield from found
+class _Walk:
+    """One walk over a model: first everything is read, then the sites are listed."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.seen: set[nn.Module] = set()
+        self.readings: dict[nn.Module, Reading] = {}
+        entered: dict[nn.Module, list[str]] = {}
+        waiting = [module for module in model.modules() if self._is_read(module) and not _is_container(module)]
+        while waiting:
+            module = waiting.pop()
+            methods = () if type(module).forward is nn.Module.forward else ("forward",)
+            self.readings[module] = reading = read(module, (*methods, *entered.get(module, ())))
+            for other, method in reading.entered:
+                if method.startswith(_NO_FEATURES) and type(other).__module__.startswith(_OPENMMLAB):
+                    continue
+                known = entered.setdefault(other, [])
+                if method not in known and self._is_read(other):
+                    known.append(method)
+                    waiting.append(other)
+        #: activations by the module that holds them and their name there -> who calls them
+        self.callers: dict[tuple[int, str], set[nn.Module]] = {}
+        for module, reading in self.readings.items():
+            for path in {visit.path for visit in reading.visits if visit.path is not None}:
+                self.callers.setdefault(_holder(module, path), set()).add(module)
+
+    @staticmethod
+    def _is_read(module: nn.Module) -> bool:
+        cls = type(module)
+        if cls.__module__.startswith("torch.") or isinstance(module, (*ACTIVATIONS, *GATES)) or host_of(module):
+            return False
+        if cls.forward in (nn.Sequential.forward, ConvModule.forward):
+            return False
+        return not (cls.__module__.startswith("mmcv.") and output_channels(module) is not None)
+
+    def walk(
+        self, module: nn.Module, prefix: str, listed: set[str], owner: nn.Module | None = None
+    ) -> Iterator[Site | Kept]:
+        if module in self.seen:  # seen under another name
+            return
+        self.seen.add(module)
+        owner = owner if _is_container(module) and module not in self.readings else module
+        host = host_of(module)
+        if host is not None and host.reason_to_keep_all:
+            yield Kept(prefix.rstrip(".") or type(module).__name__, host.reason_to_keep_all)
+            return
+        found: list[Site | Kept] = []
+        if host is not None:
+            found += _of_host(module, prefix, host)
+            listed.update({prefix + host.shared} if host.shared else ())
+        elif module in self.readings and _is_loss(module):
+            if self.readings[module].visits:
+                yield Kept(prefix.rstrip(".") or type(module).__name__, "part of a loss")
+            return
+        elif module in self.readings:
+            found += self._read_sites(module, prefix)
+            listed.update(prefix + visit.path for visit in self.readings[module].visits if visit.path is not None)
+        listed.update(each.path if isinstance(each, Site) else each.name for each in found)
+        for name, child in module._modules.items():  # an activation may be there several times
+            path = prefix + name
+            if child is None or path in listed:
+                continue
+            if isinstance(child, ACTIVATIONS):  # first, since ReLU6 is a Hardtanh
+                found.append(self._of_child(module, name, path, owner))
+            elif isinstance(child, GATES):
+                found.append(Kept(path, GATE))
+            else:
+                found.extend(self.walk(child, f"{path}.", listed, owner))
+        if any(each.is_backbone for each in inherited_hosts(type(module))) and any(
+            isinstance(each, Site) and each.paper for each in found
+        ):
+            found = [replace(each, default=each.paper) if isinstance(each, Site) else each for each in found]
+        yield from found
+
+    def _read_sites(self, module: nn.Module, prefix: str) -> Iterator[Site | Kept]:
+        reading = self.readings[module]
+        paths = {visit.path for visit in reading.visits if visit.path is not None}
+        own = OwnSites(module, reading, {path for path in paths if len(self.callers[_holder(module, path)]) > 1})
+        inherited = inherited_sites(module)
+        names = {site.path: site.label for site in inherited}
+        for site in own.sites:
+            channels = site.channels()
+            yield Site(
+                name=prefix + names.get(site.path, site.path),
+                path=prefix + site.path,
+                caller=prefix.rstrip("."),
+                host=None,
+                source=site.layer or module,
+                channels=channels.pop() if len(channels) == 1 else None,
+                current=site.current,
+                own=own,
+                paper=any(each.paper and each.before is site.layer for each in inherited),
+                problem=site.problem or reading.problem,
+            )
+        for name, reason in own.kept.items():
+            yield Kept(prefix + name, reason)
+
+    def _of_child(self, parent: nn.Module, name: str, path: str, owner: nn.Module | None) -> Site | Kept:
+        """An activation that ``parent`` holds and no method that was read calls."""
+        caller = path.rpartition(".")[0]
+        current = parent.get_submodule(name)
+        if isinstance(parent, ConvModule) and type(parent).forward is ConvModule.forward:
+            return Site(path, path, caller, None, parent.conv, channels_before(parent, name), current)
+        if isinstance(parent, nn.Sequential) and type(parent).forward is nn.Sequential.forward:
+            return Site(path, path, caller, None, parent, channels_before(parent, name), current)
+        reading = self.readings.get(owner) if owner is not None else None
+        if reading is not None and reading.problem is None and not reading.unknown:
+            return Kept(path, NEVER_CALLED)
+        cls = type(owner or parent)
+        problem = f"acon_mm does not know how {cls.__module__}.{cls.__qualname__} calls it"
+        if reading is not None:
+            problem = reading.problem or f"only a run tells what {reading.unknown[0]} calls"
+        return Site(path, path, caller, None, parent, None, current, problem=problem)
 
 
 def _of_host(module: nn.Module, prefix: str, host: type[Host]) -> Iterator[Site | Kept]:
@@ -122,18 +206,20 @@ def _of_host(module: nn.Module, prefix: str, host: type[Host]) -> Iterator[Site 
         yield Kept(prefix + host.shared, NEVER_CALLED)
 
 
-def _of_child(parent: nn.Module, name: str, path: str) -> Site:
-    source, channels, problem = _before(parent, name)
-    return Site(
-        name=path,
-        path=path,
-        caller=path.rpartition(".")[0],
-        host=None,
-        source=source,
-        channels=channels,
-        current=parent.get_submodule(name),
-        problem=problem,
-    )
+def _is_container(module: nn.Module) -> bool:
+    """Whether a module calls none of its children itself."""
+    return isinstance(module, (nn.ModuleList, nn.ModuleDict)) and type(module).forward is nn.Module.forward
+
+
+def _is_loss(module: nn.Module) -> bool:
+    cls = type(module)
+    return cls.__name__.endswith("Loss") or ".losses." in f".{cls.__module__}."
+
+
+def _holder(module: nn.Module, path: str) -> tuple[int, str]:
+    """The module that holds ``path``, and the name there."""
+    parent, _, name = path.rpartition(".")
+    return id(module.get_submodule(parent)), name
 
 
 def submodule(module: nn.Module, path: str) -> nn.Module | None:
@@ -142,16 +228,6 @@ def submodule(module: nn.Module, path: str) -> nn.Module | None:
         return module.get_submodule(path)
     except AttributeError:
         return None
-
-
-def _before(parent: nn.Module, name: str) -> tuple[nn.Module, Channels | None, str | None]:
-    """Source, channels and problem of the activation ``name`` of a module without a table entry."""
-    if isinstance(parent, ConvModule):
-        return parent.conv, channels_before(parent, name), None
-    if isinstance(parent, nn.Sequential):
-        return parent, channels_before(parent, name), None
-    cls = f"{type(parent).__module__}.{type(parent).__qualname__}"
-    return parent, None, f"acon_mm does not know how {cls} calls it"
 
 
 def select(sites: Sequence[Site], act_sites: ActSites, where: str) -> list[Site]:

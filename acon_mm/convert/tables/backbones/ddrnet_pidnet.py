@@ -5,28 +5,14 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...hosts import Host, HostSite
+from ...hosts import Host, HostSite, register_sites
 from ..common import last_conv, sites_after
 
 
-class BlockSites(Host):
-    """``act`` after the sum. The last block of a stage has none; the network activates after it."""
-
-    upstream = (
-        "mmseg.models.utils.basic_block.BasicBlock.forward",
-        "mmseg.models.utils.basic_block.Bottleneck.forward",
-    )
-    shared = None
-
-    @classmethod
-    def sites(cls, module: Any) -> list[HostSite]:
-        return [HostSite("act", last_conv(module))] if hasattr(module, "act") else []
-
-
+@register_sites("mmseg.models.backbones.pidnet.PIDNet.forward")
 class PIDNetSites(Host):
     """``stem.3`` and ``stem.5``; ``i_acts.N``, ``p_acts.N`` and ``d_acts.N``, two on each of the three branches."""
 
-    upstream = ("mmseg.models.backbones.pidnet.PIDNet.forward",)
     calls = {
         "forward": (
             *("self.i_acts[0]", "self.i_acts[1]"),
@@ -45,14 +31,13 @@ class PIDNetSites(Host):
         ]
 
 
+@register_sites("mmseg.models.backbones.ddrnet.DDRNet.forward")
 class DDRNetSites(Host):
     """``stem.3`` and ``stem.5``; ``context_acts.N`` and ``spatial_acts.N`` before and after each of two fusions.
 
     Upstream changes the input of an activation in place after the call. Most activations need their input in the
     backward pass, so the forward is written again without that.
     """
-
-    upstream = ("mmseg.models.backbones.ddrnet.DDRNet.forward",)
 
     @classmethod
     def sites(cls, module: Any) -> list[HostSite]:

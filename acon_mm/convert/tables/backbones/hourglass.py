@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from ...hosts import Host, HostSite
+from ...hosts import Host, HostSite, register_sites
 from ..common import sites_after
 
 
+@register_sites("mmdet.models.backbones.hourglass.HourglassNet.forward")
 class HourglassSites(Host):
     """``acts.N`` after the sum between two hourglasses."""
 
-    upstream = ("mmdet.models.backbones.hourglass.HourglassNet.forward",)
     calls = {"forward": ("self.acts[ind]",)}
     is_backbone = True
 

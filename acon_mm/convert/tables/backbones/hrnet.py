@@ -2,23 +2,22 @@
 
 from typing import Any
 
-from ...hosts import Host, HostSite
+from ...hosts import Host, HostSite, register_sites
 from ..common import last_conv, sites_after
 
 
+@register_sites("mmdet.models.backbones.hrnet.HRNet.forward", "mmpretrain.models.backbones.hrnet.HRNet.forward")
 class HRNetSites(Host):
     """The stem: conv1-norm1-``act1``-conv2-norm2-``act2``."""
 
-    upstream = ("mmdet.models.backbones.hrnet.HRNet.forward",)
     calls = {"forward": ("self.act1", "self.act2")}
     before = {"act1": "conv1", "act2": "conv2"}
     is_backbone = True
 
 
+@register_sites("mmseg.models.backbones.hrnet.HRNet.forward")
 class FreezableHRNetSites(HRNetSites):
     """mmseg's HRNet, which also has ``frozen_stages``."""
-
-    upstream = ("mmseg.models.backbones.hrnet.HRNet.forward",)
 
     def _freeze_stages(self) -> None:
         super()._freeze_stages()
@@ -27,13 +26,14 @@ class FreezableHRNetSites(HRNetSites):
                 act.eval().requires_grad_(False)
 
 
+@register_sites(
+    "mmdet.models.backbones.hrnet.HRModule.forward",
+    "mmseg.models.backbones.hrnet.HRModule.forward",
+    "mmpretrain.models.backbones.hrnet.HRModule.forward",
+)
 class HRModuleSites(Host):
     """``acts.N`` after the sum of branch N. A module with one branch has no sum and no activation."""
 
-    upstream = (
-        "mmdet.models.backbones.hrnet.HRModule.forward",
-        "mmseg.models.backbones.hrnet.HRModule.forward",
-    )
     calls = {"forward": ("self.acts[i]",)}
 
     @classmethod

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from ...hosts import Host, HostSite
-from ..common import sites_after, sites_in_list
+from ...hosts import Host, HostSite, register_sites
+from ..common import sites_after
 
 
+@register_sites("mmdet.models.roi_heads.bbox_heads.convfc_bbox_head.ConvFCBBoxHead.forward")
 class ConvFCBBoxHeadSites(Host):
     """``shared_acts``, ``cls_acts`` and ``reg_acts`` after the fully connected layers."""
 
-    upstream = ("mmdet.models.roi_heads.bbox_heads.convfc_bbox_head.ConvFCBBoxHead.forward",)
     calls = {"forward": ("self.act_after(fc)",) * 3}
 
     @classmethod
@@ -18,17 +18,17 @@ class ConvFCBBoxHeadSites(Host):
         return [site for acts, layers in fcs.items() for site in sites_after(layers, acts)]
 
 
+@register_sites("mmdet.models.roi_heads.bbox_heads.scnet_bbox_head.SCNetBBoxHead.forward")
 class SCNetBBoxHeadSites(ConvFCBBoxHeadSites):
     """The same sites, in two methods."""
 
-    upstream = ("mmdet.models.roi_heads.bbox_heads.scnet_bbox_head.SCNetBBoxHead.forward",)
     calls = {"_forward_shared": ("self.act_after(fc)",), "_forward_cls_reg": ("self.act_after(fc)",) * 2}
 
 
+@register_sites("mmdet.models.roi_heads.bbox_heads.multi_instance_bbox_head.MultiInstanceBBoxHead.forward")
 class MultiInstanceBBoxHeadSites(Host):
     """CrowdDet: ``shared_acts``; ``cls_acts.K`` and ``reg_acts.K`` of the K-th prediction; ``ref_act`` to refine."""
 
-    upstream = ("mmdet.models.roi_heads.bbox_heads.multi_instance_bbox_head.MultiInstanceBBoxHead.forward",)
     calls = {"forward": (*("self.act_after(fc)",) * 3, "self.ref_act")}
 
     @classmethod
@@ -39,17 +39,10 @@ class MultiInstanceBBoxHeadSites(Host):
         return [*sites, HostSite("ref_act", module.shared_fcs_ref)] if module.with_refine else sites
 
 
-class ResBlockSites(Host):
-    """Double-Head R-CNN: ``relu`` after the sum."""
-
-    upstream = ("mmdet.models.roi_heads.bbox_heads.double_bbox_head.BasicResBlock.forward",)
-    before = {"relu": "conv2"}
-
-
+@register_sites("mmdet.models.roi_heads.bbox_heads.double_bbox_head.DoubleConvFCBBoxHead.forward")
 class DoubleConvFCBBoxHeadSites(Host):
     """``fc_acts`` after the fully connected layers. The branch of convolutions consists of ResNet blocks."""
 
-    upstream = ("mmdet.models.roi_heads.bbox_heads.double_bbox_head.DoubleConvFCBBoxHead.forward",)
     calls = {"forward": ("self.act_after(fc)",)}
 
     @classmethod
@@ -57,10 +50,10 @@ class DoubleConvFCBBoxHeadSites(Host):
         return sites_after(module.fc_branch, "fc_acts")
 
 
+@register_sites("mmdet.models.roi_heads.bbox_heads.sabl_head.SABLHead.forward")
 class SABLHeadSites(Host):
     """``cls_acts``, ``reg_offset_acts`` and ``reg_cls_acts`` after the fully connected layers; ``upsample_acts``."""
 
-    upstream = ("mmdet.models.roi_heads.bbox_heads.sabl_head.SABLHead.forward",)
     calls = {
         "cls_forward": ("self.act_after(fc)",),
         "side_aware_feature_extractor": ("self.upsample_acts[0]", "self.upsample_acts[1]"),
@@ -76,14 +69,3 @@ class SABLHeadSites(Host):
             *sites_after(module.reg_offset_fcs, "reg_offset_acts"),
             *sites_after(module.reg_cls_fcs, "reg_cls_acts"),
         ]
-
-
-class DIIHeadSites(Host):
-    """Sparse R-CNN: ``cls_fcs`` and ``reg_fcs`` are lists of linear layer, norm, activation; linear layer, ..."""
-
-    upstream = ("mmdet.models.roi_heads.bbox_heads.dii_head.DIIHead.forward",)
-    shared = None
-
-    @classmethod
-    def sites(cls, module: Any) -> list[HostSite]:
-        return sites_in_list(module.cls_fcs, "cls_fcs", every=3) + sites_in_list(module.reg_fcs, "reg_fcs", every=3)

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from ...hosts import Host, HostSite
+from ...hosts import Host, HostSite, register_sites
 from ..common import sites_in_list
 
 
+@register_sites("mmdet.models.dense_heads.clr_head.clr_head.CLRHead.forward")
 class CLRHeadSites(Host):
     """``cls_modules`` and ``reg_modules`` are lists in which each linear layer is followed by an activation."""
 
-    upstream = ("mmdet.models.dense_heads.clr_head.clr_head.CLRHead.forward",)
     shared = None
 
     @classmethod
@@ -20,10 +20,10 @@ class CLRHeadSites(Host):
         ]
 
 
+@register_sites("mmdet.models.dense_heads.clr_head.utils.roi_gather.ROIGather.forward")
 class ROIGatherSites(Host):
     """``act`` after the norm of a lane's features."""
 
-    upstream = ("mmdet.models.dense_heads.clr_head.utils.roi_gather.ROIGather.forward",)
     shared = None
     calls = {"forward": ("self.act",)}
     before = {"act": "fc_norm"}

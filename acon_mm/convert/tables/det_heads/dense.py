@@ -5,11 +5,12 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from ...hosts import Host, HostSite
+from ...hosts import Host, HostSite, register_sites
 
 _DISTANCE = "keeps the distance from a point to an edge of its box from being negative"
 
 
+@register_sites("mmdet.models.dense_heads.rpn_head.RPNHead.forward_single")
 class RPNHeadSites(Host):
     """``rpn_act`` after the convolution.
 
@@ -17,7 +18,6 @@ class RPNHeadSites(Host):
     more after the last. A second ReLU changes nothing, but a second ACON does, so it is left out.
     """
 
-    upstream = ("mmdet.models.dense_heads.rpn_head.RPNHead.forward_single",)
     shared = None
     calls = {"forward_single": ("self.act_after_convs()",)}
 
@@ -32,42 +32,18 @@ class RPNHeadSites(Host):
         return nn.Identity() if self.num_convs > 1 else self.rpn_act
 
 
+@register_sites("mmdet.models.dense_heads.ga_rpn_head.GARPNHead.forward_single")
 class GARPNHeadSites(Host):
     """``rpn_act`` after the convolution; ``relu`` is never called."""
 
-    upstream = ("mmdet.models.dense_heads.ga_rpn_head.GARPNHead.forward_single",)
     calls = {"forward_single": ("self.rpn_act",)}
     before = {"rpn_act": "rpn_conv"}
 
 
-class CascadeRPNStageSites(Host):
-    """``relu`` after the adaptive convolution."""
-
-    upstream = ("mmdet.models.dense_heads.cascade_rpn_head.StageCascadeRPNHead.forward_single",)
-    before = {"relu": "rpn_conv.conv"}
-
-
-class FeatureAlignmentSites(Host):
-    """``relu`` after the deformable convolution (guided anchoring, FoveaBox)."""
-
-    upstream = (
-        "mmdet.models.dense_heads.guided_anchor_head.FeatureAdaption.forward",
-        "mmdet.models.dense_heads.fovea_head.FeatureAlign.forward",
-    )
-    before = {"relu": "conv_adaption"}
-
-
-class BiCornerPoolSites(Host):
-    """``relu`` after the sum of the pooled branch and the projection (CornerNet, CentripetalNet)."""
-
-    upstream = ("mmdet.models.dense_heads.corner_head.BiCornerPool.forward",)
-    before = {"relu": "conv1"}
-
-
+@register_sites("mmdet.models.dense_heads.reppoints_head.RepPointsHead.forward_single")
 class RepPointsHeadSites(Host):
     """``pts_init_act``, ``cls_act`` and ``pts_refine_act`` after the three convolutions."""
 
-    upstream = ("mmdet.models.dense_heads.reppoints_head.RepPointsHead.forward_single",)
     calls = {"forward_single": ("self.pts_init_act", "self.cls_act", "self.pts_refine_act")}
     before = {
         "pts_init_act": "reppoints_pts_init_conv",
@@ -76,18 +52,18 @@ class RepPointsHeadSites(Host):
     }
 
 
+@register_sites("mmdet.models.dense_heads.vfnet_head.VFNetHead.forward_single")
 class VFNetHeadSites(Host):
     """``reg_refine_act`` and ``cls_act`` after the two deformable convolutions."""
 
-    upstream = ("mmdet.models.dense_heads.vfnet_head.VFNetHead.forward_single",)
     calls = {"forward_single": ("self.reg_refine_act", "self.cls_act")}
     before = {"reg_refine_act": "vfnet_reg_refine_dconv", "cls_act": "vfnet_cls_dconv"}
 
 
+@register_sites("mmdet.models.dense_heads.yolact_head.YOLACTProtonet.forward")
 class YOLACTProtonetSites(Host):
     """Every second layer of ``protonet``. One comes after an interpolation, which does not show its channels."""
 
-    upstream = ("mmdet.models.dense_heads.yolact_head.YOLACTProtonet.forward",)
     shared = None
 
     @classmethod
@@ -102,10 +78,10 @@ class YOLACTProtonetSites(Host):
         return found
 
 
+@register_sites("mmdet.models.dense_heads.atss_vlfusion_head.DyConv.forward")
 class DyConvSites(Host):
     """GLIP: ``relu`` after the fusion of the levels, unless it is a dynamic ReLU, which contains an activation."""
 
-    upstream = ("mmdet.models.dense_heads.atss_vlfusion_head.DyConv.forward",)
     shared = None
 
     @classmethod
@@ -113,40 +89,17 @@ class DyConvSites(Host):
         return [] if hasattr(module.relu, "fc") else [HostSite("relu", module.dyconvs[0].conv)]
 
 
-class DeadReLUSites(Host):
-    """``relu`` is never called. All activations are in ConvModules, or in parts with entries of their own."""
-
-    upstream = tuple(
-        f"mmdet.models.dense_heads.{method}"
-        for method in (
-            "atss_head.ATSSHead.forward_single",
-            "ddod_head.DDODHead.forward_single",
-            "ga_retina_head.GARetinaHead.forward_single",
-            "gfl_head.GFLHead.forward_single",
-            "guided_anchor_head.GuidedAnchorHead.forward_single",
-            "retina_head.RetinaHead.forward_single",
-            "retina_sepbn_head.RetinaSepBNHead.forward",
-            "sabl_retina_head.SABLRetinaHead.forward_single",
-            "tood_head.TOODHead.forward",
-            "yolact_head.YOLACTHead.forward_single",
-        )
-    )
-
-
+@register_sites("mmdet.models.dense_heads.fsaf_head.FSAFHead.forward_single")
 class FSAFHeadSites(Host):
     """A RetinaHead that calls ``relu``, but on distances."""
-
-    upstream = ("mmdet.models.dense_heads.fsaf_head.FSAFHead.forward_single",)
 
     @classmethod
     def kept(cls, module: Any) -> dict[str, str]:
         return {"relu": _DISTANCE}
 
 
-class PointDistanceSites(Host):
-    """FCOS and similar heads keep the distances that they predict from being negative."""
-
-    upstream = tuple(
+@register_sites(
+    *(
         f"mmdet.models.dense_heads.{method}.forward_single"
         for method in (
             "fcos_head.FCOSHead",
@@ -155,6 +108,10 @@ class PointDistanceSites(Host):
             "autoassign_head.AutoAssignHead",
         )
     )
+)
+class PointDistanceSites(Host):
+    """FCOS and similar heads keep the distances that they predict from being negative."""
+
     shared = None
 
     @classmethod
@@ -165,10 +122,10 @@ class PointDistanceSites(Host):
 _DYNAMIC = "inside a dynamic convolution: its weights, and so its channels, belong to one instance"
 
 
+@register_sites("mmdet.models.dense_heads.condinst_head.CondInstMaskHead.forward_single")
 class CondInstMaskHeadSites(Host):
     """The convolutions that make the masks have weights that the box head predicts."""
 
-    upstream = ("mmdet.models.dense_heads.condinst_head.CondInstMaskHead.forward_single",)
     shared = None
 
     @classmethod
@@ -176,16 +133,14 @@ class CondInstMaskHeadSites(Host):
         return {"F.relu(x)": _DYNAMIC}
 
 
+@register_sites("mmdet.models.dense_heads.rtmdet_ins_head.RTMDetInsHead.forward")
 class RTMDetInsHeadSites(CondInstMaskHeadSites):
     """As in CondInst."""
 
-    upstream = ("mmdet.models.dense_heads.rtmdet_ins_head.RTMDetInsHead.forward",)
 
-
+@register_sites("mmdet.models.dense_heads.rtmdet_ins_head.RTMDetInsSepBNHead.forward")
 class RTMDetInsSepBNHeadSites(CondInstMaskHeadSites):
     """As in CondInst; and the distances of points."""
-
-    upstream = ("mmdet.models.dense_heads.rtmdet_ins_head.RTMDetInsSepBNHead.forward",)
 
     @classmethod
     def kept(cls, module: Any) -> dict[str, str]:

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from ...hosts import Host, HostSite
+from ...hosts import Host, HostSite, register_sites
 from ..common import sites_after
 
 
+@register_sites("mmdet.models.tracking_heads.quasi_dense_embed_head.QuasiDenseEmbedHead.forward")
 class QuasiDenseEmbedHeadSites(Host):
     """``fc_acts`` after the fully connected layers."""
 
-    upstream = ("mmdet.models.tracking_heads.quasi_dense_embed_head.QuasiDenseEmbedHead.forward",)
     calls = {"forward": ("self.act_after(fc)",)}
 
     @classmethod
@@ -17,17 +17,17 @@ class QuasiDenseEmbedHeadSites(Host):
         return sites_after(module.fcs, "fc_acts")
 
 
+@register_sites("mmdet.models.tracking_heads.roi_embed_head.RoIEmbedHead.forward")
 class RoIEmbedHeadSites(QuasiDenseEmbedHeadSites):
     """The same sites, in another method."""
 
-    upstream = ("mmdet.models.tracking_heads.roi_embed_head.RoIEmbedHead.forward",)
     calls = {"extract_feat": ("self.act_after(fc)",)}
 
 
+@register_sites("mmdet.models.reid.fc_module.FcModule.forward")
 class FcModuleSites(Host):
     """``activate`` after the fully connected layer and its norm, if the module has one."""
 
-    upstream = ("mmdet.models.reid.fc_module.FcModule.forward",)
     shared = "activate"
 
     @classmethod

@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...hosts import LANGUAGE_MODEL, Host, HostSite
+from ...hosts import LANGUAGE_MODEL, Host, HostSite, register_sites
 from ..common import sites_after
 
 
+@register_sites("mmdet.models.layers.transformer.utils.MLP.forward")
 class MLPSites(Host):
     """``acts`` after each linear layer but the last."""
 
-    upstream = ("mmdet.models.layers.transformer.utils.MLP.forward",)
     shared = None
     calls = {"forward": ("self.per_sample(layer)",)}
 
@@ -30,10 +30,10 @@ class MLPSites(Host):
         return lambda x: act(x.flatten(0, -3)).view_as(x) if x.dim() > 3 else act(x)
 
 
+@register_sites("mmdet.models.dense_heads.detr_head.DETRHead.forward")
 class DETRHeadSites(Host):
     """``activate`` after the feed-forward network of the boxes."""
 
-    upstream = ("mmdet.models.dense_heads.detr_head.DETRHead.forward",)
     shared = "activate"
 
     @classmethod
@@ -47,18 +47,18 @@ class DETRHeadSites(Host):
         return tuple(output.unflatten(0, hidden_states.shape[:2]) for output in outputs)
 
 
+@register_sites("mmdet.models.dense_heads.conditional_detr_head.ConditionalDETRHead.forward")
 class ConditionalDETRHeadSites(Host):
     """As in DETR, but upstream runs each decoder layer on its own."""
 
-    upstream = ("mmdet.models.dense_heads.conditional_detr_head.ConditionalDETRHead.forward",)
     shared = "activate"
     sites = DETRHeadSites.sites
 
 
+@register_sites("mmdet.models.dense_heads.maskformer_head.MaskFormerHead.forward")
 class MaskFormerHeadSites(Host):
     """``mask_embed.1`` and ``mask_embed.3``."""
 
-    upstream = ("mmdet.models.dense_heads.maskformer_head.MaskFormerHead.forward",)
     shared = None
     calls = {"forward": ("self.embed_per_sample",)}
     also_calls = ("self.mask_embed",)
@@ -69,13 +69,13 @@ class MaskFormerHeadSites(Host):
         return self.mask_embed(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
+@register_sites("mmdet.models.layers.transformer.utils.DynamicConv.forward")
 class DynamicConvSites(Host):
     """``act_in`` after norm_in, ``act_out`` after norm_out, and ``act_fc`` after the norm of the projection.
 
     In CondInst, channels have another meaning for each instance. Here they do not: a norm comes before each site.
     """
 
-    upstream = ("mmdet.models.layers.transformer.utils.DynamicConv.forward",)
     shared = "activation"
     calls = {"forward": ("self.act_in", "self.act_out", "self.act_fc")}
 
@@ -85,8 +85,8 @@ class DynamicConvSites(Host):
         return [*sites, HostSite("act_fc", module.fc_norm)] if module.with_proj else sites
 
 
+@register_sites("mmdet.models.language_models.bert.BertModel.forward")
 class BertSites(Host):
     """The language model of Grounding DINO and GLIP."""
 
-    upstream = ("mmdet.models.language_models.bert.BertModel.forward",)
     reason_to_keep_all = LANGUAGE_MODEL

@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from ...hosts import Host, HostSite
+from ...hosts import Host, HostSite, register_sites
 
 GELU = "a GELU in a transformer's feed-forward network: only the act_cfg of the class itself reaches it"
 
 
+@register_sites("mmcv.cnn.bricks.transformer.FFN.forward")
 class FFNSites(Host):
     """``layers.N.1`` after each linear layer but the last, unless it is a GELU."""
 
-    upstream: ClassVar[tuple[str, ...]] = ("mmcv.cnn.bricks.transformer.FFN.forward",)
     shared: ClassVar[str | None] = None
 
     @classmethod
@@ -30,10 +30,10 @@ class FFNSites(Host):
         return dict.fromkeys(gelus, GELU)
 
 
+@register_sites("mmdet.models.backbones.pvt.MixFFN.forward", "mmseg.models.backbones.mit.MixFFN.forward")
 class MixFFNSites(FFNSites):
     """``layers.N`` after the depthwise convolution, or the first 1x1 convolution, unless it is a GELU."""
 
-    upstream = ("mmdet.models.backbones.pvt.MixFFN.forward", "mmseg.models.backbones.mit.MixFFN.forward")
     shared = "activate"  # of mmseg, where it is also one of the layers
 
     @classmethod

@@ -3,13 +3,13 @@
 from typing import Any
 
 from ...channels import Channels
-from ...hosts import Host, HostSite
+from ...hosts import Host, HostSite, register_sites
 
 
+@register_sites("mmdet.models.necks.ssh.SSHDetModule.forward")
 class SSHDetModuleSites(Host):
     """``act`` after the three branches are concatenated."""
 
-    upstream = ("mmdet.models.necks.ssh.SSHDetModule.forward",)
     shared = None
     calls = {"forward": ("self.act",)}
 

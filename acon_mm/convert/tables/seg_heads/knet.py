@@ -2,14 +2,13 @@
 
 from typing import Any
 
-from ...hosts import Host, HostSite
-from ..common import sites_in_list
+from ...hosts import Host, HostSite, register_sites
 
 
+@register_sites("mmseg.models.decode_heads.knet_head.KernelUpdator.forward")
 class KernelUpdatorSites(Host):
     """``act`` on the updated kernels; ``gate_act``, ``param_act`` and ``input_act`` if the options ask for them."""
 
-    upstream = ("mmseg.models.decode_heads.knet_head.KernelUpdator.forward",)
     calls = {"forward": ("self.gate_act", "self.param_act", "self.input_act", "self.act")}
     shared = "activation"
 
@@ -21,19 +20,8 @@ class KernelUpdatorSites(Host):
         return [*sites, HostSite("act", module.fc_norm)]
 
 
-class KernelUpdateHeadSites(Host):
-    """``mask_fcs.N``: every third layer of a list."""
-
-    upstream = ("mmseg.models.decode_heads.knet_head.KernelUpdateHead.forward",)
-    shared = None
-
-    @classmethod
-    def sites(cls, module: Any) -> list[HostSite]:
-        return sites_in_list(module.mask_fcs, "mask_fcs", every=3)
-
-
+@register_sites("mmseg.models.decode_heads.knet_head.IterativeDecodeHead.forward")
 class IterativeDecodeHeadSites(Host):
     """It has no site of its own. The heads in it have."""
 
-    upstream = ("mmseg.models.decode_heads.knet_head.IterativeDecodeHead.forward",)
     takes_act_cfg = False  # its __init__ does not call the one of the base that takes it

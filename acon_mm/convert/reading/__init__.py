@@ -1,0 +1,17 @@
+"""Reading a module's ``forward``: which activations it calls, where in the source, and on how many channels.
+
+The source is followed as Python would run it, but tensors are unknown :class:`~acon_mm.convert.values.Value`. What
+depends on the module alone (its layers, options, loops over its layers) is known. Both ways of a condition on a tensor
+are read.
+
+- ``reader.py``: the methods of a module, one after the other
+- ``statements.py``: assignments, conditions and loops
+- ``expressions.py``: what an expression names or computes
+- ``calls.py``: calls, of activations above all
+- ``things.py``: what names can stand for, and what is found
+"""
+
+from .reader import read
+from .things import Reading, Visit
+
+__all__ = ["Reading", "Visit", "read"]

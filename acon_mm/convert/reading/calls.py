@@ -1,0 +1,302 @@
+"""Calls: of activations, of layers, of methods and of functions."""
+
+import ast
+from collections import ChainMap
+from collections.abc import Sequence
+from functools import partial
+from inspect import unwrap
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
+
+from torch import nn
+
+from ..activations import ACTIVATION_METHODS, ACTIVATIONS, same_module
+from ..source import Source, UnreadableError
+from ..values import Value, after_function, after_layer
+from .expressions import MAX_STEPS, SAFE_METHODS
+from .things import (
+    Choice,
+    Closure,
+    Given,
+    Items,
+    Method,
+    OnTheFly,
+    Part,
+    Ref,
+    Stop,
+    Super,
+    Visit,
+    is_activation_function,
+    join_path,
+)
+
+#: functions of these packages contain no activations of a network
+_FOREIGN = ("torch", "numpy", "builtins", "math", "typing", "mmengine", "mmcv", "collections", "functools", "itertools")
+_COMPUTED = (len, range, list, tuple, reversed, getattr, hasattr, isinstance, int, float, bool, str, min, max, sorted)
+
+
+class Calls(Part):
+    """Reads calls."""
+
+    def _eval_Call(self, node: ast.Call, env: ChainMap) -> Any:
+        if isinstance(node.func, ast.Name) and node.func.id == "super" and "super" not in env:
+            return self._super(node, env)
+        callee = self._callee(node.func, env)
+        args: list[Any] = []
+        for each in node.args:
+            value = self.eval(each.value if isinstance(each, ast.Starred) else each, env)
+            parts = self._elements(value) if isinstance(each, ast.Starred) else None
+            args.extend(parts if parts is not None else [value])
+        kwargs = {}
+        for keyword in node.keywords:
+            value = self.eval(keyword.value, env)
+            if keyword.arg is not None:
+                kwargs[keyword.arg] = value
+            elif isinstance(value, dict):
+                kwargs.update({key: self._wrapped(each) for key, each in value.items() if isinstance(key, str)})
+        return self._call(callee, args, kwargs, node, env)
+
+    def _callee(self, node: ast.expr, env: ChainMap) -> Any:
+        if isinstance(node, ast.Attribute):
+            owner = self.eval(node.value, env)
+            return (
+                Method(owner, node.attr)
+                if isinstance(owner, Value)
+                else self._attribute(owner, self._functions[-1][0].full_name(node.attr))
+            )
+        return self.eval(node, env)
+
+    def _super(self, node: ast.Call, env: ChainMap) -> Any:
+        after = self.eval(node.args[0], env) if node.args else env.get("@class")
+        return Super(after) if isinstance(after, type) else Value()
+
+    def _call(self, callee: Any, args: list[Any], kwargs: dict[str, Any], node: ast.Call, env: ChainMap) -> Any:
+        if isinstance(callee, Choice):
+            outputs = [self._call(each, args, kwargs, node, env) for each in callee]
+            return self._join(outputs) if outputs else Value()
+        if isinstance(callee, Ref):
+            return self._layer(callee, args, kwargs, node)
+        if isinstance(callee, partial):
+            return self._call(
+                self._wrapped(callee.func), [*callee.args, *args], {**callee.keywords, **kwargs}, node, env
+            )
+        if isinstance(callee, Closure):
+            return self._closure(callee, args, kwargs)
+        if isinstance(callee, OnTheFly):
+            return self._visit(node, callee.module, None, args)
+        if isinstance(callee, Method):
+            return self._method(callee, args, kwargs, node, env)
+        if isinstance(callee, MethodType):
+            return self._bound(callee, args, kwargs, node)
+        if isinstance(callee, type):
+            return self._new(callee, args, kwargs, node)
+        if is_activation_function(callee):
+            x = args[0] if args else kwargs.get("input", kwargs.get("x"))
+            return self._visit(node, same_module(callee, args, kwargs), None, [x])
+        if callee in (enumerate, zip):
+            return self._enumerated(callee, args)
+        if isinstance(callee, BuiltinFunctionType) and callee in _COMPUTED:
+            return self._builtin(callee, args, kwargs)
+        if isinstance(callee, FunctionType):
+            return self._plain_function(callee, args, kwargs, node)
+        if isinstance(callee, Value) and not isinstance(callee, Given):
+            self.result.unknown.append(self._functions[-1][0].where(node))
+        self._given_away(args, kwargs, node)
+        return after_function(getattr(callee, "__name__", ""), args, kwargs)
+
+    def _visit(self, node: Any, callee: Any, path: str | None, args: Sequence[Any], kind: str = "call") -> Value:
+        value = args[0] if args and isinstance(args[0], Value) else Value()
+        source, bound = self._functions[-1]
+        self.result.visits.append(Visit(source, node, tuple(self._loops), callee, path, value, bound, kind))
+        return value
+
+    def _layer(self, ref: Ref, args: list[Any], kwargs: dict[str, Any], node: Any) -> Any:
+        layer = ref.module
+        x = args[0] if args else next(iter(kwargs.values()), Value())
+        if isinstance(layer, ACTIVATIONS):
+            return self._visit(node, layer, ref.path, [x])
+        self.result.others.add((self._functions[-1][0], self._functions[-1][0].number(node)))
+        self._given_away(args, kwargs, node)
+        known = after_layer(layer, x)
+        return known if known is not None else self.output_of(layer, x)
+
+    def _closure(self, closure: Closure, args: list[Any] | None, kwargs: dict[str, Any]) -> Any:
+        env = closure.env.new_child()
+        self._bind(closure.node.args, env, args, kwargs, None, None)
+        if isinstance(closure.node, ast.Lambda):
+            return self.eval(closure.node.body, env)
+        if self._steps > MAX_STEPS // 2:
+            raise Stop
+        self._steps += 100  # a closure may call itself
+        return self._run(closure.node.body, env)
+
+    def _bound(self, method: MethodType, args: list[Any] | None, kwargs: dict[str, Any], node: Any) -> Any:
+        owner, function = method.__self__, method.__func__
+        if not isinstance(owner, nn.Module):
+            return Value()
+        if not isinstance(function, FunctionType):  # the object of a decorator
+            return self._function(unwrap(function), args, kwargs, bound=False)
+        if (function.__module__ or "").startswith("torch.nn.modules.module"):
+            return (
+                self._layer(self._wrapped(owner), args or [], kwargs, node)
+                if function.__name__ == "__call__"
+                else Value()
+            )
+        if owner is self.module:
+            try:
+                return self._function(function, args, kwargs, bound=True)
+            except UnreadableError as error:
+                self.result.problem = str(error)
+                return Value()
+        if function.__name__ == "forward":
+            return self._layer(self._wrapped(owner), args or [], kwargs, node)
+        self.result.entered.append((owner, function.__name__))
+        return Value()
+
+    def _method(self, method: Method, args: list[Any], kwargs: dict[str, Any], node: ast.Call, env: ChainMap) -> Any:
+        owner, name = method
+        if isinstance(owner, Super):
+            mro = type(self.module).__mro__
+            cls = next(cls for cls in mro[mro.index(owner.after) + 1 :] if name in vars(cls))
+            function = vars(cls)[name]
+            source = self._functions[-1][0]
+            if (function.__module__ or "").startswith("torch.nn.modules"):
+                known = after_layer(self.module, args[0] if args else Value())
+                return known if known is not None else Value()
+            self.result.supers[source, source.number(node)] = function
+            try:
+                return self._function(function, args, kwargs, bound=True)
+            except UnreadableError as error:
+                self.result.problem = str(error)
+                return Value()
+        if isinstance(owner, Value):
+            if name in ACTIVATION_METHODS and not args:
+                return self._visit(node, same_module(ACTIVATION_METHODS[name], [owner], {}), None, [owner])
+            self._given_away(args, kwargs, node)
+            return after_function(name, [owner, *args], kwargs)
+        if isinstance(owner, Items) and name in ("append", "insert", "extend", "pop"):
+            try:
+                if name == "extend":
+                    owner.extend(self._elements(args[0]) or [Value()])
+                    return None
+                return getattr(owner, name)(*args)
+            except Exception:
+                return Value()
+        if name in SAFE_METHODS and not any(isinstance(each, Value) for each in args):
+            try:
+                return self._wrapped(getattr(owner, name)(*args))
+            except Exception:
+                return Value()
+        self._given_away(args, kwargs, node)
+        return Value()
+
+    def _new(self, cls: type, args: list[Any], kwargs: dict[str, Any], node: ast.Call) -> Any:
+        if cls in _COMPUTED:
+            return self._builtin(cls, args, kwargs)
+        if cls in (enumerate, zip):
+            return self._enumerated(cls, args)
+        if issubclass(cls, ACTIVATIONS) and not any(isinstance(each, Value) for each in (*args, *kwargs.values())):
+            try:
+                return OnTheFly(cls(*args, **kwargs))
+            except Exception:
+                return Value()
+        if cls is dict and not args:
+            return kwargs
+        self._given_away(args, kwargs, node)  # for example to functools.partial
+        return Value()
+
+    def _enumerated(self, function: Any, args: list[Any]) -> Any:
+        parts = [self._elements(each) for each in args]
+        if function is enumerate:
+            return (
+                Method(args[0], "enumerate") if not parts or parts[0] is None else list(map(Items, enumerate(parts[0])))
+            )
+        known = [len(each) for each in parts if each is not None]
+        if not known:
+            return Value()
+        return [Items(each[i] if each is not None else Value() for each in parts) for i in range(min(known))]
+
+    def _builtin(self, function: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        if function is getattr and len(args) >= 2:
+            owner, name = args[:2]
+            if isinstance(name, str):
+                return self._attribute(owner, name)
+            children = owner.module.named_children() if isinstance(owner, Ref) else ()
+            return Choice(Ref(child, join_path(owner.path, name)) for name, child in children) or Value()
+        if function in (hasattr, isinstance) and len(args) == 2 and not isinstance(args[0], (Value, Choice)):
+            try:
+                return function(args[0].module if isinstance(args[0], Ref) else args[0], args[1])
+            except Exception:
+                return Value()
+        if function in (list, tuple, reversed, len) and len(args) == 1:
+            parts = self._elements(args[0])
+            if parts is None:
+                return Method(args[0], "len") if function is len else Value()
+            return len(parts) if function is len else Items(parts[::-1] if function is reversed else parts)
+        if function is range and any(isinstance(each, Method) for each in args):
+            return Method(args[0], "range")
+        if any(isinstance(each, (Value, Choice, Method, Ref, Items)) for each in (*args, *kwargs.values())):
+            return Value()
+        try:
+            return function(*args, **kwargs)
+        except Exception:
+            return Value()
+
+    def _plain_function(self, function: FunctionType, args: list[Any], kwargs: dict[str, Any], node: ast.Call) -> Any:
+        name, package = function.__name__, (function.__module__ or "").partition(".")[0]
+        if name == "checkpoint" and args:  # torch.utils.checkpoint
+            return self._call_given(args[0], args[1:], node, node.args[0])
+        owner = args[0] if args and isinstance(args[0], Ref) and args[0].module is self.module else None
+        if owner is not None and getattr(type(self.module), name, None) is not None:  # Base.forward(self, x)
+            source = self._functions[-1][0]
+            self.result.supers[source, source.number(node)] = function
+            return self._function(function, args[1:], kwargs, bound=True)
+        known = after_function(name, args, kwargs)
+        self._given_away(args, kwargs, node)
+        if package in _FOREIGN or function in self._foreign_done:
+            return known
+        self._foreign_done.add(function)
+        try:
+            if any(word in Source.of(function).text for word in (b"lu(", b"lu_(", b"swish(", b"mish(", b"act")):
+                output = self._function(function, args, kwargs, bound=False)
+                return output if isinstance(output, Value) else known
+        except UnreadableError:
+            pass
+        return known
+
+    def _given_away(self, args: Sequence[Any], kwargs: dict[str, Any], node: Any) -> None:
+        """Functions and activations that are given to another function, which will call them."""
+        if not isinstance(node, ast.Call):
+            return
+        nodes = dict(enumerate(node.args)) if not any(isinstance(each, ast.Starred) for each in node.args) else {}
+        named = {each.arg: each.value for each in node.keywords}
+        for key, value in (*enumerate(args), *kwargs.items()):
+            if (
+                isinstance(value, (MethodType, Closure))
+                or (isinstance(value, Ref) and isinstance(value.module, ACTIVATIONS))
+                or is_activation_function(value)
+            ):
+                others = [self._element_of(each) for each in args[1:]] if key == 0 else None  # as map() does
+                name = nodes.get(key) if isinstance(key, int) else named.get(str(key))
+                self._call_given(value, others, node, name)
+
+    def _element_of(self, value: Any) -> Any:
+        """One of several layers; anything else is unknown."""
+        layers = self._elements(value) if isinstance(value, Ref) else None
+        return Choice(layers) if layers else Given()
+
+    def _call_given(self, callee: Any, args: list[Any] | None, node: ast.Call, name: ast.expr | None) -> Any:
+        if isinstance(callee, Closure):
+            return self._closure(callee, args, {})
+        if isinstance(callee, MethodType):
+            return self._bound(callee, args, {}, node)
+        kind = "hidden" if name is None else "name"
+        if isinstance(callee, Ref) and isinstance(callee.module, ACTIVATIONS):
+            return self._visit(name or node, callee.module, callee.path, args or [], kind)
+        if isinstance(callee, Ref) and args is not None:
+            return self._layer(callee, args, {}, node)
+        if is_activation_function(callee):
+            return self._visit(name or node, same_module(callee, [Value()], {}), None, args or [], kind)
+        if isinstance(callee, FunctionType) and args is not None:
+            return self._plain_function(callee, args, {}, node)
+        return Value()

@@ -1,0 +1,278 @@
+"""Expressions: what they name, and what they compute from what is known."""
+
+import ast
+import builtins
+from collections import ChainMap
+from collections.abc import Callable
+from types import FunctionType, ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..values import Value, after_function
+from .things import Choice, Closure, Items, Method, OnTheFly, Part, Ref, Stop, Super, join_path
+
+#: a module that takes more is not read to the end
+MAX_STEPS = 200_000
+SAFE_METHODS = frozenset(
+    (
+        *("get", "items", "keys", "values", "format", "lower", "upper", "startswith", "endswith", "split"),
+        *("join", "index", "count"),
+    )
+)
+
+_OPERATORS = {
+    ast.Eq: "==",
+    ast.NotEq: "!=",
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+    ast.In: "in",
+    ast.NotIn: "not in",
+    ast.Add: "+",
+    ast.Sub: "-",
+    ast.Mult: "*",
+    ast.Div: "/",
+    ast.FloorDiv: "//",
+    ast.Mod: "%",
+    ast.BitAnd: "&",
+    ast.BitOr: "|",
+    ast.BitXor: "^",
+    ast.RShift: ">>",
+}
+
+
+class Expressions(Part):
+    """Reads expressions."""
+
+    def eval(self, node: ast.expr, env: ChainMap) -> Any:
+        self._steps += 1
+        if self._steps > MAX_STEPS:
+            raise Stop
+        handle = getattr(self, f"_eval_{type(node).__name__}", None)
+        if handle is not None:
+            return handle(node, env)
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.expr):
+                self.eval(child, env)
+        return Value()
+
+    def _eval_Constant(self, node: ast.Constant, env: ChainMap) -> Any:
+        return node.value
+
+    def _eval_Name(self, node: ast.Name, env: ChainMap) -> Any:
+        if node.id in env:
+            return self._wrapped(env[node.id])
+        if node.id in env["@globals"]:
+            return self._wrapped(env["@globals"][node.id])
+        return getattr(builtins, node.id, Value())
+
+    def _eval_NamedExpr(self, node: ast.NamedExpr, env: ChainMap) -> Any:
+        value = self.eval(node.value, env)
+        self._assign(node.target, value, env)
+        return value
+
+    def _eval_Tuple(self, node: Any, env: ChainMap) -> Any:
+        found = Items()
+        for each in node.elts:
+            value = self.eval(each.value if isinstance(each, ast.Starred) else each, env)
+            parts = self._elements(value) if isinstance(each, ast.Starred) else [value]
+            found.extend(parts if parts is not None else [Value()])
+        return found
+
+    _eval_List = _eval_Tuple
+
+    def _eval_Dict(self, node: ast.Dict, env: ChainMap) -> Any:
+        keys = [self.eval(key, env) if key is not None else Value() for key in node.keys]
+        values = [self.eval(value, env) for value in node.values]
+        known = all(isinstance(key, (str, int)) for key in keys)
+        return dict(zip(keys, values, strict=True)) if known else Value()
+
+    def _eval_JoinedStr(self, node: ast.JoinedStr, env: ChainMap) -> Any:
+        parts = []
+        for each in node.values:
+            value = self.eval(each.value, env) if isinstance(each, ast.FormattedValue) else each.value  # type: ignore
+            if not isinstance(value, (str, int)) or (isinstance(each, ast.FormattedValue) and each.format_spec):
+                return Value()
+            parts.append(str(value))
+        return "".join(parts)
+
+    def _eval_Attribute(self, node: ast.Attribute, env: ChainMap) -> Any:
+        return self._attribute(self.eval(node.value, env), self._functions[-1][0].full_name(node.attr))
+
+    def _attribute(self, owner: Any, name: str) -> Any:
+        if isinstance(owner, Choice):
+            return self._join([self._attribute(each, name) for each in owner])
+        if isinstance(owner, Value):
+            return owner if name in ("data", "real", "features") else Value()
+        if isinstance(owner, Super):
+            mro = type(self.module).__mro__
+            for cls in mro[mro.index(owner.after) + 1 :] if owner.after in mro else ():
+                if name in vars(cls):
+                    return Method(owner, name) if isinstance(vars(cls)[name], FunctionType) else Value()
+            return Value()
+        if isinstance(owner, Ref):
+            module = owner.module
+            if name == "training" or (module is self.module and name in self._assigned):
+                return self._assigned.get(name, Value())
+            if name in module._modules:
+                child = module._modules[name]
+                return None if child is None else Ref(child, join_path(owner.path, name))
+        elif isinstance(owner, (Method, Closure, OnTheFly)):
+            return Value()
+        elif not isinstance(owner, (ModuleType, type)) and (
+            name in SAFE_METHODS or isinstance(owner, (Items, dict, list, tuple, str))
+        ):
+            return Method(owner, name)
+        try:
+            return self._wrapped(getattr(owner.module if isinstance(owner, Ref) else owner, name))
+        except Exception:
+            return Value()
+
+    def _wrapped(self, value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            return Ref(value, self._path_of(value))
+        return Value() if isinstance(value, Tensor) else value
+
+    def _path_of(self, module: nn.Module) -> str | None:
+        if not self._paths:
+            self._paths.update((id(each), name) for name, each in self.module.named_modules())
+        return self._paths.get(id(module))
+
+    def _eval_Subscript(self, node: ast.Subscript, env: ChainMap) -> Any:
+        owner, index = self.eval(node.value, env), self.eval(node.slice, env)
+        if isinstance(owner, Value):
+            return Value(layer=owner.layer)
+        if isinstance(owner, Choice):
+            return Choice(each for option in owner for each in (self._elements(option) or ()))
+        if isinstance(owner, Ref):
+            layers = owner.module
+            if isinstance(layers, nn.ModuleDict):
+                parts = {name: Ref(child, join_path(owner.path, name)) for name, child in layers.items()}
+                return parts[index] if index in parts else Choice(parts.values())
+            owner = self._elements(owner)
+            if owner is None:
+                return Value()
+            if isinstance(index, Value):
+                return Choice(owner)
+        if isinstance(index, Value) and isinstance(owner, (list, tuple, dict)):
+            options = [self._wrapped(each) for each in (owner.values() if isinstance(owner, dict) else owner)]
+            return Choice(options) if options and all(isinstance(each, Ref) for each in options) else Value()
+        try:
+            found = owner[index]
+            return Items(map(self._wrapped, found)) if isinstance(index, slice) else self._wrapped(found)
+        except Exception:
+            return Value()
+
+    def _eval_Slice(self, node: ast.Slice, env: ChainMap) -> Any:
+        parts = [self.eval(each, env) if each is not None else None for each in (node.lower, node.upper, node.step)]
+        return slice(*parts) if all(each is None or isinstance(each, int) for each in parts) else Value()
+
+    def _eval_BoolOp(self, node: ast.BoolOp, env: ChainMap) -> Any:
+        ends = isinstance(node.op, ast.Or)
+        found: Any = None
+        unknown = False
+        for each in node.values:
+            found = self.eval(each, env)
+            truth = self._truth(found)
+            if truth is ends:
+                return found if not unknown else ends
+            unknown |= truth is None
+        return Value() if unknown else found
+
+    def _eval_UnaryOp(self, node: ast.UnaryOp, env: ChainMap) -> Any:
+        value = self.eval(node.operand, env)
+        if isinstance(node.op, ast.Not):
+            truth = self._truth(value)
+            return Value() if truth is None else not truth
+        if isinstance(value, Value):
+            return value
+        return -value if isinstance(node.op, ast.USub) and isinstance(value, (int, float)) else Value()
+
+    def _truth(self, value: Any) -> bool | None:
+        if isinstance(value, (Value, Choice, Method)):
+            return None
+        if isinstance(value, (Ref, Closure, OnTheFly, Super)):
+            return True
+        try:
+            return bool(value)
+        except Exception:
+            return None
+
+    def _eval_Compare(self, node: ast.Compare, env: ChainMap) -> Any:
+        left, *rest = (self.eval(each, env) for each in (node.left, *node.comparators))
+        if len(rest) > 1 or any(isinstance(each, (Value, Choice, Method)) for each in (left, *rest)):
+            return Value()
+        right = rest[0]
+        if isinstance(node.ops[0], (ast.Is, ast.IsNot)):
+            one, other = (each.module if isinstance(each, Ref) else each for each in (left, right))
+            return (one is other) is isinstance(node.ops[0], ast.Is)
+        return self._computed(f"a {_OPERATORS[type(node.ops[0])]} b", left, right)
+
+    def _computed(self, expression: str, a: Any, b: Any) -> Any:
+        plain = (int, float, str, bool, type(None), list, tuple, dict, range)
+        if not isinstance(a, plain) or not isinstance(b, plain) or (isinstance(a, Items) and "in" not in expression):
+            return Value()
+        try:
+            return eval(expression, {"a": a, "b": b})
+        except Exception:
+            return Value()
+
+    def _eval_BinOp(self, node: ast.BinOp, env: ChainMap) -> Any:
+        left, right = self.eval(node.left, env), self.eval(node.right, env)
+        return self._binary(node.op, left, right)
+
+    def _binary(self, op: ast.operator, left: Any, right: Any) -> Any:
+        if isinstance(left, Items) and isinstance(op, ast.Add):
+            more = self._elements(right)
+            return Items([*left, *more]) if more is not None else Value()
+        if isinstance(left, Value) or isinstance(right, Value):
+            plain = isinstance(op, (ast.Add, ast.Sub, ast.Mult, ast.Div))
+            numbers = [each for each in (left, right) if isinstance(each, (int, float))]
+            if plain and numbers:
+                return left if isinstance(left, Value) else right
+            return after_function("add", (left, right), {}) if plain else Value()
+        if isinstance(op, (ast.Pow, ast.LShift, ast.MatMult)):
+            return Value()
+        return self._computed(f"a {_OPERATORS[type(op)]} b", left, right)
+
+    def _eval_IfExp(self, node: ast.IfExp, env: ChainMap) -> Any:
+        test = self._truth(self.eval(node.test, env))
+        if test is not None:
+            return self.eval(node.body if test else node.orelse, env)
+        return self._join([self.eval(node.body, env), self.eval(node.orelse, env)])
+
+    def _eval_Lambda(self, node: ast.Lambda, env: ChainMap) -> Any:
+        return Closure(node, env)
+
+    def _eval_ListComp(self, node: Any, env: ChainMap) -> Any:
+        found, inner = Items(), env.new_child()
+        known = self._generators(node.generators, node.elt, inner, lambda: found.append(self.eval(node.elt, inner)))
+        return found if known else Value()
+
+    _eval_GeneratorExp = _eval_SetComp = _eval_ListComp
+
+    def _eval_DictComp(self, node: ast.DictComp, env: ChainMap) -> Any:
+        inner = env.new_child()
+        self._generators(node.generators, node.value, inner, lambda: self.eval(node.value, inner))
+        return Value()
+
+    def _generators(self, generators: list, inside: Any, env: ChainMap, body: Callable[[], Any]) -> bool:
+        if not generators:
+            body()
+            return True
+        first, *others = generators
+        over = self.eval(first.iter, env)
+        known = self._elements(over) is not None
+
+        def each() -> None:
+            nonlocal known
+            tests = [self._truth(self.eval(test, env)) for test in first.ifs]
+            if False in tests:
+                return
+            known &= None not in tests
+            known &= self._generators(others, inside, env, body)
+
+        self._loop(first, first.target, over, env, each, [inside, *first.ifs, *(each.iter for each in others)])
+        return known

@@ -1,0 +1,150 @@
+"""Reads the methods of a module."""
+
+import ast
+from collections import ChainMap
+from collections.abc import Sequence
+from types import FunctionType
+from typing import Any
+
+from torch import nn
+
+from ..activations import ACTIVATIONS
+from ..source import Source, UnreadableError
+from ..values import Later, Value, after_layer, joined
+from .calls import Calls
+from .expressions import Expressions
+from .statements import Statements
+from .things import Break, Choice, Closure, Given, Items, OnTheFly, Reading, Ref, Stop
+
+
+def read(module: nn.Module, methods: Sequence[str] = ("forward",)) -> Reading:
+    """Read methods of a module."""
+    reader = _Reader(module)
+    for name in methods:
+        reader.read_method(name)
+    return reader.result
+
+
+class _Reader(Statements, Expressions, Calls):
+    """Reads one module."""
+
+    def __init__(self, module: nn.Module, depth: int = 0) -> None:
+        self.module = module
+        self.depth = depth
+        self.result = Reading()
+        self._assigned: dict[str, Any] = {}
+        self._loops: list[tuple[Any, int]] = []
+        self._functions: list[tuple[Source, bool]] = []
+        self._returned: list[list[Any]] = []
+        self._steps = 0
+        self._paths: dict[int, str] = {}
+        self._foreign_done: set[FunctionType] = set()
+
+    def read_method(self, name: str) -> None:
+        method = getattr(self.module, name, None)
+        function = getattr(method, "__func__", None)
+        if not isinstance(function, FunctionType):
+            self.result.problem = f"the source of {type(self.module).__qualname__}.{name} cannot be read"
+            return
+        try:
+            output = self._function(function, None, {}, bound=True)
+            if name == "forward" and isinstance(output, Value):
+                self.result.output = output
+        except UnreadableError as error:
+            self.result.problem = str(error)
+        except (Stop, RecursionError):
+            self.result.problem = f"{type(self.module).__qualname__}.{name} is too large to read"
+
+    def _function(self, function: FunctionType, args: Sequence[Any] | None, kwargs: dict, bound: bool) -> Any:
+        """Read a function that is called with these arguments; None: with unknown ones."""
+        source = Source.of(function)
+        if any(each is source for each, _ in self._functions):  # recursion
+            return Value()
+        env: ChainMap = ChainMap({})
+        env["@globals"] = source.function.__globals__
+        free, cells = source.function.__code__.co_freevars, source.function.__closure__ or ()
+        for name, cell in zip(free, cells, strict=True):
+            try:
+                env[name] = cell.cell_contents
+            except ValueError:
+                continue
+        env["@class"] = env.get("__class__")
+        self._bind(source.definition.args, env, args, kwargs, function, Ref(self.module, "") if bound else None)
+        self._functions.append((source, bound))
+        loops, self._loops = self._loops, []  # a function cannot count the iterations of its caller
+        try:
+            return self._run(source.definition.body, env)
+        finally:
+            self._functions.pop()
+            self._loops = loops
+
+    def _bind(self, spec: ast.arguments, env: ChainMap, args: Any, kwargs: dict, function: Any, owner: Any) -> None:
+        names = [each.arg for each in (*spec.posonlyargs, *spec.args)]
+        for name in (*names, *(each.arg for each in spec.kwonlyargs)):
+            env[name] = Given()
+        for star in filter(None, (spec.vararg, spec.kwarg)):
+            env[star.arg] = Given()
+        if args is not None:
+            defaults = getattr(function, "__defaults__", None) or ()
+            for name, value in zip(names[len(names) - len(defaults) :], defaults, strict=True):
+                env[name] = self._wrapped(value)
+            for name, value in (getattr(function, "__kwdefaults__", None) or {}).items():
+                env[name] = self._wrapped(value)
+        given = [owner] if owner is not None else []
+        given += [*args] if args is not None else []
+        for name, value in zip(names, given, strict=False):
+            env[name] = value
+        if spec.vararg and args is not None:
+            env[spec.vararg.arg] = Items(given[len(names) :])
+        for name, value in kwargs.items():
+            env[name] = value
+
+    def _run(self, body: list[ast.stmt], env: ChainMap) -> Any:
+        self._returned.append([])
+        falls_through = True
+        try:
+            falls_through = self._block(body, env)
+        except Break:
+            pass
+        finally:
+            returned = self._returned.pop()
+        if not returned:
+            return None
+        return self._join([*returned, None] if falls_through and len(returned) > 1 else returned)
+
+    def _join(self, options: Sequence[Any]) -> Any:
+        first = options[0]
+        if all(each is first for each in options[1:]):
+            return first
+        if all(isinstance(each, Value) for each in options):
+            return joined(options)
+        flat = [each for option in options for each in (option if isinstance(option, Choice) else (option,))]
+        modules = [each for each in flat if isinstance(each, (Ref, OnTheFly, Closure, FunctionType))]
+        if modules:
+            return Choice(modules)
+        try:
+            same = all(type(each) is type(first) and each == first for each in options)
+        except Exception:
+            same = False
+        return first if same else Value()
+
+    # Layers
+
+    def output_of(self, layer: nn.Module, x: Any) -> Value:
+        """The output of a module, read from its layers or its forward when it is asked for."""
+        if self.depth > 8:
+            return Value()
+        if type(layer).forward is nn.Sequential.forward:
+            value = x if isinstance(x, Value) else Value()
+            for child in layer.children():
+                if not isinstance(child, ACTIVATIONS):
+                    known = after_layer(child, value)
+                    value = known if known is not None else self.output_of(child, value)
+            return value
+
+        def compute() -> Any:
+            reader = _Reader(layer, self.depth + 1)
+            reader.read_method("forward")
+            return reader.result.output.resolve()
+
+        return Later(compute)

@@ -1,0 +1,241 @@
+"""Statements: assignments, conditions and loops."""
+
+import ast
+import sys
+from collections import ChainMap
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+from torch import nn
+
+from ..values import Value
+from .things import Break, Choice, Closure, Items, Method, OnTheFly, Part, Ref, Super, join_path
+
+_MAX_ITERATIONS = 256
+
+
+class Statements(Part):
+    """Reads statements."""
+
+    def _block(self, body: Sequence[ast.stmt], env: ChainMap) -> bool:
+        """Read statements; False if what follows is not reached."""
+        for statement in body:
+            handle = getattr(self, f"_do_{type(statement).__name__}", None)
+            if handle is None:
+                for child in ast.iter_child_nodes(statement):
+                    if isinstance(child, ast.expr):
+                        self.eval(child, env)
+            elif handle(statement, env) is False:
+                return False
+        return True
+
+    def _do_Return(self, node: ast.Return, env: ChainMap) -> bool:
+        self._returned[-1].append(self.eval(node.value, env) if node.value else None)
+        return False
+
+    def _do_Raise(self, node: ast.Raise, env: ChainMap) -> bool:
+        return False
+
+    def _do_Continue(self, node: ast.Continue, env: ChainMap) -> bool:
+        return False
+
+    def _do_Break(self, node: ast.Break, env: ChainMap) -> bool:
+        raise Break
+
+    def _do_Assign(self, node: ast.Assign, env: ChainMap) -> None:
+        value = self.eval(node.value, env)
+        for target in node.targets:
+            self._assign(target, value, env)
+
+    def _do_AnnAssign(self, node: ast.AnnAssign, env: ChainMap) -> None:
+        if node.value is not None:
+            self._assign(node.target, self.eval(node.value, env), env)
+
+    def _do_AugAssign(self, node: ast.AugAssign, env: ChainMap) -> None:
+        load = ast.copy_location(ast.parse(ast.unparse(node.target), mode="eval").body, node.target)
+        before, after = self.eval(load, env), self.eval(node.value, env)
+        self._assign(node.target, self._binary(node.op, before, after), env)
+
+    def _assign(self, target: ast.expr, value: Any, env: ChainMap) -> None:
+        if isinstance(target, ast.Name):
+            env[target.id] = value
+        elif isinstance(target, ast.Starred):
+            self._assign(target.value, Value(), env)
+        elif isinstance(target, (ast.Tuple, ast.List)):
+            parts = self._elements(value)
+            fits = parts is not None and len(parts) == len(target.elts)
+            for i, each in enumerate(target.elts):
+                self._assign(each, parts[i] if parts is not None and fits else Value(), env)
+        elif isinstance(target, ast.Attribute):
+            if isinstance(self.eval(target.value, env), Ref):
+                self._assigned[target.attr] = value if isinstance(value, Value) else Value()
+        elif isinstance(target, ast.Subscript):
+            owner, index = self.eval(target.value, env), self.eval(target.slice, env)
+            if isinstance(owner, Items) and isinstance(index, int) and -len(owner) <= index < len(owner):
+                owner[index] = value
+
+    def _do_If(self, node: ast.If, env: ChainMap) -> bool:
+        test = self._truth(self.eval(node.test, env))
+        if test is not None:
+            return self._block(node.body if test else node.orelse, env)
+        branches = []
+        for body in (node.body, node.orelse):
+            branch = env.copy()
+            try:
+                if self._block(body, branch):
+                    branches.append(branch.maps[0])
+            except Break:
+                continue
+        if branches:
+            self._merge(env, branches)
+        return bool(branches)
+
+    def _merge(self, env: ChainMap, branches: Sequence[Any]) -> None:
+        names = dict.fromkeys(name for branch in branches for name in branch)
+        for name in names:
+            found = [branch[name] for branch in branches if name in branch]
+            env.maps[0][name] = self._join(found)
+
+    def _do_For(self, node: ast.For, env: ChainMap) -> bool:
+        self._loop(node, node.target, self.eval(node.iter, env), env, lambda: self._block(node.body, env), node.body)
+        return self._block(node.orelse, env)
+
+    def _do_While(self, node: ast.While, env: ChainMap) -> None:
+        self.eval(node.test, env)
+        self._unknown_times(env, lambda: self._block(node.body, env))
+
+    def _do_With(self, node: ast.With, env: ChainMap) -> bool:
+        for item in node.items:
+            value = self.eval(item.context_expr, env)
+            if item.optional_vars is not None:
+                self._assign(item.optional_vars, value, env)
+        return self._block(node.body, env)
+
+    def _do_Try(self, node: ast.Try, env: ChainMap) -> bool:
+        before = env.copy()
+        through = self._block([*node.body, *node.orelse], env)
+        for handler in node.handlers:
+            branch = before.copy()
+            if self._block(handler.body, branch):
+                self._merge(env, [env.maps[0], branch.maps[0]] if through else [branch.maps[0]])
+                through = True
+        return self._block(node.finalbody, env) and through
+
+    def _do_FunctionDef(self, node: ast.FunctionDef, env: ChainMap) -> None:
+        env[node.name] = Closure(node, env)
+
+    def _do_Import(self, node: ast.Import, env: ChainMap) -> None:
+        for alias in node.names:
+            name = alias.name if alias.asname else alias.name.partition(".")[0]
+            env[alias.asname or name] = sys.modules.get(name, Value())
+
+    def _do_ImportFrom(self, node: ast.ImportFrom, env: ChainMap) -> None:
+        place = sys.modules.get(node.module or "") if not node.level else None
+        for alias in node.names:
+            env[alias.asname or alias.name] = self._wrapped(getattr(place, alias.name, Value()))
+
+    def _do_Match(self, node: ast.Match, env: ChainMap) -> None:
+        self.eval(node.subject, env)
+        branches = [env.maps[0]]
+        for case in node.cases:
+            branch = env.copy()
+            for name in (
+                each.name for each in ast.walk(case.pattern) if isinstance(each, (ast.MatchAs, ast.MatchStar))
+            ):
+                if name:
+                    branch[name] = Value()
+            if self._block(case.body, branch):
+                branches.append(branch.maps[0])
+        self._merge(env, branches)
+
+    # Loops
+
+    def _loop(
+        self, loop: Any, target: ast.expr, over: Any, env: ChainMap, body: Callable[[], Any], inside: Any
+    ) -> None:
+        """Read the body of a loop once for each layer, or for each index of a layer; of other loops once."""
+        elements = self._elements(over)
+        if elements is None:
+            elements = self._unknown_elements(target, over, env, inside)
+        if elements is None:
+            self._assign(target, Value(), env)
+            self._unknown_times(env, body)
+            return
+        counted = self._is_over_layers(target, elements, inside)
+        for i, element in enumerate(elements[:_MAX_ITERATIONS]):
+            self._assign(target, element, env)
+            if counted:
+                self._loops.append((loop, i))
+            try:
+                body()
+            except Break:
+                break
+            finally:
+                if counted:
+                    self._loops.pop()
+
+    def _unknown_times(self, env: ChainMap, body: Callable[[], Any]) -> None:
+        for _ in range(2):  # what the first time assigns, the second time may use
+            before = dict(env.maps[0])
+            with suppress(Break):
+                body()
+            self._merge(env, [before, env.maps[0]])
+
+    def _is_over_layers(self, target: ast.expr, elements: Sequence[Any], inside: Any) -> bool:
+        parts = [part for each in elements for part in (*(each if isinstance(each, Items) else ()), each)]
+        return any(isinstance(part, (Ref, Choice)) for part in parts) or bool(self._indexed(target, inside))
+
+    def _indexed(self, target: ast.expr, inside: Any) -> list[ast.expr]:
+        """What the variables of a loop index: ``self.convs`` in ``self.convs[i]``; or names of attributes."""
+        names = {node.id for node in ast.walk(target) if isinstance(node, ast.Name)}
+        found = []
+        for node in (each for part in (inside if isinstance(inside, list) else [inside]) for each in ast.walk(part)):
+            if isinstance(node, ast.Subscript):
+                used, owner = node.slice, node.value
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+                used, owner = node.args[-1] if len(node.args) < 3 else node.args[1], node.args[0]
+            else:
+                continue
+            is_index = any(isinstance(each, ast.Name) and each.id in names for each in ast.walk(used))
+            if is_index and ast.unparse(owner).startswith("self"):
+                found.append(owner)
+        return found
+
+    def _unknown_elements(self, target: ast.expr, over: Any, env: ChainMap, inside: Any) -> list[Any] | None:
+        """``for i, x in enumerate(xs)`` with ``self.convs[i]`` inside: as many as there are layers."""
+        if not (isinstance(over, Method) and over.name in ("enumerate", "range")):
+            return None
+        lengths = []
+        for owner in self._indexed(target, inside):
+            layers = self.eval(owner, env)
+            if isinstance(layers, Ref) and isinstance(layers.module, (nn.ModuleList, nn.Sequential)):
+                lengths.append(len(layers.module))
+        if not lengths:
+            return None
+        numbers = range(min(lengths))
+        return [Items((i, Value())) for i in numbers] if over.name == "enumerate" else list(numbers)
+
+    def _elements(self, value: Any) -> list[Any] | None:
+        """The elements of a sequence; None if only a run tells."""
+        if isinstance(value, Ref):
+            layers = value.module
+            if isinstance(layers, (nn.ModuleList, nn.Sequential)):
+                return [
+                    Ref(child, join_path(value.path, name))
+                    for name, child in layers._modules.items()
+                    if child is not None
+                ]
+            return list(layers) if isinstance(layers, nn.ModuleDict) else None
+        if isinstance(value, (Value, Method, Choice, Super, Closure, OnTheFly, str)):
+            return None
+        if isinstance(value, dict):
+            return list(value)
+        if isinstance(value, (list, tuple, range, set, frozenset)) or type(value).__name__ in (
+            "dict_keys",
+            "dict_values",
+            "dict_items",
+        ):
+            return [self._wrapped(each) for each in islice(value, _MAX_ITERATIONS)]
+        return None
