@@ -96,7 +96,7 @@ def test_builds_of_two_threads_are_both_checked():
     try:
         thread.start()
         assert started.wait(20)
-        with pytest.raises(ValueError, match="layers\.1 of Unknown needs its number of channels"):
+        with pytest.raises(ValueError, match=r"layers\.1 of Unknown needs its number of channels"):
             MODELS.build(dict(type="Unknown", act_cfg=dict(type="AconC")))
     finally:
         go_on.set()
