@@ -39,6 +39,7 @@ from .checkpoints import mmengine_loaders, reading
 from .checkpoints.acon_types import has_acons
 from .checkpoints.requirements import remember_preprocessors
 from .convert.channels import complete
+from .convert.convert import complete_layouts
 from .convert.registry import original_build, with_act_cfg
 from .ops.flop_counts import HANDLERS
 from .ops.memory import recompute_after_heads, recompute_outputs
@@ -112,6 +113,7 @@ def _wrap_build_functions() -> None:
 def _after_build(module: nn.Module) -> None:
     remember_preprocessors(module)
     if has_acons(module):
+        complete_layouts(module)
         recompute_after_heads(module)
 
 

@@ -11,6 +11,7 @@ from mmengine.registry import MODELS, Registry
 from torch import nn
 
 from ..layers import Acon, AconFReLU, MetaAconC
+from ..ops.memory import recompute_after_heads
 from .activations import ACTIVATIONS
 from .channels import Channels
 from .hosts import patch_class, patched_class, remove_shared
@@ -105,6 +106,8 @@ def _convert(
     activations = [_build(new_activation, site, where) for site in chosen]
     change = _Change(model, chosen, done)
     change.apply(activations)
+    complete_layouts(model)
+    recompute_after_heads(model)
     converted = {site.name for site in (*done, *chosen)}
     not_chosen = {site.name: "not among act_sites" for site in sites if site.name not in converted}
     return Report([site.name for site in sites if site.name in converted], not_chosen | kept)
@@ -160,6 +163,31 @@ class _Change:
             remove_shared(module, host)
         for own, paths in self._own.items():
             own.remove_unused(paths)
+
+
+#: packages whose transformers have the batch first
+_BATCH_FIRST = ("mmdet", "mmseg", "mmpretrain")
+#: packages of layers, which serve either layout
+_EITHER = ("torch", "mmcv", "mmengine")
+
+
+def complete_layouts(model: nn.Module) -> None:
+    """Set ``batch_first`` of ACONs in mmdet's, mmseg's and mmpretrain's modules, whose tokens are ``(N, L, C)``.
+
+    An ACON that has a ``batch_first`` keeps it, and so does one in a module of somebody else.
+    """
+    _complete_layouts(model, False)
+
+
+def _complete_layouts(module: nn.Module, batch_first: bool) -> None:
+    package = type(module).__module__.partition(".")[0]
+    if package not in _EITHER:
+        batch_first = package in _BATCH_FIRST
+    for child in module.children():
+        if not isinstance(child, Acon):
+            _complete_layouts(child, batch_first)
+        elif batch_first and child.batch_first is None:
+            child.batch_first = True
 
 
 def _with_channels(model: nn.Module, sites: Sequence[Site]) -> list[Site]:

@@ -152,7 +152,7 @@ class OwnSites:
         found: dict[Source, list[Change]] = {}
         for site in self.changed(chosen):
             visit = site.visits[0]
-            source, name = visit.source, f"self.{site.path.partition('.')[0]}"
+            source, name = visit.source, f"{visit.source.owner}.{site.path.partition('.')[0]}"
             for loop, _ in visit.loops:
                 counter = f"_index{source.number(loop)}"
                 name += f"[{counter}]"

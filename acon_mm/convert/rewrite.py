@@ -167,7 +167,7 @@ def method_changes(
         for caller, number, called in supers:
             if called is source and not is_own:
                 func = caller.node(number).func
-                owner = "self" if isinstance(func.value, ast.Call) else "type(self)"
+                owner = caller.owner if isinstance(func.value, ast.Call) else f"type({caller.owner})"
                 change = Change(caller.number(func), "name", f"{owner}.{names[source]}")
                 if caller not in changes:
                     waiting.append(caller)

@@ -69,6 +69,18 @@ class Source:
         """
         return _source(cls, inspect.unwrap(function))  # type: ignore[arg-type]
 
+    @property
+    def owner(self) -> str:
+        """What a method calls its module: the name of its first parameter, mostly ``self``.
+
+        Raises:
+            UnreadableError: it has none.
+        """
+        code = self.function.__code__
+        if not code.co_argcount:
+            raise UnreadableError(f"{self.name} has no parameter for its module")
+        return code.co_varnames[0]
+
     def where(self, node: Any) -> str:
         """The place of a node, for messages: ``my_module.Block.forward, line 12``."""
         return f"{self.name}, line {self.line_of(node)}"

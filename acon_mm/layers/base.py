@@ -26,7 +26,8 @@ class Acon(nn.Module):
             ``(N, C, D, H, W)``; -1 after Linear or LayerNorm. ``None``: taken from the layer before, or 1.
         batch_first: the layout of tokens, which are inputs of three dimensions with the channels last: ``True`` for
             ``(N, L, C)``, ``False`` for ``(L, N, C)``. Meta-ACON and ACON-FReLU need it there, because they must not
-            mix the samples. The others compute the same for both.
+            mix the samples. The others compute the same for both. In modules of mmdet, mmseg and mmpretrain it becomes
+            ``True``.
         init: the initial values: ``'paper'`` (the authors'), ``'swish'`` (exactly SiLU) or ``'relu'`` (close to ReLU).
         inplace: without effect, because backward needs the input. It is accepted because ConvModule adds it.
 

@@ -88,6 +88,11 @@ class CallsAFunction(OneCall):
         return activate(self.conv(x))
 
 
+class NoParameters(OneCall):
+    def forward(*args):
+        return F.relu(args[0].conv(args[1]))
+
+
 class TwoWidths(OneCall):
     def __init__(self):
         super().__init__()
@@ -193,6 +198,9 @@ CASES = {
     ),
     "not called": Case(
         lambda: network(last=OnlyInTraining()), ACON, ValueError, "is not called when the model runs once in evaluation"
+    ),
+    "no name for the module": Case(
+        lambda: network(last=NoParameters()), ACON, ValueError, r"NoParameters.forward has no parameter for its module"
     ),
     "nothing activates": Case(
         lambda: nn.Sequential(nn.Conv2d(3, 4, 1)), ACON, convert.NoActivationsError, "Sequential has no activation that"

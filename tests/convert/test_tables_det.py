@@ -66,7 +66,7 @@ def test_relu_checkpoint_loads(name):
 )
 def test_meta_acon_does_not_mix_the_pictures_of_a_batch(name):
     """Decoders return (layers, batch, queries, channels). A mean over the second dimension would mix the pictures."""
-    model = build(name, act_cfg=dict(type="MetaAconC", init="paper", batch_first=True)).eval()
+    model = build(name, act_cfg=dict(type="MetaAconC", init="paper")).eval()
     inputs = tensors(PARTS[name].inputs)
     both = call(name, model, inputs)[1]
     if name == "maskformer":

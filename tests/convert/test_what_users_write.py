@@ -244,3 +244,34 @@ def test_pickles_of_another_version_are_refused(monkeypatch):
     rewritten_class.cache_clear()
     with pytest.raises(ValueError, match=r"Scripted\.forward is not the one that was converted: it has another source"):
         pickle.loads(text)
+
+
+class OtherNames(nn.Module):
+    """A method need not call its module ``self``."""
+
+    def __init__(me):
+        super().__init__()
+        me.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(me, x):
+        def inner(y):
+            return F.relu(y)
+
+        return inner(next(map(F.relu, [me.conv(x)])) - 1)
+
+
+class MoreNames(OtherNames):
+    def forward(this, x):
+        return F.silu(super().forward(x))
+
+
+@pytest.mark.parametrize("cls", [OtherNames, MoreNames])
+def test_the_module_has_any_name_in_its_methods(cls):
+    original, model = cls(), cls()
+    model.load_state_dict(original.state_dict())
+    sites = acon_mm.convert_activations(model, ACON).converted
+    assert len(sites) == (2 if cls is OtherNames else 3) == len(acons(model))
+    x = torch.randn(2, 3, 4, 4)
+    with ActivationTrace(model) as trace:
+        assert model(x).shape == original(x).shape
+    assert trace.calls == set()
