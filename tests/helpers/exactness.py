@@ -55,12 +55,28 @@ def assert_exact(function, x: Tensor, parameters: list[Tensor], dim: int, roundi
         assert got.dtype == x.dtype
         bound = slopes * size * (1 + z) * ULPS * eps + rounding * want.abs() + tiny
         assert ((got.double() - want).abs() <= bound).all(), ((got.double() - want).abs() / bound).max()
-    for got, want, parameter in zip(grads, wanted[2:], parameters, strict=True):
+    summands = summand_sizes(*wide, dim, grad.double())
+    for got, want, size, parameter in zip(grads, wanted[2:], summands, parameters, strict=True):
         assert got.dtype == parameter.dtype and got.shape == parameter.shape
-        if got.numel():
-            # Summands of both signs may cancel; what they sum up to, were they random, is the measure then.
-            size = max(want.abs().max().item(), (x.numel() / got.numel()) ** 0.5)
-            assert (got.double() - want).abs().max().item() <= 1e-5 * size
+        # 8 units in the last place of float32, whatever the sum of the summands is; and half a unit of its own.
+        bound = (size * 1e-6).view(got.shape) + torch.finfo(got.dtype).eps * want.abs() + 1e-30
+        assert ((got.double() - want).abs() <= bound).all(), ((got.double() - want).abs() / bound).max()
+
+
+def summand_sizes(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, dim: int, grad: Tensor) -> list[Tensor]:
+    """For each gradient of a parameter: the sum of the magnitudes of its summands, in float64.
+
+    A summand is made of s = sigmoid(z). z is rounded, and so is s before 1 - s is taken, at most until nothing is left.
+    """
+    p1, p2, beta = (reference.align(t, x, dim) for t in (p1, p2, beta))
+    d = (p1 - p2) * x
+    z, s, size = (beta * d).abs(), torch.sigmoid(beta * d), (grad * x).abs()
+    slope = s * torch.sigmoid(-beta * d)
+    rounded = torch.minimum(s, 1e6 * slope)
+    of_p1 = size * (s + z * rounded + (z + z * z) * slope)
+    of_beta = grad.abs() * d * d * (rounded + slope * (1 + z))
+    of = zip((of_p1, of_p1 + size, of_beta), (p1, p2, beta), strict=True)  # p2's is a difference of two sums
+    return [each.sum_to_size(parameter.shape) for each, parameter in of]
 
 
 def assert_create_graph_changes_nothing(y: Tensor, inputs: list[Tensor]) -> None:
