@@ -78,11 +78,12 @@ def layer_forward(
             deviation = tl.where(mask, z - mean[None, :], 0.0)
             squares += deviation * deviation
         var = tl.sum(squares, 0) / samples
+        finite = exists & (var <= _LARGEST)  # another batch would spoil the running statistics for good
         moved = tl.load(running_mean_pointer + output, mask=exists, other=0.0)
-        tl.store(running_mean_pointer + output, moved + momentum * (mean - moved), mask=exists)
+        tl.store(running_mean_pointer + output, moved + momentum * (mean - moved), mask=finite)
         moved = tl.load(running_var_pointer + output, mask=exists, other=0.0)
         unbiased = var * (samples / (samples - 1.0))
-        tl.store(running_var_pointer + output, moved + momentum * (unbiased - moved), mask=exists)
+        tl.store(running_var_pointer + output, moved + momentum * (unbiased - moved), mask=finite)
         if tl.program_id(0) == 0:
             tl.store(tracked_pointer, tl.load(tracked_pointer) + 1)
 

@@ -10,6 +10,10 @@ from helpers.kernels import NEEDS_COMPILED, NORMS, buffers, fused, meta_inputs, 
 pytestmark = NEEDS_COMPILED
 
 
+def torch_reference(tensors, generator):
+    return torch.ops.acon_mm.meta_acon_c_reference(*tensors, *generator, 1)
+
+
 def test_names_of_the_values_are_those_of_the_schema():
     schema = torch.ops.acon_mm.meta_acon_c.default._schema
     names = [argument.name for argument in schema.arguments]
@@ -66,6 +70,25 @@ def test_second_derivative_uses_the_running_statistics_of_its_forward():
         generator.bn1_running_mean.add_(change), generator.bn2_running_var.add_(change)
         gradients.append(torch.autograd.grad(y.square().sum(), tensors, create_graph=True))
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("function", [fused, torch_reference], ids=["kernels", "reference"])
+def test_running_statistics_take_no_batch_that_is_not_finite(function, value):
+    """The output is not finite, so the fault shows. 1e30 is finite, but its variance is not."""
+    for dtype in (torch.float32, torch.float64):
+        tensors, generator = meta_inputs((3, 21, 2, 3), 18, "batch", dtype)
+        before = [t.clone() for t in buffers(generator)]
+        with torch.no_grad():
+            tensors[0][0, 2] = value
+        y = function(tensors, generator)
+        if value != 1e30:
+            assert y[0].isnan().all()
+        if value != 1e30 or dtype == torch.float32:
+            assert all(torch.equal(*pair) for pair in zip(buffers(generator)[:2], before[:2], strict=True))
+        assert all(t.isfinite().all() for t in buffers(generator))
+        function(meta_inputs((3, 21, 2, 3), 18, "batch", dtype)[0], generator)  # the next one moves them
+        assert not any(torch.equal(*pair) for pair in zip(buffers(generator), before, strict=True))
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided", "flipped strides"])

@@ -83,6 +83,18 @@ def test_meta_acon(shape, norm):
         torch.testing.assert_close(got.double(), want.double(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow)")  # NumPy's, in the interpreter
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_running_statistics_take_no_batch_that_is_not_finite(value):
+    tensors, generator = meta_inputs((3, 4, 2, 3), 2, "batch", torch.float32)
+    before = [t.clone() for t in buffers(generator)]
+    with torch.no_grad():
+        tensors[0][0, 2] = value
+    fused(tensors, generator)
+    assert all(torch.equal(*pair) for pair in zip(buffers(generator)[:2], before[:2], strict=True))
+    assert all(t.isfinite().all() for t in buffers(generator))
+
+
 @pytest.mark.parametrize("shape", [(2, 8, 5, 5), (2, 2, 32, 32), (16, 2, 3, 3)], ids=str)
 def test_number_of_launches(shape):
     x = torch.randn(shape, requires_grad=True)

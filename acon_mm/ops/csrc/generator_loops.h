@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 
 #include "simd.h"
 
@@ -160,9 +161,12 @@ struct LayerLoops {
             squares += from_mean * from_mean;
           }
           variance = squares / samples;
+          // A batch that is not finite moves nothing: it would spoil the statistics for good.
+          const auto finite = squares <= broadcast<V>(std::numeric_limits<A>::max());
           const auto move = [&](A* running, V towards) {
             const V value = load(running + m);
-            store(running + m, value + layer.momentum * (towards - value));
+            const V moved = value + layer.momentum * (towards - value);
+            store(running + m, finite ? moved : value);
           };
           move(layer.running_mean, mean);
           move(layer.running_var, squares / (samples - 1));
