@@ -32,6 +32,10 @@ def one_line(error: BaseException) -> str:
     for frame in _frames(error):
         if frame.f_code.co_name == "_serialize_data":  # of an empty data set: NumPy's error says nothing
             text = nothing_usable([frame.f_locals["self"]], 0)
+    if isinstance(error, OSError) and error.errno and not error.filename:  # mmengine's writers know it
+        written = [frame.f_locals.get(name) for frame in _frames(error) for name in ("filepath", "save_file")]
+        if target := next((each for each in written if each), None):
+            text = f"cannot write {target}: {error.strerror}"
     sources = [getattr(frame.f_locals.get("self"), "ann_file", None) for frame in _frames(error)]
     if source := next((each for each in sources if isinstance(each, str) and each), None):
         text += f" (while {source} was read)"
