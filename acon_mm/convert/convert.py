@@ -172,7 +172,7 @@ _EITHER = ("torch", "mmcv", "mmengine")
 
 
 def complete_layouts(model: nn.Module) -> None:
-    """Set ``batch_first`` of ACONs in mmdet's, mmseg's and mmpretrain's modules, whose tokens are ``(N, L, C)``.
+    """Set ``batch_first`` of ACONs that have channels last in mmdet, mmseg and mmpretrain: tokens are ``(N, L, C)``.
 
     An ACON that has a ``batch_first`` keeps it, and so does one in a module of somebody else.
     """
@@ -186,7 +186,7 @@ def _complete_layouts(module: nn.Module, batch_first: bool) -> None:
     for child in module.children():
         if not isinstance(child, Acon):
             _complete_layouts(child, batch_first)
-        elif batch_first and child.batch_first is None:
+        elif batch_first and child.batch_first is None and child.channel_dim == -1:
             child.batch_first = True
 
 

@@ -196,7 +196,7 @@ def _start(run: Run, lock: int, slot: int) -> subprocess.Popen:
 
 def _lock(run: Run) -> int | None:
     """A lock on the run's directory, held until this process and those that got it have closed it; None if taken."""
-    lock = os.open(run.directory / ".lock", os.O_RDWR | os.O_CREAT)
+    lock = os.open(run.directory / ".comparison.lock", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -191,7 +191,7 @@ def _options(module: Acon) -> dict[str, Any]:
     """The arguments of the class that the module keeps as attributes, without those that depend on the site."""
     bases = type(module).__mro__[: type(module).__mro__.index(Acon) + 1]
     names = [name for base in reversed(bases) for name in inspect.signature(base).parameters]
-    left_out = ("num_channels", "channel_dim", "inplace")
+    left_out = ("num_channels", "channel_dim", "batch_first", "inplace")
     return {name: getattr(module, name) for name in names if name not in left_out and hasattr(module, name)}
 
 

@@ -3,6 +3,7 @@
 #include <ATen/SavedTensorHooks.h>
 #include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/SafePyObject.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 #include <torch/library.h>
 
@@ -143,6 +144,17 @@ bool is_view(const Node& node) {
   return typeid(node) == typeid(ViewBackward0) || typeid(node) == typeid(UnsafeViewBackward0);
 }
 
+// What is saved, if no hooks stand for it.
+template <typename Saved>
+auto kept_as_it_is(const Saved& saved, int) -> decltype(saved.get_raw_data()) {
+  return saved.get_raw_data();
+}
+// A PyTorch without that function does not tell, so nothing is recomputed.
+template <typename Saved>
+std::optional<Tensor> kept_as_it_is(const Saved&, long) {
+  return std::nullopt;
+}
+
 // Puts recipes in place of what `node` keeps of its inputs.
 void recompute_inputs(Node& node) {
   const auto found = kept_by_type().find(typeid(node));
@@ -163,8 +175,8 @@ void recompute_inputs(Node& node) {
       continue;
     }
     SavedVariable& saved = kept.saved(node);
-    const auto output = saved.get_raw_data();
-    if (saved.has_hooks() || !output || !output->defined()) {
+    const auto output = kept_as_it_is(saved, 0);
+    if (!output || !output->defined()) {
       continue;
     }
     std::optional<Recipe> recipe;
