@@ -66,15 +66,14 @@ def _layer(x: Tensor, linear: str, norm: str, generator: Generator) -> Tensor:
     y = F.linear(x, value[f"{linear}_weight"].flatten(1), value[f"{linear}_bias"])
     if value[f"{norm}_weight"] is None:
         return y
+    weight, bias, training = value[f"{norm}_weight"], value[f"{norm}_bias"], generator.batch_statistics
     mean, var = value[f"{norm}_running_mean"], value[f"{norm}_running_var"]
-    parameters = value[f"{norm}_weight"], value[f"{norm}_bias"]
-    options = generator.batch_statistics, generator.momentum, generator.eps
-    if not generator.batch_statistics or mean is None or var is None:
-        return F.batch_norm(y, mean, var, *parameters, *options)
+    if not training or mean is None or var is None:
+        return F.batch_norm(y, mean, var, weight, bias, training, generator.momentum, generator.eps)
     if value[f"{norm}_num_batches_tracked"] is not None:
         value[f"{norm}_num_batches_tracked"].add_(1)
     moved_mean, moved_var = mean.clone(), var.clone()
-    y = F.batch_norm(y, moved_mean, moved_var, *parameters, *options)
+    y = F.batch_norm(y, moved_mean, moved_var, weight, bias, training, generator.momentum, generator.eps)
     finite = moved_var.isfinite()  # a batch that is not finite would spoil the statistics for good
     mean.copy_(moved_mean.where(finite, mean)), var.copy_(moved_var.where(finite, var))
     return y
