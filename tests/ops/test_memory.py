@@ -162,6 +162,14 @@ def test_nothing_changes_without_gradients():
         assert net(picture()).grad_fn is None
 
 
+def test_an_input_with_less_memory_than_elements():
+    """As after ``expand``."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 1, 3, padding=1), nn.Identity(), nn.Conv2d(C, 4, 3))
+    act = AconC(C, init="paper")
+    assert_same_as_kept(net, picture(), lambda x: net[2](act(net[0](x).expand(-1, C, -1, -1))))
+
+
 def test_an_output_in_two_places():
     class Block(nn.Module):
         def __init__(self):

@@ -101,7 +101,7 @@ class Recomputed : public torch::autograd::SavedVariableHooks {
           "or a parameter of an ACON, of shape ", t->sizes(), ", which the backward pass of the layer after it needs "
           "to make the ACON's output again. acon_mm.ops.memory.keep_outputs() turns that off");
       TORCH_CHECK(
-          t->storage().nbytes() >= t->numel() * t->element_size(),
+          t->storage().nbytes() > 0 || t->numel() == 0,
           "the memory of a parameter of an ACON was freed before the backward pass of the layer after it, which needs "
           "it to make the ACON's output again, as by a wrapper that shards parameters: "
           "acon_mm.ops.memory.keep_outputs() turns that off");
