@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 import acon_mm  # noqa: F401  registers activations and datasets
 from acon_mm.engine import command_line
 from acon_mm.engine.data_checks import named_files
+from acon_mm.engine.resuming import ResumeCheckHook
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -107,7 +108,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             scale_lr(cfg)
         # Without a name for the runner, which would keep the process group's threads beyond the session.
         with command_line.locked(cfg), named_files(cfg.model):
-            warn_of_single_checkpoint(command_line.build_runner(cfg)).train()
+            runner = warn_of_single_checkpoint(command_line.build_runner(cfg))
+            if cfg.get("resume"):
+                runner.register_hook(ResumeCheckHook())
+            runner.train()
 
 
 if __name__ == "__main__":
