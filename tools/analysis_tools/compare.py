@@ -49,7 +49,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=float,
         default=[1.0],
         metavar="X",
-        help="learning rate of ACON's p1, p2 and beta, as a multiple of the others'",
+        help="learning rate of ACON's own parameters, as a multiple of the others'",
     )
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=[3], metavar="N", help="one number: how many; several: the seeds"

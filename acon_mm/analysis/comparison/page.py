@@ -111,7 +111,7 @@ def _fairness(results: Mapping[str, Any]) -> str:
 <li>Runs of one seed start from {same} values in everything that is not an activation. Digests: {escape(digests)}.</li>
 <li>They see the same data in the same order. All random generators are seeded anew before each step with the seed and
 the step, so dropout, sampling and augmentation are the same, however many random numbers an activation draws.</li>
-<li>Schedule and settings are the same. ACON's own p1, p2 and beta have no weight decay, as in the authors' training,
+<li>Schedule and settings are the same. ACON's own parameters have no weight decay, as in the authors' training,
 unless the config says otherwise.</li>
 <li>Training time is the median of a step without loading data; inference is the model's step in the test, without
 loading data. Multiply-adds are those of one picture of {height} x {width}; each other product or sum of an activation

@@ -12,6 +12,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
+from ...engine.optimizer import AconOptimWrapperConstructor
 from ...errors import UserError
 from ...layers import Acon
 from ..explanation import explain
@@ -29,7 +30,7 @@ class Variant:
         act_cfg: the activation; None: the config as it is.
         act_sites: see ``act_sites`` of a config; None: the default.
         parts: keys of the model's config that get ``act_cfg``; empty: the whole model.
-        lr_mult: the learning rate of p1, p2 and beta, as a multiple of the others'.
+        lr_mult: the learning rate of ACON's own parameters, as a multiple of the others'.
     """
 
     label: str
@@ -158,11 +159,15 @@ def _parts(model: Any, names: Sequence[str]) -> Iterator[Any]:
 def _set_own_parameters(cfg: Config, lr_mult: float) -> None:
     """No weight decay for ACON's own parameters, as the authors trained, and their learning rate."""
     paramwise = deepcopy(cfg.optim_wrapper.get("paramwise_cfg") or {})
-    keys = paramwise.get("custom_keys", {})
-    for name in (".p1", ".p2", ".beta"):
-        rate = {} if lr_mult == 1 else {"lr_mult": lr_mult}
-        keys[name] = {"decay_mult": 0.0, **keys.get(name, {}), **rate}
-    cfg.optim_wrapper.paramwise_cfg = {**paramwise, "custom_keys": keys}
+    acon = dict(paramwise.get("acon") or {})
+    constructor = cfg.optim_wrapper.get("constructor")
+    name = getattr(constructor, "__name__", constructor)  # pure-Python configs have classes
+    if name and name.rpartition(".")[2] != AconOptimWrapperConstructor.__name__:
+        acon["constructor"] = constructor
+    if lr_mult != 1:
+        acon["lr_mult"] = lr_mult
+    cfg.optim_wrapper.constructor = AconOptimWrapperConstructor.__name__
+    cfg.optim_wrapper.paramwise_cfg = {**paramwise, "acon": acon}
 
 
 def run_config(cfg: Config, variant: Variant, seed: int, directory: Path, start: Path) -> Config:

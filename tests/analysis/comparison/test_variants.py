@@ -1,10 +1,14 @@
 """What a comparison compares, and the configs of its runs."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.optim import DefaultOptimWrapperConstructor, build_optim_wrapper
+from torch import nn
 
+from acon_mm import AconB
 from acon_mm.analysis.comparison.variants import different, parse_act, run_config, variants, with_variant
 from acon_mm.errors import UserError
 from helpers.pages import ROOT
@@ -98,10 +102,35 @@ def test_the_config_of_a_run(tmp_path):
     (tmp_path / "config.py").write_text(text)
     cfg = Config.fromfile(tmp_path / "config.py")
     assert cfg.randomness.seed == 3 and cfg.work_dir == str(tmp_path / "run")
-    assert cfg.optim_wrapper.paramwise_cfg.custom_keys[".p1"] == {"decay_mult": 0.0, "lr_mult": 10.0}
+    assert cfg.optim_wrapper.constructor == "AconOptimWrapperConstructor"
+    assert cfg.optim_wrapper.paramwise_cfg.acon == {"lr_mult": 10.0}
     assert cfg.default_hooks.comparison == {
         "type": "ComparisonHook",
         "out": str(tmp_path / "run"),
         "start": "start.pth",
     }
     assert cfg.custom_imports.imports == ["acon_mm", "acon_mm.datasets", "acon_mm.analysis.comparison"]
+
+
+class OtherConstructor(DefaultOptimWrapperConstructor):
+    """As a config may name it."""
+
+
+@pytest.mark.parametrize("constructor", [None, OtherConstructor, "acon_mm.AconOptimWrapperConstructor"])
+def test_parameters_are_found_by_their_owner(constructor):
+    """AconB's p has no other name in common with p1 and p2. The config's own constructor and settings stay."""
+    cfg = deepcopy(DETECTOR)
+    cfg.optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.1, weight_decay=0.5))
+    cfg.optim_wrapper.paramwise_cfg = dict(norm_decay_mult=0.5, acon=dict(decay_mult=0.2))
+    if constructor:
+        cfg.optim_wrapper.constructor = constructor
+    (variant,) = variants(["AconB"], lr_mults=[10.0])
+    cfg = with_variant(cfg, variant)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), AconB(4))
+    groups = build_optim_wrapper(model, cfg.optim_wrapper.to_dict()).optimizer.param_groups
+    settings = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    expected = {"0.weight": (0.1, 0.5), "1.weight": (0.1, 0.25), "2.p": (1.0, 0.1), "2.beta": (1.0, 0.1)}
+    named = dict(model.named_parameters())
+    assert {name: settings[id(named[name])] for name in expected} == expected
+    other = cfg.optim_wrapper.paramwise_cfg.acon.get("constructor")
+    assert other is (OtherConstructor if constructor is OtherConstructor else None)
