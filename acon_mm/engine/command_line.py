@@ -167,6 +167,8 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
             cfg.merge_from_dict(args.cfg_options)
         except (KeyError, TypeError) as error:
             raise UserError(f"--cfg-options does not fit {args.config}: {error.args[0]}") from error
+    if cfg.get("default_scope") is None and (found := _package_of(cfg.get("model"))):
+        cfg.default_scope = found
     scope = cfg.get("default_scope")
     if scope not in PACKAGES:
         raise UserError(f"{args.config} must have default_scope mmdet (detection) or mmseg (segmentation), not {scope}")
@@ -186,14 +188,46 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
     return cfg
 
 
+def _package_of(model: Any) -> str | None:
+    """The package that the classes of a model come from, where a config has classes, or names such as mmdet.SSD."""
+    for _, part in settings(model) if isinstance(model, dict) else ():  # outermost first
+        kind = part.get("type")
+        modules = [each.__module__ for each in kind.__mro__] if isinstance(kind, type) else [str(kind)]
+        if package := next((name for module in modules if (name := module.partition(".")[0]) in PACKAGES), None):
+            return package
+    return None
+
+
 def _check_bases(config: str, above: tuple[str, ...] = ()) -> None:
-    """Raise a UserError if a config is a base of itself: mmengine reads such bases for a long time."""
+    """Raise a UserError if a base of a config is missing, or is the config itself: mmengine reads that one for long."""
     path = os.path.realpath(config)
+    wrong = f"cannot read config {above[0] if above else config}: "
     if path in above:
-        raise UserError(f"cannot read config {above[0]}: its _base_ is circular: {' -> '.join([*above, path])}")
+        raise UserError(f"{wrong}its _base_ is circular: {' -> '.join([*above, path])}")
     for base in Config._get_base_files(path) if Path(path).suffix in (".py", ".json", ".yaml", ".yml") else ():
-        if "::" not in base and os.path.exists(file := os.path.join(os.path.dirname(path), base)):
+        if not isinstance(base, str):
+            raise UserError(f"{wrong}_base_ in {path} must be the name of a file or a list of names, got {base!r}")
+        if "::" in base:
+            if reason := _why_not_in_a_package(base):
+                raise UserError(f"{wrong}_base_ in {path} is {base!r}: {reason}")
+        elif not os.path.exists(file := os.path.join(os.path.dirname(path), base)):
+            raise UserError(f"{wrong}_base_ in {path} is {base!r}, but there is no {os.path.normpath(file)}")
+        else:
             _check_bases(file, (*above, path))
+
+
+def _why_not_in_a_package(base: str) -> str | None:
+    """Why a base such as ``'mmdet::ssd/ssd300_coco.py'`` cannot be read; None: it can."""
+    package, _, name = base.partition("::")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    if any(Path(folder, ".mim", "configs", name).is_file() for folder in folders):
+        return None  # the common case: mmengine first reads an index of all models
+    try:
+        Config._get_cfg_path(base, "")
+    except Exception as error:  # of many types
+        return f"{package} has no such config" if spec else str(error)
+    return None
 
 
 def _warn_of_unread(cfg: Config, launcher: str) -> None:

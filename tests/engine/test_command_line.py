@@ -92,8 +92,19 @@ def test_unusable_checkpoints(configs, tmp_path, capsys, content, message):
         (
             "a.py",
             '_base_ = "absent.py"',
-            "cannot read config {path}: [Errno 2] No such file or directory: ",
+            "cannot read config {path}: _base_ in {path} is 'absent.py', but there is no {path.parent}/absent.py",
         ),
+        (
+            "a.py",
+            '_base_ = ["b.json"]',
+            "cannot read config {path}: _base_ in {path.parent}/b.json is 'mmdet::no/no.py': mmdet has no such config",
+        ),
+        (
+            "a.py",
+            '_base_ = "absent::a/b.py"',
+            "cannot read config {path}: _base_ in {path} is 'absent::a/b.py': mmengine ",
+        ),
+        ("a.py", "_base_ = 1", "cannot read config {path}: _base_ in {path} must be the name of a file or a list of "),
         ("b.py", "x = 1", "{path} must have default_scope mmdet (detection) or mmseg (segmentation), not None"),
         (
             "c.py",
@@ -115,6 +126,7 @@ def test_unusable_checkpoints(configs, tmp_path, capsys, content, message):
 )
 def test_unusable_configs(tmp_path, capsys, name, content, message):
     path = tmp_path / name
+    (tmp_path / "b.json").write_text('{"_base_": "mmdet::no/no.py"}')
     if content is not None:
         path.write_text(content)
     error = error_of(capsys, train.main, [str(path), "--work-dir", str(tmp_path)])
