@@ -1,5 +1,7 @@
 """The inference APIs of mmdet and mmseg draw a picture, with a config of ours and a checkpoint."""
 
+import subprocess
+import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from mmseg.apis import MMSegInferencer
 from PIL import Image
 
 from acon_mm import MetaAconC
+from helpers.tiny_runs import run, train
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DETECTION = CONFIGS / "detection/retinanet_r18-metaaconc_fpn_6e_digits.py"
@@ -69,3 +72,39 @@ def test_segmentation(picture, tmp_path):
     shown = np.asarray(Image.open(tmp_path / "out/vis/astronaut.png"))
     assert shown.shape == (160, 160, 3)
     assert (shown != np.asarray(Image.open(picture))).any()
+
+
+# Another's process, which knows nothing of acon_mm.
+OF_ANOTHER = """
+import sys
+from mmdet.apis import DetInferencer, init_detector
+
+assert "acon_mm" not in sys.modules
+config, checkpoint = sys.argv[1:]
+for model in (
+    init_detector(config, checkpoint, device="cpu"),
+    DetInferencer(config, checkpoint, device="cpu", show_progress=False).model,
+):
+    activation = model.backbone.layer1[0].act1
+    assert type(activation).__module__ == "acon_mm.layers.acon"
+    print(type(activation).__name__, activation.p1.sum().item())
+"""
+
+
+@pytest.mark.slow
+def test_the_config_that_a_run_saves_is_enough(configs, tmp_path):
+    """Also where the config of the run does not import acon_mm: the tool had."""
+    text = configs["detection"].read_text()
+    line = 'custom_imports = dict(imports=["acon_mm"], allow_failed_imports=False)\n'
+    assert line in text
+    (tmp_path / "detection.py").write_text(text.replace(line, ""))
+    no_val = ("val_cfg=None", "val_dataloader=None", "val_evaluator=None")
+    options = ("train_cfg.max_iters=1", "default_hooks.checkpoint.interval=1", "model.backbone.act_cfg.type=AconC")
+    run(train, tmp_path / "detection.py", tmp_path / "work", options=(*options, *no_val))
+    checkpoint = tmp_path / "work/iter_1.pth"
+    command = [sys.executable, "-c", OF_ANOTHER, str(tmp_path / "work/detection.py"), str(checkpoint)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    p1 = torch.load(checkpoint, weights_only=True)["state_dict"]["backbone.layer1.0.act1.p1"]
+    shown = [each for each in done.stdout.splitlines() if each.startswith("AconC ")]
+    assert shown == [f"AconC {p1.sum().item()}"] * 2
