@@ -86,13 +86,21 @@ def scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def warn_of_single_checkpoint(runner: Runner) -> Runner:
+def train(cfg: Config) -> None:
+    # In a function of its own: a runner with a name in main would keep the process group's threads beyond the session.
+    runner = command_line.build_runner(cfg)
+    warn_of_single_checkpoint(runner)
+    if cfg.get("resume"):
+        runner.register_hook(ResumeCheckHook())
+    runner.train()
+
+
+def warn_of_single_checkpoint(runner: Runner) -> None:
     if any(isinstance(hook, CheckpointHook) and hook.max_keep_ckpts == 1 for hook in runner.hooks):
         runner.logger.warning(
             "max_keep_ckpts=1: the only checkpoint is removed before the next is written, and a kill in between "
             "leaves none. Keep two: --cfg-options default_hooks.checkpoint.max_keep_ckpts=2"
         )
-    return runner
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -106,12 +114,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             command_line.use_amp(cfg)
         if args.auto_scale_lr:
             scale_lr(cfg)
-        # Without a name for the runner, which would keep the process group's threads beyond the session.
         with command_line.locked(cfg), named_files(cfg.model):
-            runner = warn_of_single_checkpoint(command_line.build_runner(cfg))
-            if cfg.get("resume"):
-                runner.register_hook(ResumeCheckHook())
-            runner.train()
+            train(cfg)
 
 
 if __name__ == "__main__":

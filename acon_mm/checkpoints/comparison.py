@@ -73,7 +73,7 @@ def compare(model: nn.Module, state_dict: Mapping[str, Any], metadata: Mapping[s
 
 
 def _compare(module: nn.Module, entries: OrderedDict, prefix: str, metadata: Mapping, found: Comparison) -> None:
-    module = _unwrapped(module)
+    module = unwrapped(module)
     local_metadata = metadata.get(prefix[:-1], {})
     before = OrderedDict(entries)
     unexpected: list[str] = []
@@ -115,7 +115,7 @@ def _load(
     incompatible: _IncompatibleKeys,
     errors: list[str],
 ) -> None:
-    module = _unwrapped(module)
+    module = unwrapped(module)
     module._load_from_state_dict(entries, prefix, metadata.get(prefix[:-1], {}), True, *incompatible, errors)
     for child, child_entries, child_prefix in _children(module, entries, prefix):
         _load(child, child_entries, child_prefix, metadata, incompatible, errors)
@@ -123,7 +123,8 @@ def _load(
         hook(module, incompatible)
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
+def unwrapped(module: Any) -> nn.Module:
+    """The model inside a wrapper such as DistributedDataParallel; another module is returned as it is."""
     return cast(nn.Module, module.module) if is_model_wrapper(module) else module
 
 

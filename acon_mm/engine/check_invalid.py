@@ -6,17 +6,18 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook, LoggerHook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ..checkpoints.comparison import unwrapped
 from ..checkpoints.reading import not_finite
 from ..errors import DataError, UserError
+from ..registering import register
 from .data_checks import check_usable
 
 
-@HOOKS.register_module()
+@register(HOOKS)
 class CheckInvalidHook(Hook):
     """Stops a run that computes with NaN or infinity, or learns from nothing. The tools use it for every run.
 
@@ -36,7 +37,7 @@ class CheckInvalidHook(Hook):
     _batch: tuple[tuple, dict, dict[str, Tensor]] | None = None
 
     def before_train(self, runner: Runner) -> None:
-        model = _unwrapped(runner.model)
+        model = unwrapped(runner.model)
         self._check_weights(runner)
         check_usable(runner.train_dataloader.dataset)
         model.register_forward_hook(self._remember, with_kwargs=True)
@@ -81,7 +82,7 @@ class CheckInvalidHook(Hook):
         )
 
     def _check_weights(self, runner: Runner) -> None:
-        if names := not_finite(_unwrapped(runner.model).state_dict()):
+        if names := not_finite(unwrapped(runner.model).state_dict()):
             raise UserError(f"the weights are not finite: {names}. Use a checkpoint from before")
 
 
@@ -89,7 +90,7 @@ def _first_invalid(runner: Runner, args: tuple, kwargs: dict) -> str:
     """Compute a batch again; which layer is the first whose output is not finite."""
     if _any_invalid((args, kwargs)):
         return "The input of the model is not finite"
-    model, found = _unwrapped(runner.model), []
+    model, found = unwrapped(runner.model), []
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, nn.SyncBatchNorm):  # not together with the other processes, which do not compute again
@@ -119,7 +120,3 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         parts: Iterable = value.values() if isinstance(value, Mapping) else value
         for each in parts:
             yield from _tensors(each)
-
-
-def _unwrapped(model: Any) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ..checkpoints.comparison import unwrapped
 from ..checkpoints.loading import ALLOWED
 from ..registering import register
 
@@ -31,6 +31,6 @@ class LoadCheckHook(Hook):
         self.allow = tuple(allow)
 
     def before_run(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         for name, part in model.named_modules():
             part.__dict__[ALLOWED] = tuple(entry.removeprefix(f"{name}.") for entry in self.allow)

@@ -5,18 +5,19 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..checkpoints.comparison import unwrapped
 from ..layers import Acon
 from ..learned import Layer, RecordedBetas, layers_of
+from ..registering import register
 
 _QUANTILES = (0.05, 0.5, 0.95)
 
 
-@HOOKS.register_module()
+@register(HOOKS)
 class AconMonitorHook(Hook):
     """Shows what the ACONs learn, through mm's visualizer: ``monitor=dict(type='AconMonitorHook')`` in default_hooks.
 
@@ -53,14 +54,14 @@ class AconMonitorHook(Hook):
         self.handles: list[Any] = []
 
     def before_train(self, runner: Runner) -> None:
-        self.start = {layer.name: layer for layer in layers_of(_model(runner))}
+        self.start = {layer.name: layer for layer in layers_of(unwrapped(runner.model))}
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         if not self._is_due(runner, self.interval) and not self._is_due(runner, self.figure_interval):
             return
-        self.betas = RecordedBetas(_model(runner))
+        self.betas = RecordedBetas(unwrapped(runner.model))
         self.squares = {}
-        for name, module in _model(runner).named_modules():
+        for name, module in unwrapped(runner.model).named_modules():
             if isinstance(module, Acon):
                 for parameter in module.parameters():
                     # The optimizer's wrapper clears the gradients before a hook of the iteration could see them.
@@ -76,7 +77,7 @@ class AconMonitorHook(Hook):
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
-        layers = layers_of(_model(runner), self.betas.means())
+        layers = layers_of(unwrapped(runner.model), self.betas.means())
         self.betas = None
         step = runner.iter + 1
         if self._is_due(runner, self.interval):
@@ -87,7 +88,7 @@ class AconMonitorHook(Hook):
             self._draw(runner, layers, step)
 
     def after_train(self, runner: Runner) -> None:
-        if layers := layers_of(_model(runner)):
+        if layers := layers_of(unwrapped(runner.model)):
             self._draw(runner, layers, runner.iter)
 
     def _is_due(self, runner: Runner, interval: int) -> bool:
@@ -122,7 +123,3 @@ class AconMonitorHook(Hook):
         canvas = FigureCanvasAgg(figures.learned(layers, list(self.start.values()))["curves"])
         canvas.draw()
         runner.visualizer.add_image("acon_curves", np.asarray(canvas.buffer_rgba())[..., :3], step=step)
-
-
-def _model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model

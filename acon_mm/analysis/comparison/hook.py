@@ -14,15 +14,16 @@ import torch
 from filelock import FileLock
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ...checkpoints import load_checkpoint
+from ...checkpoints.comparison import unwrapped
 from ...convert.sites import ACTIVATIONS
 from ...files import replacing
 from ...learned import RecordedBetas, layers_of
+from ...registering import register
 
 #: the most lines that a run writes about its steps
 _LINES = 200
@@ -30,7 +31,7 @@ _LINES = 200
 _BATCHES_FOR_BETA = 4
 
 
-@HOOKS.register_module()
+@register(HOOKS)
 class ComparisonHook(Hook):
     """Lets runs that differ in their activations start alike and draw alike, and writes down what it sees.
 
@@ -60,7 +61,7 @@ class ComparisonHook(Hook):
     def before_train(self, runner: Runner) -> None:
         self.every = max(1, runner.max_iters // _LINES)
         if runner.iter == 0:
-            digest = share_start(_model(runner), self.start)
+            digest = share_start(unwrapped(runner.model), self.start)
             if get_rank() == 0:
                 self._write("start.json", {"digest": digest})
         if get_rank() == 0:
@@ -105,7 +106,7 @@ class ComparisonHook(Hook):
         self._write("trained.json", {"step_time": float(np.median(times[len(times) // 10 :])), "memory": peak_memory()})
 
     def before_test(self, runner: Runner) -> None:
-        self.betas = RecordedBetas(_model(runner))
+        self.betas = RecordedBetas(unwrapped(runner.model))
 
     def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         if batch_idx == min(_BATCHES_FOR_BETA, len(runner.test_dataloader) // 2):
@@ -121,7 +122,9 @@ class ComparisonHook(Hook):
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self.betas.stop()
         if get_rank() == 0:
-            self._write("activations.json", [each.as_dict() for each in layers_of(_model(runner), self.betas.means())])
+            self._write(
+                "activations.json", [each.as_dict() for each in layers_of(unwrapped(runner.model), self.betas.means())]
+            )
             picture = float(np.median(self.test_times[len(self.test_times) // 10 :]))
             self._write("test.json", {"metrics": _numbers(metrics), "time": picture})
 
@@ -200,10 +203,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return lines
-
-
-def _model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _numbers(metrics: dict[str, Any] | None) -> dict[str, float]:

@@ -187,7 +187,7 @@ struct MetaAconC : torch::autograd::Function<MetaAconC> {
   }
 };
 
-const bool meta_acon_c_is_known = is_acon<MetaAconC>();
+const bool meta_acon_c_is_known = register_acon<MetaAconC>();
 
 // The number of tensors that a norm has.
 int64_t count(const std::array<Tensor, 5>& norm) {

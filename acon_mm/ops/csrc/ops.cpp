@@ -174,7 +174,7 @@ struct AconCFunction : torch::autograd::Function<AconCFunction> {
   }
 };
 
-const bool acon_c_is_known = is_acon<AconCFunction>();
+const bool acon_c_is_known = register_acon<AconCFunction>();
 
 Tensor acon_c_autograd(
     const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {

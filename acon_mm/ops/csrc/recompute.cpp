@@ -74,8 +74,8 @@ const KeptByType& kept_by_type() {
   return known;
 }
 
-std::unordered_map<std::type_index, std::function<std::optional<Recipe>(Node&)>>& acons() {
-  static std::unordered_map<std::type_index, std::function<std::optional<Recipe>(Node&)>> known;
+std::unordered_map<std::type_index, RecipeOf>& acons() {
+  static std::unordered_map<std::type_index, RecipeOf> known;
   return known;
 }
 
@@ -192,8 +192,9 @@ void recompute_inputs(Node& node) {
 
 } // namespace
 
-void add_acon(const std::type_info& type, const std::function<std::optional<Recipe>(Node&)>& recipe_of) {
+bool register_acon(const std::type_info& type, RecipeOf recipe_of) {
   acons().emplace(type, recipe_of);
+  return true;
 }
 
 bool saves_plainly() {

@@ -10,7 +10,6 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <functional>
 #include <optional>
 
 namespace acon {
@@ -24,17 +23,17 @@ struct Recipe {
 };
 
 // The recipe of a node's output, or none.
-using RecipeOf = std::optional<Recipe> (*)(torch::autograd::AutogradContext& context);
+using RecipeOf = std::optional<Recipe> (*)(torch::autograd::Node& node);
 
-// Makes the nodes of `type` known as those of ACONs.
-void add_acon(const std::type_info& type, const std::function<std::optional<Recipe>(torch::autograd::Node&)>& recipe_of);
+// Makes the nodes of `type` known as those of ACONs. Returns true.
+bool register_acon(const std::type_info& type, RecipeOf recipe_of);
 
-// Makes the nodes of an autograd function known. F has `recipe_of`.
+// The same for the nodes of an autograd function, which has `recipe_of` of its context.
 template <typename F>
-bool is_acon() {
+bool register_acon() {
   using Node = torch::autograd::CppNode<F>;
-  add_acon(typeid(Node), [](torch::autograd::Node& node) { return F::recipe_of(static_cast<Node&>(node).ctx_); });
-  return true;
+  return register_acon(
+      typeid(Node), [](torch::autograd::Node& node) { return F::recipe_of(static_cast<Node&>(node).ctx_); });
 }
 
 // Whether tensors are saved as they are now. Hooks on saved tensors, as of checkpointing, decide themselves what is kept.
