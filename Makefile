@@ -49,7 +49,7 @@ demo: setup ## train RetinaNet-R18 with MetaAconC on handwritten digits, test it
 	$(PY) tools/analysis_tools/draw_predictions.py $(DEMO_CONFIG) "$$(cat $(DEMO_DIR)/last_checkpoint)" \
 	    --out $(DEMO_DIR)/detections.png
 
-test: lint typecheck ## ruff, mypy and all tests (at most 6 minutes on two cores)
+test: lint typecheck ## ruff, mypy and all tests (6 to 7 minutes on two cores)
 	$(PYTEST) -m "not faults"
 
 test-fast: setup ## the tests that are not marked slow (at most 1 minute on two cores)
