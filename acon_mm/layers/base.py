@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx.proxy import TraceError
 
+from ..ops.memory import least
+
 #: beta of ``init='relu'``: ``|ACON-C - ReLU| <= 0.2785 / beta``, which is 0.007 (at ``|x| = 0.032``)
 RELU_BETA = 40.0
 
@@ -14,6 +16,7 @@ RELU_BETA = 40.0
 MAX_CHANNELS = 65536
 
 INITS = ("paper", "swish", "relu")
+MEMORY = ("default", "least")
 
 
 class Acon(nn.Module):
@@ -29,6 +32,9 @@ class Acon(nn.Module):
             mix the samples. The others compute the same for both. In modules of mmdet, mmseg and mmpretrain it becomes
             ``True``.
         init: the initial values: ``'paper'`` (the authors'), ``'swish'`` (exactly SiLU) or ``'relu'`` (close to ReLU).
+        memory: what is kept for backward. ``'default'``: the input, not the output. ``'least'``: not the input either,
+            where the layer before keeps what it takes to compute it again; this costs some time. It concerns ACON-A,
+            -B and -C, and Meta-ACON with one beta per channel or layer. (:mod:`acon_mm.ops.memory`)
         inplace: without effect, because backward needs the input. It is accepted because ConvModule adds it.
 
     Raises:
@@ -48,6 +54,7 @@ class Acon(nn.Module):
         channel_dim: int | None = None,
         batch_first: bool | None = None,
         init: str = "swish",
+        memory: str = "default",
         inplace: bool = False,
     ):
         super().__init__()
@@ -61,10 +68,12 @@ class Acon(nn.Module):
         if batch_first is not None and not isinstance(batch_first, bool):
             raise ValueError(f"batch_first must be True, False or None, got {batch_first!r}")
         check_option("init", init, self.inits)
+        check_option("memory", memory, MEMORY)
         self.num_channels = num_channels
         self.channel_dim = channel_dim
         self.batch_first = batch_first
         self.init = init
+        self.memory = memory
         #: the place where the module was attached, for error messages: ``"ConvModule.activate"``
         self.location: str | None = None
         if num_channels is not None:
@@ -124,6 +133,9 @@ class Acon(nn.Module):
         dim = 1 if self.channel_dim is None else self.channel_dim
         if not max(2, dim + 1, -dim) <= x.dim() or x.shape[dim] != self.num_channels:
             self._check_channels(x, dim)
+        if self.memory == "least" and not torch.compiler.is_compiling():
+            with least():
+                return self._activate(x, dim)
         return self._activate(x, dim)
 
     def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
@@ -191,7 +203,8 @@ class Acon(nn.Module):
     def extra_repr(self) -> str:
         channels = "channels from the layer before" if self.num_channels is None else str(self.num_channels)
         dim = "" if self.channel_dim in (None, 1) else f", channel_dim={self.channel_dim}"
-        return f"{channels}{dim}, init={self.init!r}"
+        memory = "" if self.memory == "default" else f", memory={self.memory!r}"
+        return f"{channels}{dim}, init={self.init!r}{memory}"
 
 
 def reset_slopes(p1: Tensor, p2: Tensor, init: str) -> None:

@@ -15,9 +15,21 @@ An output is kept as before
 - where it is smaller than 256 KiB, which costs more time than it saves memory;
 - where it is kept by another operator than a convolution, a linear layer, pooling, a product, or a batch, group or
   layer norm;
+- where it was changed in place, seen by autograd or not;
 - where hooks on saved tensors decide what is kept, as in checkpointing, and under ``torch.compile``;
 - where the ACON's parameters are made out of others, as by ``DataParallel``;
 - within :func:`keep_outputs`, and with the environment variable ``ACON_MM_KEEP_OUTPUTS=1``.
+
+With ``act_cfg=dict(..., memory='least')``, an ACON's input is made again too, where the layer before keeps what it
+takes: the output of a batch norm from the norm's input, and the sum at the end of a residual block from its two
+summands. The network then keeps less than its ReLU twin, for a few more passes over memory. The input is made again up
+to rounding. It is kept as before
+
+- in all the cases above;
+- after other layers, and after a norm whose weight or bias is frozen, or which is a SyncBatchNorm;
+- where three sums before it are made again already, one out of the other;
+- where it was changed in place. What does not count: a change of a summand, under ``no_grad`` or by ``.data``, between
+  its norm and the sum.
 """
 
 import os
@@ -57,6 +69,19 @@ def _tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (tuple, list)):
         for each in value:
             yield from _tensors_in(each)
+
+
+@contextmanager
+def least() -> Iterator[None]:
+    """The inputs of ACONs that are called within, in this thread, are made again where that can be."""
+    if not fuses("cpu"):
+        yield
+        return
+    before = torch.ops.acon_mm.set_least.default(True)
+    try:
+        yield
+    finally:
+        torch.ops.acon_mm.set_least.default(before)
 
 
 @contextmanager

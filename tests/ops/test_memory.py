@@ -260,10 +260,16 @@ def test_a_user_holds_the_output():
 def test_an_output_changed_in_place_before_it_is_saved_is_kept():
     net = network()
 
-    def forward(x):
+    def seen_by_autograd(x):
         return net[2](net[1](net[0](x)).mul_(2))
 
-    assert_same_as_kept(net, picture(), forward)
+    def unseen(x):
+        y = net[1](net[0](x))
+        y.detach().mul_(2)
+        return net[2](y)
+
+    assert_same_as_kept(net, picture(), seen_by_autograd)
+    assert_same_as_kept(net, picture(), unseen)
 
 
 def test_an_output_changed_in_place_after_it_was_saved():

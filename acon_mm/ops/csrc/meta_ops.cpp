@@ -80,25 +80,30 @@ void append_learned(variable_list& list, const G& generator) {
 }
 
 // The inputs, and what backward needs besides them. `kept` comes last, because its length depends on the device.
-void save(AutogradContext* context, const MetaInputs& in, const variable_list& kept) {
-  variable_list list = {in.x, in.p1, in.p2};
+void save(AutogradContext* context, const MetaInputs& in, const Recipe& recipe_of_x, const variable_list& kept) {
+  variable_list list = {Tensor(), in.p1, in.p2};
   // Without running statistics, which may move before backward.
   for_each_learned(in.generator, [&](const Tensor& t) { list.push_back(t); });
   list.insert(list.end(), kept.begin(), kept.end());
-  context->save_for_backward(std::move(list));
+  save_input(*context, in.x, recipe_of_x, std::move(list));
   auto& data = context->saved_data;
   data["batch_statistics"] = in.generator.batch_statistics;
   data["momentum"] = in.generator.momentum;
   data["eps"] = in.generator.eps;
   data["beta_scale"] = in.generator.beta_scale;
   data["channel_dim"] = in.channel_dim;
-  data["saved_plainly"] = saves_plainly();
 }
 
-std::pair<MetaInputs, variable_list> load(AutogradContext* context) {
-  MetaInputs in;
-  const variable_list list = context->get_saved_variables();
-  auto next = list.begin();
+struct Saved {
+  SavedInput x;
+  MetaInputs in; // where x is not kept, with a stand-in of its shape
+  variable_list kept;
+};
+
+Saved load(AutogradContext* context) {
+  Saved saved{load_input(*context), {}, {}};
+  MetaInputs& in = saved.in;
+  auto next = saved.x.list.cbegin();
   in.x = *next++, in.p1 = *next++, in.p2 = *next++;
   for_each_learned(in.generator, [&](Tensor& t) { t = *next++; });
   auto& data = context->saved_data;
@@ -107,7 +112,8 @@ std::pair<MetaInputs, variable_list> load(AutogradContext* context) {
   in.generator.eps = data["eps"].toDouble();
   in.generator.beta_scale = data["beta_scale"].toDouble();
   in.channel_dim = data["channel_dim"].toInt();
-  return {std::move(in), variable_list(next, list.end())};
+  saved.kept.assign(next, saved.x.list.cend());
+  return saved;
 }
 
 const MetaKernels& kernels_for(const Tensor& x) {
@@ -119,11 +125,11 @@ struct MetaAconC : torch::autograd::Function<MetaAconC> {
   // Autograd records the tensors; `learned` are those of the generator.
   static Tensor forward(
       AutogradContext* context, const Tensor& x, const Tensor& p1, const Tensor& p2, at::TensorList /* learned */,
-      const Generator& generator, int64_t channel_dim) {
+      const Generator& generator, int64_t channel_dim, const Recipe& recipe_of_x) {
     at::AutoDispatchBelowADInplaceOrView below;
     const MetaInputs in{x, p1, p2, generator, channel_dim};
     MetaResult result = kernels_for(x).forward(in);
-    save(context, in, result.kept);
+    save(context, in, recipe_of_x, result.kept);
     return result.y;
   }
 
@@ -131,18 +137,20 @@ struct MetaAconC : torch::autograd::Function<MetaAconC> {
     if (!context.saved_data["saved_plainly"].toBool()) {
       return std::nullopt;
     }
-    const auto [in, kept] = load(&context);
-    return Recipe{in.x, in.p1, in.p2, kernels_for(in.x).beta(in, kept), in.channel_dim};
+    const auto [x, in, kept] = load(&context);
+    const Tensor beta = kernels_for(in.x).beta(in, kept);
+    return x.recipe.then(Recipe::activate, static_cast<double>(in.channel_dim), {in.p1, in.p2, beta});
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    const auto [in, kept] = load(context);
+    auto [x, in, kept] = load(context);
     check_gradient(grads[0], in.x);
+    in.x = x.make();
     const bool create_graph = at::GradMode::is_enabled(); // see acon_c_backward_autograd in ops.cpp
     variable_list result = create_graph || at::isTensorSubclassLike(grads[0])
         ? composed_backward(grads[0], in, kept, create_graph)
         : kernel_backward(grads[0], in, kept);
-    result.resize(result.size() + 2); // the generator and the channel dimension have no gradient
+    result.resize(result.size() + 3); // the generator, the channel dimension and the recipe have no gradient
     return result;
   }
 
@@ -247,8 +255,10 @@ Tensor meta_acon_c(
   }
   variable_list learned;
   append_learned(learned, generator);
-  recompute_outputs_before(x);
-  return MetaAconC::apply(x, p1, p2, at::TensorList(learned), generator, dim);
+  const Recipe recipe_of_x = prepare_input(x);
+  const Tensor y = MetaAconC::apply(x, p1, p2, at::TensorList(learned), generator, dim, recipe_of_x);
+  finish_output(y);
+  return y;
 }
 
 // Meta-ACON-C on a CPU.

@@ -145,11 +145,10 @@ struct AconCFunction : torch::autograd::Function<AconCFunction> {
 
   static Tensor forward(
       AutogradContext* context, const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta,
-      int64_t channel_dim) {
+      int64_t channel_dim, const Recipe& recipe_of_x) {
     at::AutoDispatchBelowADInplaceOrView below;
-    context->save_for_backward({x, p1, p2, beta});
+    save_input(*context, x, recipe_of_x, {Tensor(), p1, p2, beta});
     context->saved_data["channel_dim"] = channel_dim;
-    context->saved_data["saved_plainly"] = saves_plainly();
     return call_acon_c(x, p1, p2, beta, channel_dim);
   }
 
@@ -157,20 +156,21 @@ struct AconCFunction : torch::autograd::Function<AconCFunction> {
     if (!context.saved_data["saved_plainly"].toBool()) {
       return std::nullopt;
     }
-    const auto saved = context.get_saved_variables();
-    return Recipe{saved[0], saved[1], saved[2], saved[3], context.saved_data["channel_dim"].toInt()};
+    const SavedInput in = load_input(context);
+    const auto dim = static_cast<double>(context.saved_data["channel_dim"].toInt());
+    return in.recipe.then(Recipe::activate, dim, {in.list[1], in.list[2], in.list[3]});
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    const auto saved = context->get_saved_variables();
+    const SavedInput in = load_input(*context);
     const int64_t channel_dim = context->saved_data["channel_dim"].toInt();
     Mask mask;
     for (size_t i = 0; i < mask.size(); ++i) {
       mask[i] = context->needs_input_grad(i);
     }
     auto [x, p1, p2, beta] =
-        call_acon_c_backward(grads[0], saved[0], saved[1], saved[2], saved[3], channel_dim, mask);
-    return {std::move(x), std::move(p1), std::move(p2), std::move(beta), Tensor()};
+        call_acon_c_backward(grads[0], in.make(), in.list[1], in.list[2], in.list[3], channel_dim, mask);
+    return {std::move(x), std::move(p1), std::move(p2), std::move(beta), Tensor(), Tensor()};
   }
 };
 
@@ -178,8 +178,10 @@ const bool acon_c_is_known = register_acon<AconCFunction>();
 
 Tensor acon_c_autograd(
     const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
-  recompute_outputs_before(x);
-  return AconCFunction::apply(x, p1, p2, beta, channel_dim);
+  const Recipe recipe_of_x = prepare_input(x);
+  const Tensor y = AconCFunction::apply(x, p1, p2, beta, channel_dim, recipe_of_x);
+  finish_output(y);
+  return y;
 }
 
 Gradients acon_c_backward_autograd(

@@ -1,9 +1,9 @@
 #include "recompute.h"
 
-#include <ATen/SavedTensorHooks.h>
 #include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/SafePyObject.h>
+#include <torch/csrc/autograd/functions/accumulate_grad.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 #include <torch/library.h>
 
@@ -22,6 +22,10 @@ using torch::autograd::SavedVariable;
 constexpr int64_t kLeastBytes = int64_t(1) << 18;
 
 std::atomic<bool> enabled{true};
+thread_local bool least = false;
+
+// The most sums that are made again for one input, each out of the one before it.
+constexpr int kMostSums = 3;
 
 // The number of a node tells it from a later one at the same address.
 struct Hash {
@@ -74,8 +78,8 @@ const KeptByType& kept_by_type() {
   return known;
 }
 
-std::unordered_map<std::type_index, RecipeOf>& acons() {
-  static std::unordered_map<std::type_index, RecipeOf> known;
+std::unordered_map<std::type_index, AconNode>& acons() {
+  static std::unordered_map<std::type_index, AconNode> known;
   return known;
 }
 
@@ -83,31 +87,31 @@ std::unordered_map<std::type_index, RecipeOf>& acons() {
 class Recomputed : public torch::autograd::SavedVariableHooks {
  public:
   Recomputed(Recipe recipe, std::vector<int64_t> sizes) : recipe_(std::move(recipe)), sizes_(std::move(sizes)) {
-    for (const Tensor* t : tensors()) {
-      versions_.push_back(t->_version());
+    for (const Tensor& t : recipe_.tensors) {
+      versions_.push_back(t.defined() ? t._version() : 0);
     }
   }
 
   void call_pack_hook(const Tensor&) override {} // the output is dropped
 
   Tensor call_unpack_hook() override {
-    using Forward = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t);
-    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("acon_mm::acon_c", "").typed<Forward>();
-    size_t i = 0;
-    for (const Tensor* t : tensors()) {
+    for (size_t i = 0; i < versions_.size(); ++i) {
+      const Tensor& t = recipe_.tensors[i];
+      if (!t.defined()) {
+        continue;
+      }
       TORCH_CHECK(
-          t->_version() == versions_[i++],
+          t._version() == versions_[i],
           "one of the variables needed for gradient computation has been modified by an inplace operation: the input "
-          "or a parameter of an ACON, of shape ", t->sizes(), ", which the backward pass of the layer after it needs "
+          "or a parameter of an ACON, of shape ", t.sizes(), ", which the backward pass of the layer after it needs "
           "to make the ACON's output again. acon_mm.ops.memory.keep_outputs() turns that off");
       TORCH_CHECK(
-          t->storage().nbytes() > 0 || t->numel() == 0,
+          t.storage().nbytes() > 0 || t.numel() == 0,
           "the memory of a parameter of an ACON was freed before the backward pass of the layer after it, which needs "
           "it to make the ACON's output again, as by a wrapper that shards parameters: "
           "acon_mm.ops.memory.keep_outputs() turns that off");
     }
-    at::AutoDispatchBelowADInplaceOrView below;
-    const Tensor y = op.call(recipe_.x, recipe_.p1, recipe_.p2, recipe_.beta, recipe_.channel_dim);
+    const Tensor y = recipe_.make();
     return y.sizes() == sizes_ ? y : y.view(sizes_);
   }
 
@@ -117,10 +121,6 @@ class Recomputed : public torch::autograd::SavedVariableHooks {
   }
 
  private:
-  std::array<const Tensor*, 4> tensors() const {
-    return {&recipe_.x, &recipe_.p1, &recipe_.p2, &recipe_.beta};
-  }
-
   Recipe recipe_;
   std::vector<int64_t> sizes_; // of the output, or of a view of it
   std::vector<int64_t> versions_;
@@ -132,10 +132,8 @@ bool stays(const Tensor& parameter) {
   return !parameter.requires_grad() || parameter.is_leaf() || parameter.dim() > 1;
 }
 
-bool is_worth_it(const Recipe& recipe) {
-  const auto& x = recipe.x;
-  return x.numel() * static_cast<int64_t>(x.element_size()) >= kLeastBytes && stays(recipe.p1) && stays(recipe.p2) &&
-      stays(recipe.beta);
+bool is_worth_it(const Tensor& x) {
+  return x.numel() * static_cast<int64_t>(x.element_size()) >= kLeastBytes;
 }
 
 // Whether the node is of an operator that gives the same elements in the same order another shape.
@@ -153,6 +151,21 @@ auto kept_as_it_is(const Saved& saved, int) -> decltype(saved.get_raw_data()) {
 template <typename Saved>
 std::optional<Tensor> kept_as_it_is(const Saved&, long) {
   return std::nullopt;
+}
+
+// Where an ACON that may be part of a sum has the version of its output.
+constexpr const char* kVersion = "version";
+
+std::optional<Recipe> recipe_of_acon(const AconNode& acon, Node& node) {
+  std::optional<Recipe> recipe;
+  try {
+    recipe = acon.recipe(acon.context(node));
+  } catch (const c10::Error&) { // what the ACON saved was changed or freed, which its own backward will say
+  }
+  const auto parameters_stay = [&] { // p1, p2 and beta
+    return std::all_of(recipe->tensors.end() - 3, recipe->tensors.end(), stays);
+  };
+  return recipe && parameters_stay() ? recipe : std::nullopt;
 }
 
 // Puts recipes in place of what `node` keeps of its inputs.
@@ -179,49 +192,29 @@ void recompute_inputs(Node& node) {
     if (!output || !output->defined()) {
       continue;
     }
-    std::optional<Recipe> recipe;
-    try {
-      recipe = acon->second(*edge->function);
-    } catch (const c10::Error&) { // what the ACON saved was changed or freed, which its own backward will say
+    if (!is_worth_it(*output) || output->_version() != 0) { // changed where autograd does not see it
+      continue;
     }
-    if (recipe && is_worth_it(*recipe)) {
+    if (auto recipe = recipe_of_acon(acon->second, *edge->function)) {
       saved.register_hooks(std::make_unique<Recomputed>(std::move(*recipe), output->sizes().vec()));
     }
   }
 }
 
-} // namespace
-
-bool register_acon(const std::type_info& type, RecipeOf recipe_of) {
-  acons().emplace(type, recipe_of);
-  return true;
-}
-
-bool saves_plainly() {
-  return !at::SavedTensorDefaultHooks::get_hooks().has_value();
-}
-
-void recompute_outputs_before(const Tensor& x) {
-  if (!enabled || !at::GradMode::is_enabled() || at::isTensorSubclassLike(x)) {
-    return;
-  }
-  Step& current = step();
-  current.has_acon = true;
-  const auto root = x.grad_fn();
-  if (!root) {
-    return;
-  }
-  if (current.visited.size() > kMostVisited) {
-    current.visited.clear();
+// Walks the graph before `root`, itself included, back to the ACONs.
+void recompute_before(Node& root) {
+  auto& visited = step().visited;
+  if (visited.size() > kMostVisited) {
+    visited.clear();
   }
   std::vector<Node*> waiting;
   const auto visit = [&](Node& node) {
     // What is before an ACON was visited when it was called.
-    if (!acons().count(typeid(node)) && current.visited.emplace(&node, node.sequence_nr()).second) {
+    if (!acons().count(typeid(node)) && visited.emplace(&node, node.sequence_nr()).second) {
       waiting.push_back(&node);
     }
   };
-  visit(*root);
+  visit(root);
   while (!waiting.empty()) {
     Node* const node = waiting.back();
     waiting.pop_back();
@@ -234,17 +227,137 @@ void recompute_outputs_before(const Tensor& x) {
   }
 }
 
+// The parameter of a layer at an input of its node; undefined where it has none. None where it is frozen, so that the
+// node does not know it, or computed, so that it may be freed.
+std::optional<Tensor> parameter_of(const Node& node, size_t input, bool has_one) {
+  if (!has_one) {
+    return Tensor();
+  }
+  const auto* leaf = dynamic_cast<const torch::autograd::AccumulateGrad*>(node.next_edge(input).function.get());
+  return leaf ? std::optional<Tensor>(leaf->variable) : std::nullopt;
+}
+
+// Of the output of a batch norm.
+template <typename T>
+std::optional<Recipe> recipe_of_norm(const T& node, double eps) {
+  const auto x = kept_as_it_is(node.input_, 0), weight = kept_as_it_is(node.weight_, 0);
+  const auto mean = kept_as_it_is(node.training ? node.result1_ : node.running_mean_, 0),
+             variance = kept_as_it_is(node.training ? node.result2_ : node.running_var_, 0);
+  if (!x || !x->defined() || !weight || !mean || !variance || !mean->defined() || !variance->defined()) {
+    return std::nullopt;
+  }
+  const auto own_weight = parameter_of(node, 1, weight->defined()), bias = parameter_of(node, 2, weight->defined());
+  if (!own_weight || !bias) {
+    return std::nullopt;
+  }
+  return Recipe::of(*x).then(
+      node.training ? Recipe::normalize_by_rstd : Recipe::normalize, eps, {*own_weight, *bias, *mean, *variance});
+}
+
+// Of the output of a node, where the node keeps what it takes.
+std::optional<Recipe> recipe_of_output(Node& node) {
+  using namespace torch::autograd::generated;
+  if (typeid(node) == typeid(NativeBatchNormBackward0)) {
+    const auto& norm = static_cast<NativeBatchNormBackward0&>(node);
+    return recipe_of_norm(norm, norm.eps);
+  }
+  if (typeid(node) == typeid(CudnnBatchNormBackward0)) {
+    const auto& norm = static_cast<CudnnBatchNormBackward0&>(node);
+    return recipe_of_norm(norm, norm.epsilon);
+  }
+  const auto acon = acons().find(typeid(node));
+  if (acon == acons().end()) {
+    return std::nullopt;
+  }
+  const auto& data = acon->second.context(node).saved_data;
+  const auto version = data.find(kVersion);
+  const bool unchanged = version != data.end() && version->second.toTensor()._version() == 0;
+  return unchanged ? recipe_of_acon(acon->second, node) : std::nullopt;
+}
+
+// Of the sum of two such outputs, of the same shape.
+std::optional<Recipe> recipe_of_sum(const torch::autograd::generated::AddBackward0& node, const Tensor& x) {
+  if (!node.alpha.equal(1) || node.self_scalar_type != node.other_scalar_type) {
+    return std::nullopt;
+  }
+  std::optional<Recipe> sum;
+  for (const auto& edge : node.next_edges()) {
+    if (!edge.function || edge.input_nr != 0 || edge.function->input_metadata(0).shape_as_dim_vector() != x.sym_sizes()) {
+      return std::nullopt;
+    }
+    const auto summand = recipe_of_output(*edge.function);
+    if (!summand) {
+      return std::nullopt;
+    }
+    sum = sum ? sum->plus(*summand) : summand;
+  }
+  int sums = 0;
+  for (size_t i = 0; sum && i < sum->steps.size(); i += 2) {
+    sums += sum->steps[i] == Recipe::add;
+  }
+  return sums <= kMostSums ? sum : std::nullopt;
+}
+
+// Of `x`, the output of `node`, if it was not changed after that.
+std::optional<Recipe> recipe_of_input(const Tensor& x, Node& node) {
+  if (typeid(node) == typeid(torch::autograd::generated::AddBackward0)) {
+    // The sum may be computed in place.
+    return x._version() <= 1 ? recipe_of_sum(static_cast<torch::autograd::generated::AddBackward0&>(node), x)
+                             : std::nullopt;
+  }
+  return x._version() == 0 && !acons().count(typeid(node)) ? recipe_of_output(node) : std::nullopt;
+}
+
+} // namespace
+
+bool register_acon(const std::type_info& type, const AconNode& acon) {
+  acons().emplace(type, acon);
+  return true;
+}
+
+Recipe prepare_input(const Tensor& x) {
+  Recipe kept = Recipe::of(x);
+  const auto root = x.grad_fn();
+  if (!enabled || !at::GradMode::is_enabled() || at::isTensorSubclassLike(x)) {
+    return kept;
+  }
+  step().has_acon = true;
+  if (!root) {
+    return kept;
+  }
+  recompute_before(*root);
+  const bool can_make = least && saves_plainly() && is_worth_it(x) && x.output_nr() == 0;
+  return (can_make ? recipe_of_input(x, *root) : std::nullopt).value_or(std::move(kept));
+}
+
+void finish_output(const Tensor& y) {
+  if (!least || !y.grad_fn()) {
+    return;
+  }
+  const auto acon = acons().find(typeid(*y.grad_fn()));
+  if (acon != acons().end()) {
+    // An empty tensor with the version of y, which shows whether y was changed in place.
+    const Tensor version = at::empty({0}, y.options());
+    torch::autograd::impl::set_version_counter(version, torch::autograd::impl::version_counter(y));
+    acon->second.context(*y.grad_fn()).saved_data[kVersion] = version;
+  }
+}
+
 TORCH_LIBRARY_FRAGMENT(acon_mm, m) {
   m.def("recompute_outputs(Tensor[] results) -> ()", [](at::TensorList results) {
     if (step().has_acon) {
       for (const Tensor& t : results) {
-        recompute_outputs_before(t);
+        if (const auto root = enabled ? t.grad_fn() : nullptr) {
+          recompute_before(*root);
+        }
       }
     }
     step() = {};
   });
   // Turns recomputation on or off, and tells what it was.
   m.def("set_recomputation(bool wanted) -> bool", [](bool wanted) { return enabled.exchange(wanted); });
+  // The same for the inputs of ACONs, in this thread.
+  m.def("set_least(bool wanted) -> bool", [](bool wanted) { return std::exchange(least, wanted); });
 }
 
 } // namespace acon

@@ -6,40 +6,40 @@
 //
 // Nobody tells when y was saved. So the graph is searched when the next ACON is called, from its input back to the ACONs
 // before it; and once more from the loss (`recompute_outputs`), for what comes after the last ACON.
+//
+// To keep still less, an ACON's input can be made again too (`memory='least'`): a batch norm's output from the input
+// that the norm keeps, and a sum from its two summands.
 #pragma once
-
-#include <torch/csrc/autograd/custom_function.h>
 
 #include <optional>
 
+#include "recipe.h"
+
 namespace acon {
 
-using at::Tensor;
-
-// How to make the output of an ACON again.
-struct Recipe {
-  Tensor x, p1, p2, beta;
-  int64_t channel_dim;
+// What is known of the nodes of an ACON: what they saved, and the recipe of their output, if there is one.
+struct AconNode {
+  torch::autograd::AutogradContext& (*context)(torch::autograd::Node& node);
+  std::optional<Recipe> (*recipe)(torch::autograd::AutogradContext& context);
 };
 
-// The recipe of a node's output, or none.
-using RecipeOf = std::optional<Recipe> (*)(torch::autograd::Node& node);
-
 // Makes the nodes of `type` known as those of ACONs. Returns true.
-bool register_acon(const std::type_info& type, RecipeOf recipe_of);
+bool register_acon(const std::type_info& type, const AconNode& acon);
 
 // The same for the nodes of an autograd function, which has `recipe_of` of its context.
 template <typename F>
 bool register_acon() {
-  using Node = torch::autograd::CppNode<F>;
+  using torch::autograd::Node;
+  using Own = torch::autograd::CppNode<F>;
   return register_acon(
-      typeid(Node), [](torch::autograd::Node& node) { return F::recipe_of(static_cast<Node&>(node).ctx_); });
+      typeid(Own), {[](Node& node) -> torch::autograd::AutogradContext& { return static_cast<Own&>(node).ctx_; },
+                    F::recipe_of});
 }
 
-// Whether tensors are saved as they are now. Hooks on saved tensors, as of checkpointing, decide themselves what is kept.
-bool saves_plainly();
+// Puts recipes in place of the outputs of ACONs that the graph before `x` keeps. Returns what the ACON shall keep of x.
+Recipe prepare_input(const Tensor& x);
 
-// Puts recipes in place of the outputs of ACONs that the graph before `x` keeps.
-void recompute_outputs_before(const Tensor& x);
+// Marks `y`, which an ACON made, so that a sum can be made again out of it.
+void finish_output(const Tensor& y);
 
 } // namespace acon
