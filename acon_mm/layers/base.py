@@ -134,7 +134,7 @@ class Acon(nn.Module):
         if not max(2, dim + 1, -dim) <= x.dim() or x.shape[dim] != self.num_channels:
             self._check_channels(x, dim)
         if self.memory == "least" and not torch.compiler.is_compiling():
-            with least():
+            with least(x):
                 return self._activate(x, dim)
         return self._activate(x, dim)
 

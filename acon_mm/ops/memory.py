@@ -26,7 +26,7 @@ summands. The network then keeps less than its ReLU twin, for a few more passes 
 to rounding. It is kept as before
 
 - in all the cases above;
-- after other layers, and after a norm whose weight or bias is frozen, or which is a SyncBatchNorm;
+- after other layers than batch norms (SyncBatchNorm too), and after a norm whose weight or bias is frozen;
 - where three sums before it are made again already, one out of the other;
 - where it was changed in place. What does not count: a change of a summand, under ``no_grad`` or by ``.data``, between
   its norm and the sum.
@@ -72,16 +72,30 @@ def _tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 @contextmanager
-def least() -> Iterator[None]:
-    """The inputs of ACONs that are called within, in this thread, are made again where that can be."""
-    if not fuses("cpu"):
+def least(x: Tensor) -> Iterator[None]:
+    """ACONs of ``x`` that are called within, in this thread, do not keep it where it can be made again."""
+    if not fuses("cpu") or x.grad_fn is None or not torch.is_grad_enabled():
         yield
         return
     before = torch.ops.acon_mm.set_least.default(True)
     try:
+        _offer_sync_norms(x)
         yield
     finally:
         torch.ops.acon_mm.set_least.default(before)
+
+
+def _offer_sync_norms(x: Tensor) -> None:
+    """Tell the library what the SyncBatchNorms before ``x`` keep: their nodes are Python's, which it cannot read."""
+    node = x.grad_fn
+    assert node is not None
+    for place, norm in enumerate((node, *(each for each, _ in node.next_functions))):
+        if type(norm).__name__ != "SyncBatchNormBackward" or not torch.ops.acon_mm.saves_plainly.default():
+            continue
+        _, weight, bias = (getattr(each, "variable", None) for each, _ in norm.next_functions[:3])
+        if weight is not None and bias is not None:
+            own_input, _, mean, rstd = norm.saved_tensors[:4]
+            torch.ops.acon_mm.offer_norm.default(x, place - 1, [own_input.detach(), weight, bias, mean, rstd])
 
 
 @contextmanager

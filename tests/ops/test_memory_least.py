@@ -214,6 +214,44 @@ def test_a_shared_norm_and_activation():
     assert_same_as_default(Twice(), picture())
 
 
+class SyncBatchNorm(torch.autograd.Function):
+    """Keeps what PyTorch's keeps, in the same order, which runs on GPUs alone."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, running_mean, running_var, eps, momentum, process_group, world_size):
+        y, mean, rstd = torch.native_batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps)
+        ctx.save_for_backward(x, weight, mean, rstd, torch.ones(1, dtype=torch.int32))
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, mean, rstd, _ = ctx.saved_tensors
+        of = torch.ops.aten.native_batch_norm_backward
+        grads = of(grad, x, weight, None, None, mean, rstd, True, ctx.eps, [True] * 3)
+        return *grads, *[None] * 6
+
+
+def synchronized(net: nn.Module) -> nn.Module:
+    def forward(norm, x):
+        statistics = norm.running_mean, norm.running_var, norm.eps, norm.momentum
+        return SyncBatchNorm.apply(x, norm.weight, norm.bias, *statistics, None, 2)
+
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.weight is not None:
+            module.forward = partial(forward, module)
+    return net
+
+
+@pytest.mark.parametrize("make", [network, Residual])
+def test_after_synchronized_norms(make):
+    net = synchronized(make())
+    assert kept_inputs(net, picture()) == kept_inputs(make(), picture())
+    assert_same_as_default(net, picture())
+    net.get_submodule("1" if make is network else "norms.0").bias.requires_grad_(False)
+    assert sum(kept_inputs(net, picture())) > sum(kept_inputs(make(), picture()))
+
+
 def frozen(net: nn.Sequential) -> nn.Sequential:
     net[1].requires_grad_(False)
     return net

@@ -24,6 +24,9 @@ constexpr int64_t kLeastBytes = int64_t(1) << 18;
 std::atomic<bool> enabled{true};
 thread_local bool least = false;
 
+// Recipes of the outputs of norms whose nodes are Python's, for the next call of an ACON.
+thread_local std::unordered_map<const Node*, Recipe> offered;
+
 // The most sums that are made again for one input, each out of the one before it.
 constexpr int kMostSums = 3;
 
@@ -265,6 +268,9 @@ std::optional<Recipe> recipe_of_output(Node& node) {
     const auto& norm = static_cast<CudnnBatchNormBackward0&>(node);
     return recipe_of_norm(norm, norm.epsilon);
   }
+  if (const auto offer = offered.find(&node); offer != offered.end()) {
+    return offer->second;
+  }
   const auto acon = acons().find(typeid(node));
   if (acon == acons().end()) {
     return std::nullopt;
@@ -357,7 +363,19 @@ TORCH_LIBRARY_FRAGMENT(acon_mm, m) {
   // Turns recomputation on or off, and tells what it was.
   m.def("set_recomputation(bool wanted) -> bool", [](bool wanted) { return enabled.exchange(wanted); });
   // The same for the inputs of ACONs, in this thread.
-  m.def("set_least(bool wanted) -> bool", [](bool wanted) { return std::exchange(least, wanted); });
+  m.def("set_least(bool wanted) -> bool", [](bool wanted) {
+    offered.clear();
+    return std::exchange(least, wanted);
+  });
+  m.def("saves_plainly() -> bool", &saves_plainly);
+  // What a batch norm keeps, of which the node is that of `x`, or its edge of the number `edge`: the norm's input,
+  // weight, bias, mean and 1/sqrt(variance + eps).
+  m.def("offer_norm(Tensor x, int edge, Tensor[] kept) -> ()", [](const Tensor& x, int64_t edge, at::TensorList kept) {
+    const auto node = edge < 0 ? x.grad_fn() : x.grad_fn()->next_edge(edge).function;
+    const Recipe recipe =
+        Recipe::of(kept[0]).then(Recipe::normalize_by_rstd, 0, {kept[1], kept[2], kept[3], kept[4]});
+    offered.insert_or_assign(node.get(), recipe);
+  });
 }
 
 } // namespace acon
