@@ -3,7 +3,7 @@
 from functools import partial
 from itertools import product
 
-from . import cuda_checks, edges, gradients, inputs, kinds, training_checks, values
+from . import cuda_checks, edges, gradients, inputs, kinds, memory_checks, training_checks, values
 from .checks import Check, Setting
 
 #: for every kind
@@ -23,6 +23,7 @@ _EACH = (
 _MAIN = (
     cuda_checks.graph_training_step,
     cuda_checks.other_device,
+    memory_checks.made_again,
     training_checks.replicated,
     training_checks.moved,
     training_checks.mixed_precision,
