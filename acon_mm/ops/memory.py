@@ -87,9 +87,9 @@ def least(x: Tensor) -> Iterator[None]:
 
 def _offer_sync_norms(x: Tensor) -> None:
     """Tell the library what the SyncBatchNorms before ``x`` keep: their nodes are Python's, which it cannot read."""
-    node = x.grad_fn
-    assert node is not None
-    for place, norm in enumerate((node, *(each for each, _ in node.next_functions))):
+    node: Any = x.grad_fn
+    nodes = (node, *(each for each, _ in node.next_functions))
+    for place, norm in enumerate(nodes):
         if type(norm).__name__ != "SyncBatchNormBackward" or not torch.ops.acon_mm.saves_plainly.default():
             continue
         _, weight, bias = (getattr(each, "variable", None) for each, _ in norm.next_functions[:3])
