@@ -1,5 +1,7 @@
 """Writing a file whole or not at all."""
 
+from __future__ import annotations
+
 import glob
 import os
 import platform

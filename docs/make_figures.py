@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from acon_mm import functional
+from acon_mm.compat import strict_zip
 from acon_mm.files import replacing
 
 IMAGES = Path(__file__).parent / "images"
@@ -40,7 +41,7 @@ def acon_curves() -> Figure:
 def _draw(axes: Axes, curves: dict[str, tuple[float, float, float]], title: str, colormap: str) -> None:
     x = torch.linspace(-4, 4, 401)
     colors = matplotlib.colormaps[colormap](torch.linspace(0, 0.85, len(curves)).numpy())
-    for (label, parameters), color in zip(curves.items(), colors, strict=True):
+    for (label, parameters), color in strict_zip(curves.items(), colors):
         p1, p2, beta = (torch.tensor([float(value)]) for value in parameters)
         y = functional.acon_c(x[:, None], p1, p2, beta)[:, 0]
         axes.plot(x.numpy(), y.numpy(), color=color, linewidth=2.2, label=label)

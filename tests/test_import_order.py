@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "acon_mm"
 #: from the bottom to the top; parts on the same line do not import each other
 ORDER = (
-    ("errors", "version", "dependencies", "registering"),
+    ("errors", "version", "dependencies", "registering", "compat"),
     ("files",),
     ("ops",),
     ("layers",),

@@ -1,5 +1,7 @@
 """Test a detector (mmdet config) or a segmentor (mmseg config) with the metrics in its config."""
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Sequence
 from copy import deepcopy

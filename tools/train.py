@@ -1,5 +1,7 @@
 """Train a detector (mmdet config) or a segmentor (mmseg config)."""
 
+from __future__ import annotations
+
 import argparse
 import re
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """What the activations of a checkpoint have learned: figures, a table, and the betas that pictures give."""
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -17,6 +19,7 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch import Tensor, nn
 
+from ..compat import strict_zip
 from ..errors import UserError
 from ..layers import MetaAconC
 from ..learned import Layer, RecordedBetas, figures
@@ -50,16 +53,14 @@ class Seen:
 
     def by_picture(self, most: int) -> dict[str, dict[str, Tensor]]:
         """The betas of the first pictures, by module and picture."""
-        return {name: dict(zip(self.names[:most], rows, strict=False)) for name, rows in self.betas.items()}
+        return {name: dict(zip(self.names[:most], rows)) for name, rows in self.betas.items()}
 
     def by_class(self) -> dict[str, dict[str, Tensor]]:
         """The mean betas of the pictures with each class, by module and class; empty without classes."""
         known = sorted(set().union(*self.classes))
         return {
             name: {
-                label: torch.stack(
-                    [row for row, inside in zip(rows, self.classes, strict=True) if label in inside]
-                ).mean(0)
+                label: torch.stack([row for row, inside in strict_zip(rows, self.classes) if label in inside]).mean(0)
                 for label in known
             }
             for name, rows in self.betas.items()

@@ -17,6 +17,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from ..compat import chdir
 from . import shipped_configs
 
 #: heights and widths of the pictures; the unchanged model runs on the first that is large enough
@@ -36,7 +37,7 @@ def build(model_cfg: dict, package: str) -> nn.Module:
             import_module(f"{each}.datasets")  # the maintained fork keeps a data preprocessor there
     torch.manual_seed(0)
     root = shipped_configs.config_dir(package).parent  # some configs name another config as "configs/..."
-    with DefaultScope.overwrite_default_scope(package), contextlib.chdir(root), _process_group():
+    with DefaultScope.overwrite_default_scope(package), chdir(root), _process_group():
         return MODELS.build(ConfigDict(model_cfg))
 
 

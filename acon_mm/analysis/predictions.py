@@ -3,6 +3,8 @@
 :func:`predict` makes the examples, :func:`draw` a figure of them, :func:`save` a file.
 """
 
+from __future__ import annotations
+
 import io
 import math
 from collections.abc import Sequence
@@ -25,6 +27,7 @@ from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData, PixelData
 from PIL import Image
 
+from ..compat import strict_zip
 from ..errors import UserError
 from ..files import replacing
 
@@ -175,7 +178,7 @@ def _predicted_boxes(instances: InstanceData, classes: Classes, score_thr: float
     """Boxes in the order of their scores, so that the best are drawn over the others."""
     instances = instances[instances.scores >= score_thr].cpu()
     instances = instances[instances.scores.argsort()]
-    found = zip(instances.bboxes.tolist(), instances.labels.tolist(), instances.scores.tolist(), strict=True)
+    found = strict_zip(instances.bboxes.tolist(), instances.labels.tolist(), instances.scores.tolist())
     return Annotations(
         boxes=[Box(box, f"{classes.names[i]}: {score:.2f}", classes.colors[i]) for box, i, score in found]
     )

@@ -1,5 +1,7 @@
 """Which ACONs a model has, and which types of ACON a state dict has, by the names of its parameters."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 
 from torch import nn

@@ -129,7 +129,7 @@ def shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
     for name, channels, stride in layout.blocks():
         out = channels if layout.basic else 4 * channels
         kernels = (3, 3) if layout.basic else (1, 3, 1)
-        for number, (kernel, outs) in enumerate(zip(kernels, (channels, channels, out), strict=False), 1):
+        for number, (kernel, outs) in enumerate(zip(kernels, (channels, channels, out)), 1):
             conv(f"{name}.conv{number}", f"{name}.bn{number}", outs, into if number == 1 else channels, kernel)
         if stride != 1 or into != out:
             conv(f"{name}.downsample.0", f"{name}.downsample.1", out, into, 1)

@@ -5,6 +5,8 @@ All loads of mmengine use these functions: ``load_from``, resume, test, ``init_c
 function, unless the checkpoint has requirements or ACONs.
 """
 
+from __future__ import annotations
+
 import logging
 import pickle
 from collections.abc import Callable

@@ -8,6 +8,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..compat import strict_zip
 from ..version import __version__
 from . import authors, requirements
 from .authors import Layout
@@ -116,7 +117,7 @@ def compare(state: Mapping[str, Tensor], layout: Layout, converted: Mapping[str,
         if "fc.weight" in converted:
             pooled = ours[-1].mean((2, 3))
             ours.append(F.linear(pooled, converted["fc.weight"].double(), converted["fc.bias"].double()))
-    return [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(ours, theirs, strict=True)]
+    return [((a - b).abs().max() / b.abs().max()).item() for a, b in strict_zip(ours, theirs)]
 
 
 def _double(value: Tensor) -> Tensor:

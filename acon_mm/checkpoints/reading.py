@@ -12,6 +12,8 @@ nothing else. The types and functions that such a file names must not be allowed
 Each is replaced by a function or type of the same name that can only make the parts of a log.
 """
 
+from __future__ import annotations
+
 import os
 import pickle
 import re
@@ -53,7 +55,7 @@ class _Array(np.ndarray):
     A second time would free its memory, which a tensor may share by then.
     """
 
-    def __new__(cls) -> "_Array":
+    def __new__(cls) -> _Array:
         return super().__new__(cls, (0,), np.int8)
 
     def __setstate__(self, state: tuple) -> None:

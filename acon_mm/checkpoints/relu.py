@@ -10,6 +10,7 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.runner.checkpoint import get_state_dict
 from torch import Tensor, nn
 
+from ..compat import strict_zip
 from ..version import __version__
 from .acon_types import acon_type_from_names, acons_of, names_below
 from .loading import load_state_dict
@@ -109,7 +110,7 @@ def relu_difference(model: nn.Module) -> float:
         network.eval()
         with torch.no_grad():
             outputs.append(list(_tensors(_features(network, picture))))
-    return max(((ours - relu).norm() / relu.norm()).item() for ours, relu in zip(*outputs, strict=True))
+    return max(((ours - relu).norm() / relu.norm()).item() for ours, relu in strict_zip(*outputs))
 
 
 def _features(network: nn.Module, picture: Tensor) -> Any:

@@ -1,5 +1,7 @@
 """The report of a load, which the log shows as one table."""
 
+from __future__ import annotations
+
 import logging
 import re
 from collections.abc import Iterable

@@ -5,6 +5,8 @@ each module. A module that loads weights with requirements keeps them. So the we
 them as well.
 """
 
+from __future__ import annotations
+
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any

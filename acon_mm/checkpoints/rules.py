@@ -3,6 +3,8 @@
 :mod:`acon_mm.checkpoints.loading` lists the rules.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

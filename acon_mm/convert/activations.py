@@ -1,5 +1,7 @@
 """What counts as an activation: the modules, functions and methods that ``act_cfg`` replaces, and those it keeps."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,7 +50,7 @@ def same_module(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> n
     layer, names = ACTIVATION_FUNCTIONS[function]
     if layer is nn.RReLU:  # the function is random only with training=True
         return None
-    options = dict(zip(names, args[1:], strict=False)) | {key: v for key, v in kwargs.items() if key in names}
+    options = dict(zip(names, args[1:])) | {key: v for key, v in kwargs.items() if key in names}
     if not all(isinstance(each, (int, float, str)) for each in options.values()):
         return None
     if function.__name__.endswith("_"):

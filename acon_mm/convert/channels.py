@@ -11,6 +11,8 @@ the result to an attribute of a module. PyTorch can call a hook at every such as
 - otherwise the channels stay unknown, and the ACON raises an error when it is called.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from itertools import takewhile
 from typing import NamedTuple

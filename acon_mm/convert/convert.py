@@ -1,5 +1,7 @@
 """The conversion of a built model: its activations are replaced in place."""
 
+from __future__ import annotations
+
 import copy
 import inspect
 from collections import Counter
@@ -10,6 +12,7 @@ from difflib import get_close_matches
 from mmengine.registry import MODELS, Registry
 from torch import nn
 
+from ..compat import strict_zip
 from ..layers import Acon, AconFReLU, MetaAconC
 from ..ops.memory import recompute_after_heads
 from .activations import ACTIVATIONS
@@ -74,7 +77,7 @@ def convert_remaining_activations(model: nn.Module, act_cfg: dict, act_sites: Ac
     uses = Counter(map(id, modules))  # an activation at several sites can have the channels of only one of them
     done = [
         site
-        for site, module in zip(sites, modules, strict=True)
+        for site, module in strict_zip(sites, modules)
         if isinstance(module, Acon) and uses[id(module)] == 1 and module.num_channels is not None
     ]
     if len(done) == len(sites) and any(isinstance(module, Acon) for module in model.modules()):
@@ -153,7 +156,7 @@ class _Change:
             patch_class(module, host)
         for own, cls in self._classes.items():
             own.apply(cls, self._own[own])
-        for site, activation in zip(self.chosen, activations, strict=True):
+        for site, activation in strict_zip(self.chosen, activations):
             parent, _, name = site.path.rpartition(".")
             holder = self.model.get_submodule(parent)
             for hooks in _HOOKS:  # for example those that take features out of a network

@@ -7,6 +7,8 @@ the entry and of its own class. The subclass has the same name, so ``isinstance`
 stay the same. The entries are in ``tables/``.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
@@ -89,7 +91,7 @@ class Host(_Upstream):
     #: why nothing in the module is converted
     reason_to_keep_all: ClassVar[str | None] = None
 
-    _by_method: ClassVar[dict[str, type["Host"]]] = {}
+    _by_method: ClassVar[dict[str, type[Host]]] = {}
 
     @classmethod
     def sites(cls, module: nn.Module) -> list[HostSite]:

@@ -1,5 +1,7 @@
 """The sites of a module whose own methods activate, as reading them shows."""
 
+from __future__ import annotations
+
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from ..compat import strict_zip
 from .activations import GATE
 from .channels import Channels, output_channels
 from .reading import Reading, Visit
@@ -82,7 +85,7 @@ class OwnSites:
                 uses.setdefault(visit.path, set()).add(key)
         several = {path for path, keys in uses.items() if path is None or len(keys) > 1 or path in shared}
         changed = dict.fromkeys(visit.place for visit in visits if visit.path in several)
-        names = dict(zip(changed, self._names(list(changed), visits), strict=True))
+        names = dict(strict_zip(changed, self._names(list(changed), visits)))
         self.sites: list[OwnSite] = []
         known = output_channels(module)  # of a norm or convolution that activates
         in_place: dict[str, OwnSite] = {}

@@ -5,6 +5,8 @@ class that takes ``act_cfg`` gets it. Any other class is built without it, and t
 With ``act_sites`` the module is always converted.
 """
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable
 from contextvars import ContextVar

@@ -5,6 +5,8 @@ activation calls in it are replaced, and it is compiled again (:mod:`~acon_mm.co
 of its class with such methods. It has the same name, so ``isinstance`` and parameter names stay the same.
 """
 
+from __future__ import annotations
+
 import ast
 from collections.abc import Collection, Iterable, Sequence
 from functools import cache
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from ..compat import strict_zip
 from .source import Edit, Source, UnreadableError
 
 #: the functions and attributes that OpenMMLab's methods call to activate
@@ -46,7 +49,7 @@ def rewrite(method: FunctionType, calls: Sequence[str | None], also_calls: Colle
             f"{source.name} calls {len(found)} activations, but its entry in the tables lists {len(calls)}: {_HINT}"
         )
     edits: list[Edit] = []
-    for node, callee in zip(found, calls, strict=True):
+    for node, callee in strict_zip(found, calls):
         if callee is not None:
             edits += source.call_instead(node, callee)
     return source.compile(edits)

@@ -4,6 +4,8 @@ The copy runs in evaluation mode, without gradients, on a tiny input. The model 
 stay as they are.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
+from ..compat import strict_zip
 from ..layers import Acon
 from .channels import Channels
 
@@ -139,8 +142,8 @@ def _run(module: nn.Module, probes: list[Probe]) -> str | None:
             for change in ("channels", "size"):
                 others = [_tensor(module, shape, change) for shape in shapes]
                 if _call(module, wrap(others), probes) is None:
-                    met = [one | probe.met for one, probe in zip(met, probes, strict=True)]
-            for probe, each in zip(probes, met, strict=True):
+                    met = [one | probe.met for one, probe in strict_zip(met, probes)]
+            for probe, each in strict_zip(probes, met):
                 probe.met = each
             return None
     for probe in probes:

@@ -1,9 +1,11 @@
 """The activation sites of a model: how they are found, and how ``act_sites`` chooses among them."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 from mmcv.cnn import ConvModule
 from torch import nn
@@ -14,7 +16,7 @@ from .hosts import NEVER_CALLED, Host, host_of, inherited_hosts, inherited_sites
 from .own_sites import OwnSites
 from .reading import Reading, read
 
-ActSites = str | Sequence[str] | None
+ActSites = Union[str, Sequence[str], None]
 
 #: methods of OpenMMLab's heads that compute losses or boxes from features; those come from ``forward``
 _NO_FEATURES = ("loss", "predict", "get_targets")

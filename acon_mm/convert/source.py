@@ -5,6 +5,7 @@ with ``linecache`` under a name of its own, so tracebacks, debuggers, ``inspect.
 show and use what runs.
 """
 
+from __future__ import annotations
 import __future__
 
 import ast
@@ -16,9 +17,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import CodeType, FunctionType
-from typing import Any, Self
+from typing import Any, Union
 
-Node = ast.expr | ast.comprehension | ast.For | ast.AsyncFor
+from typing_extensions import Self
+
+from ..compat import strict_zip
+
+Node = Union[ast.expr, ast.comprehension, ast.For, ast.AsyncFor]
 
 
 class UnreadableError(ValueError):
@@ -165,7 +170,7 @@ class Source:
         text += self.text[at:]
         code = self._code(bytes(text))
         function = self.function
-        cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+        cells = dict(strict_zip(function.__code__.co_freevars, function.__closure__ or ()))
         closure = tuple(cells[name] for name in code.co_freevars)
         new: Any = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
         functools.update_wrapper(new, function)

@@ -1,5 +1,7 @@
 """What reading a source tells of a tensor: its channels, and the layer that it comes from."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any
 

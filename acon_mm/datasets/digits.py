@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from PIL import Image
 from tqdm import tqdm
 
+from ..compat import strict_zip
 from .pictures import CLASSES, PINNED, SPLITS, PictureMaker
 
 MADE_BY = "acon_mm.datasets.digits"
@@ -125,7 +126,7 @@ def _make(root: Path, num_train: int, num_val: int, image_size: int, seed: int) 
             level=logging.WARNING,
         )
     with tqdm(total=num_train + num_val, desc="digits sample", unit="picture") as progress:
-        for split, count in zip(SPLITS, (num_train, num_val), strict=True):
+        for split, count in strict_zip(SPLITS, (num_train, num_val)):
             _make_split(root, maker, split, count, progress)
     made = sorted(path for path in root.rglob("*") if path.is_file())
     manifest = {

@@ -1,5 +1,7 @@
 """A hook that stops a run at a NaN or an infinity, before it reaches a checkpoint."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any

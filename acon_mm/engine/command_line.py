@@ -1,5 +1,7 @@
 """The common code of `tools/train.py` and `tools/test.py`: flags, config, checks before the start, devices."""
 
+from __future__ import annotations
+
 import argparse
 import gc
 import importlib.util

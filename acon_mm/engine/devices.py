@@ -1,5 +1,7 @@
 """Distributed runs, SyncBN and mixed precision on a machine without CUDA, where MMEngine and mmcv do not have them."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys

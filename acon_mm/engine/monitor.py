@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ..checkpoints.comparison import unwrapped
+from ..compat import strict_zip
 from ..layers import Acon
 from ..learned import Layer, RecordedBetas, layers_of
 from ..registering import register
@@ -105,7 +106,7 @@ class AconMonitorHook(Hook):
         for name in ("p1", "p2", "beta"):
             now, then = getattr(layer, name), getattr(self.start[layer.name], name)
             if now is not None:
-                for quantile, value in zip(_QUANTILES, np.quantile(now.numpy(), _QUANTILES), strict=True):
+                for quantile, value in strict_zip(_QUANTILES, np.quantile(now.numpy(), _QUANTILES)):
                     values[f"{name}_q{round(100 * quantile):02}"] = float(value)
                 if then is not None:
                     changes.append((now - then).square().mean())

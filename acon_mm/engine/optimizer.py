@@ -1,5 +1,7 @@
 """Weight decay and learning rate of ACON's parameters, by the module that they belong to."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch import nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim import Optimizer
 
+from ..compat import strict_zip
 from ..layers import Acon
 from ..registering import register
 
@@ -115,8 +118,6 @@ def _part(group: dict[str, Any], chosen: list[bool]) -> dict[str, Any]:
     if all(chosen):
         return group
     some = {
-        key: [value for value, use in zip(group[key], chosen, strict=True) if use]
-        for key in _PER_PARAMETER
-        if key in group
+        key: [value for value, use in strict_zip(group[key], chosen) if use] for key in _PER_PARAMETER if key in group
     }
     return group | some

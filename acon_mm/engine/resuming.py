@@ -1,11 +1,14 @@
 """A hook that refuses to resume where the optimizer of the checkpoint is another than that of the config."""
 
+from __future__ import annotations
+
 from itertools import chain
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.optim import Optimizer
 
+from ..compat import strict_zip
 from ..errors import UserError
 
 #: what the usual optimizers remember of each parameter, in its shape
@@ -45,7 +48,7 @@ def _difference(state: dict | None, optimizer: Optimizer) -> str | None:
     own = [group["params"] for group in optimizer.param_groups]
     if [len(group) for group in saved] != [len(group) for group in own]:
         return f"its optimizer has {_counts(saved)}, that of the config {_counts(own)}"
-    for index, parameter in zip(chain(*saved), chain(*own), strict=True):
+    for index, parameter in strict_zip(chain(*saved), chain(*own)):
         remembered = state["state"].get(index, {})  # type: ignore[index]
         for shape in [remembered[key].shape for key in _OF_ITS_SHAPE if remembered.get(key) is not None]:
             if shape != parameter.shape:

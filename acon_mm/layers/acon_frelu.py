@@ -1,5 +1,7 @@
 """ACON-FReLU (arXiv 2009.04759, table 1)."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,11 +1,14 @@
 """What all ACON activations share: the number of channels, the check of inputs, initial values and loading."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx.proxy import TraceError
+from typing_extensions import Self
 
 from ..ops.memory import least
 

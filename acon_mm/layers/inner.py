@@ -1,5 +1,7 @@
 """The layers inside the ACON modules: a convolution, and norms that also take a single value per channel."""
 
+from __future__ import annotations
+
 import logging
 import math
 from functools import cache
@@ -11,6 +13,8 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..compat import is_compiling
 
 
 class InnerConv2d(nn.Module):
@@ -114,7 +118,7 @@ def has_batch_statistics(norm: _BatchNorm, shape: torch.Size) -> bool:
     if isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized():
         # All processes must decide alike, or some would wait forever. So each assumes that all have as many values.
         values = max(values, 1) * dist.get_world_size(norm.process_group)
-    if values < 2 and not torch.compiler.is_compiling():
+    if values < 2 and not is_compiling():
         _log_single_value()
     return values >= 2
 

@@ -1,5 +1,7 @@
 """Meta-ACON-C (arXiv 2009.04759, section 3.3): the activation, its generator, and the call of both as one operator."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _has_any_global_hook
 
+from ..compat import is_compiling
 from ..ops import cpu
 from ..ops import functional as F
 from ..ops.backends import fuses
@@ -212,7 +215,7 @@ def fused_meta_acon(module: MetaAconC, x: Tensor, channel_dim: int) -> Tensor | 
     Shape:
         x ``(N, ..., C, ...)`` with C at ``channel_dim``; the result has the same shape.
     """
-    if not fuses(x.device.type) or F.is_exporting() or torch.compiler.is_compiling() or x.dim() < 3:
+    if not fuses(x.device.type) or F.is_exporting() or is_compiling() or x.dim() < 3:
         return None
     if x.device.type == "cpu" and x.shape[0] > FEW_SAMPLES:
         return None

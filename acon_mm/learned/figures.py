@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..compat import strict_zip
 from .layer import GRID, KINDS, Layer
 
 _COLORS = {"linear": "#0072B2", "relu": "#D55E00", "other": "#888888"}
@@ -43,7 +44,7 @@ def curves(layers: Sequence[Layer], before: Sequence[Layer] = ()) -> Figure:
     starts = {layer.name: layer for layer in before}
     figure, all_axes = _grid(len(layers))
     x = GRID.numpy()
-    for layer, axes in zip(layers, all_axes, strict=True):
+    for layer, axes in strict_zip(layers, all_axes):
         values, kinds = layer.curves().numpy(), layer.kinds().numpy()
         chosen = np.linspace(0, len(values) - 1, min(_CURVES, len(values))).round().astype(int)
         for channel in chosen:
@@ -122,7 +123,7 @@ def betas_by(groups: Mapping[str, Mapping[str, Tensor]], title: str) -> Figure:
         title: what the groups are.
     """
     figure, all_axes = _grid(len(groups))
-    for (name, rows), axes in zip(groups.items(), all_axes, strict=True):
+    for (name, rows), axes in strict_zip(groups.items(), all_axes):
         axes.boxplot([values.numpy() for values in rows.values()], showfliers=False, widths=0.6)
         axes.set_xticks(range(1, len(rows) + 1), list(rows), fontsize=5, rotation=60 if len(rows) > 4 else 0)
         axes.tick_params(axis="y", labelsize=6)

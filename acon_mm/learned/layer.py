@@ -1,11 +1,14 @@
 """The slopes and betas of each ACON of a model, and what its channels have become: linear, ReLU-like or other."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from ..layers import Acon, AconA, AconB, AconC, AconFReLU, MetaAconC
 from ..ops import reference

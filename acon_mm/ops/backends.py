@@ -15,6 +15,8 @@ Without the variable, the first activation on a CPU logs one warning where ``com
 the command that builds it. ``ACON_MM_BACKEND=reference`` chooses plain PyTorch without a warning.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 from functools import cache
@@ -24,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..compat import is_compiling
 from . import cpu, gpu, operators, reference
 
 NAMES = ("compiled", "triton", "reference")
@@ -91,7 +94,7 @@ def _start_gpu(device_type: str) -> None:
 
 def _warned(forward: operators.Forward) -> operators.Forward:
     def warned(x: Tensor, *others: Any) -> Tensor:
-        if cpu.is_meant_for(x, *others[:3]) and not torch.compiler.is_compiling():  # a log cannot be compiled
+        if cpu.is_meant_for(x, *others[:3]) and not is_compiling():  # a log cannot be compiled
             _log_missing_kernels()
         return forward(x, *others)
 

@@ -5,6 +5,8 @@ for AVX-512, AVX2 and older processors, and chooses at run time as PyTorch does;
 ``avx2``, ``default``) forces one.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import torch

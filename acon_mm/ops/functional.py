@@ -5,11 +5,14 @@ channel, ``(C,)``. It may also have one per sample and channel, ``(N, C)``, or o
 has the shape and dtype of ``x``. Only ``x`` and the parameters are kept for backward.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import compat
 from . import reference
 from .arguments import check_arguments, check_input
 from .backends import fuses
@@ -115,7 +118,7 @@ def input_and_mean(x: Tensor, channel_dim: int = 1) -> tuple[Tensor, Tensor]:
         RuntimeError: the dtype of ``x`` is not a floating one.
     """
     # Under torch.compile, an operator must not return its input, and the compiler fuses the addition itself.
-    without_operator = x.dim() == 2 or is_exporting() or torch.compiler.is_compiling()
+    without_operator = x.dim() == 2 or is_exporting() or compat.is_compiling()
     if not without_operator and fuses(x.device.type):
         return torch.ops.acon_mm.input_and_mean.default(x, channel_dim)
     check_input(x, channel_dim)
@@ -124,4 +127,4 @@ def input_and_mean(x: Tensor, channel_dim: int = 1) -> tuple[Tensor, Tensor]:
 
 def is_exporting() -> bool:
     """Whether only standard operators may be used: in ``torch.jit.trace``, ``torch.export`` and ONNX export."""
-    return torch.jit.is_tracing() or torch.compiler.is_exporting()
+    return torch.jit.is_tracing() or compat.is_exporting()

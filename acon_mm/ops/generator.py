@@ -6,6 +6,8 @@ r"""Meta-ACON's channel-wise generator: its values by name, and its formula in p
 where :math:`\bar{x}` is the mean of ``x`` over space. (arXiv 2009.04759, section 3.3, with a scale :math:`k`.)
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import torch

@@ -5,6 +5,8 @@ Without it, or with a Triton before 3.3, or on AMD's GPUs, ``gpu_launches.py`` l
 ``ACON_MM_BACKEND=triton`` and ``TRITON_INTERPRET=1``, they run on a CPU.
 """
 
+from __future__ import annotations
+
 import os
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -12,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..compat import strict_zip
 
 #: the dtypes of tensors, by their codes in C++ (c10::ScalarType)
 _POINTERS = {4: "*i64", 5: "*fp16", 6: "*fp32", 15: "*bf16"}
@@ -67,7 +71,7 @@ def compile_ahead(
 
     kernel: Any = getattr(gpu_kernels, name, None) or getattr(gpu_generator_kernels, name)
     signature, alignment = {}, {}
-    arguments, values = iter(zip(types, divisors, strict=True)), iter(constants)
+    arguments, values = iter(strict_zip(types, divisors)), iter(constants)
     chosen = {}
     for index, argument in enumerate(kernel.arg_names):
         if argument.isupper():

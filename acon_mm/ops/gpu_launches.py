@@ -1,5 +1,7 @@
 """Launches of the Triton kernels from Python, where C++ does not launch them. ``csrc/gpu.cpp`` is the counterpart."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..compat import strict_zip
 from . import gpu_kernels as kernels
 from . import reference
 
@@ -52,7 +55,7 @@ class _Walk:
     inner: int
 
     @classmethod
-    def of(cls, x: Tensor, dim: int, by_sample: bool) -> "_Walk":
+    def of(cls, x: Tensor, dim: int, by_sample: bool) -> _Walk:
         last = not x.is_contiguous() and x.movedim(dim, -1).is_contiguous()
         before, after = torch.Size(x.shape[1:dim]).numel(), torch.Size(x.shape[dim + 1 :]).numel()
         blocks, inner = (before * after, 1) if last else (before, after)
@@ -167,7 +170,7 @@ def backward(
         sums = walk.backward(grad_y, grad_x, any(output_mask[1:]), p1, p2, beta)
         grads = [
             torch.empty_like(p, memory_format=torch.contiguous_format) if wanted else None
-            for p, wanted in zip((p1, p2, beta), output_mask[1:], strict=True)
+            for p, wanted in strict_zip((p1, p2, beta), output_mask[1:])
         ]
         if sums is not None:
             _finish(sums, p1, p2, grads)
@@ -181,7 +184,7 @@ def _finish(sums: Tensor, p1: Tensor, p2: Tensor, grads: list[Tensor | None]) ->
     kinds = [0 if g is None else 1 if g.dim() == 1 else 2 if g.shape[1] == channels else 3 for g in grads]
     columns, rows = 16, min(triton.next_power_of_2(samples * parts), 256)
     groups = triton.cdiv(channels, columns)
-    names = dict(zip(("KIND_P1", "KIND_P2", "KIND_BETA"), kinds, strict=True))
+    names = dict(strict_zip(("KIND_P1", "KIND_P2", "KIND_BETA"), kinds))
     kernels.finish[(groups + (samples if max(kinds) > 1 else 0),)](
         sums, p1, p2, *grads, samples, channels, groups, parts, *_strides(p1, p2), **names, ROWS=rows, CHANNELS=columns
     )

@@ -40,12 +40,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..compat import is_compiling
 from .backends import fuses
 
 
 def recompute_outputs(*results: Tensor) -> None:
     """Drop the outputs of ACONs that the graphs of ``results``, as of a loss, keep after the last call of an ACON."""
-    if fuses("cpu") and not torch.compiler.is_compiling():
+    if fuses("cpu") and not is_compiling():
         torch.ops.acon_mm.recompute_outputs.default(results)
 
 

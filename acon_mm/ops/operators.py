@@ -13,19 +13,22 @@ PyTorch chooses the implementation by the device of the tensors: that of the com
 are.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
 
+from .. import compat
 from . import reference
 from .arguments import check_arguments, check_gradient, check_input
 from .generator import Generator, generate_beta
 
 Mask = list[bool]
 Forward = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
-Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, Mask], tuple[Tensor | None, ...]]
+Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, Mask], tuple[Optional[Tensor], ...]]
 
 _ACON_C = "(Tensor x, Tensor p1, Tensor p2, Tensor beta, int channel_dim=1) -> Tensor"
 _BACKWARD = (
@@ -54,7 +57,7 @@ for _schema in (
     # The machine code of a kernel for GPUs, which C++ asks for (`gpu.machine_code`).
     "gpu_kernel(str name, int[] types, int[] divisors, int[] constants, int warps, int device) -> (Tensor, str, int)",
 ):
-    library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+    compat.define(library, _schema)
 
 
 def implement(forward: Forward, backward: Backward, key: str) -> None:
@@ -99,13 +102,13 @@ def implement_autograd() -> None:
     """Autograd in Python, for where there is no compiled library."""
 
     def forward(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int) -> Tensor:
-        with torch._C._AutoDispatchBelowADInplaceOrView():
+        with compat.BelowAutograd():
             return torch.ops.acon_mm.acon_c.default(x, p1, p2, beta, channel_dim)
 
     def backward(*arguments: Any) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             return reference.backward(*arguments)
-        with torch._C._AutoDispatchBelowADInplaceOrView():
+        with compat.BelowAutograd():
             return torch.ops.acon_mm.acon_c_backward.default(*arguments)
 
     library.impl("acon_c", with_autograd(forward, backward), "Autograd")

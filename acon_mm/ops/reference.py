@@ -16,6 +16,8 @@ the rank of ``x`` and broadcast to it. The computation is in float32 or wider; `
 ``x``.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import reduce
 

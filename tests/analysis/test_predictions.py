@@ -7,6 +7,7 @@ from PIL import Image
 
 from acon_mm.analysis import predictions
 from acon_mm.analysis.predictions import Annotations, Box, Classes, Example
+from acon_mm.compat import strict_zip
 from helpers.tiny_runs import error_of, load_tool
 
 tool = load_tool("analysis_tools/draw_predictions")
@@ -95,8 +96,8 @@ def test_tool(task, configs, trained, tmp_path):
     pixels = np.asarray(image.convert("RGB"))[: GAP + 2 * (PICTURE + GAP)]
     chosen = [Image.open(configs["data"] / f"images/{index}.jpg").convert("RGB") for index in (0, 1, 2)]
     _, plain = grid([Example(np.asarray(picture), Annotations(), Annotations()) for picture in chosen])
-    for found, expected in zip(cells(pixels, 3), plain, strict=True):
-        for drawn, undrawn in zip(found, expected, strict=True):
+    for found, expected in strict_zip(cells(pixels, 3), plain):
+        for drawn, undrawn in strict_zip(found, expected):
             assert (np.abs(drawn - undrawn).max(-1) > 60).sum() > 1000  # more than the palette of 256 colors changes
             assert (np.abs(drawn - undrawn).max(-1) < 30).any() or task == "segmentation"
 

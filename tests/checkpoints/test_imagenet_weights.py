@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from acon_mm.checkpoints import LoadReport, load_state_dict
 from acon_mm.checkpoints.relu import relu_twin
+from acon_mm.compat import strict_zip
 from helpers.loading import refused
 
 SMALL = dict(depth=50, base_channels=4, stem_channels=8)
@@ -76,7 +77,7 @@ def test_caffe_resnet50_has_a_bias_in_its_first_convolution():
     caffe.load_state_dict(state)
     relu.eval(), caffe.eval()
     picture = torch.randn(1, 3, 32, 32)
-    for a, b in zip(relu(picture), caffe(picture), strict=True):
+    for a, b in strict_zip(relu(picture), caffe(picture)):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * b.abs().max().item())
 
 

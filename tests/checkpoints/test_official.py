@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from acon_mm.checkpoints import CheckpointError, authors, convert_official, load_checkpoint, official, requirements
 from acon_mm.checkpoints.acon_types import acons_of
+from acon_mm.compat import strict_zip
 from helpers.authors_files import make
 from helpers.loading import convert_checkpoint
 
@@ -102,7 +103,7 @@ def test_stage_outputs_and_logits(depth, acon_type):
         ours, theirs = list(backbone(picture)), authors.forward(state, layout, picture)
         ours.append(F.linear(ours[-1].mean((2, 3)), weights["fc.weight"], weights["fc.bias"]))
     assert len(ours) == len(theirs) == 5
-    for a, b in zip(ours, theirs, strict=True):
+    for a, b in strict_zip(ours, theirs):
         assert (a - b).abs().max() <= 1e-4 * b.abs().max()
     scales = [value for key, value in weights.items() if key.endswith("_extra_state")]
     assert scales == [1.0] * (len(acons_of(backbone)) if acon_type == "MetaAconC" else 0)

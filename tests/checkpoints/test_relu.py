@@ -1,5 +1,7 @@
 """ReLU weights in ACON networks, which compute nearly the same with them, and learn from there."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,7 @@
 """Every config is loaded and built; `test_configs_run.py` runs those for COCO and Cityscapes."""
 
+from __future__ import annotations
+
 import re
 from copy import deepcopy
 from functools import cache

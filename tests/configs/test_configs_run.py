@@ -4,6 +4,8 @@ Each does one training iteration and a whole pass over val, in this process or w
 sizes, numbers of workers and the source of pretrained weights are changed.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import json
 import subprocess
@@ -20,6 +22,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from acon_mm.checkpoints import load_checkpoint
+from acon_mm.compat import strict_zip
 
 pytestmark = pytest.mark.slow
 
@@ -161,9 +164,7 @@ def check_segmentation(metrics: dict[str, float]) -> None:
 
 def mean_iou(pairs: list[tuple[Path, Path]]) -> float:
     """In percent, from pairs of pictures of ids: the prediction and the truth."""
-    found, truth = (
-        np.concatenate([np.array(Image.open(path)) for path in paths]) for paths in zip(*pairs, strict=True)
-    )
+    found, truth = (np.concatenate([np.array(Image.open(path)) for path in paths]) for paths in strict_zip(*pairs))
     found, truth = found[truth != UNLABELLED[1]], truth[truth != UNLABELLED[1]]
     classes = np.union1d(found, truth)
     return 100 * np.mean([((found == c) & (truth == c)).sum() / ((found == c) | (truth == c)).sum() for c in classes])

@@ -9,6 +9,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 import acon_mm
+from acon_mm.compat import strict_zip
 from helpers.act_trace import acons
 from helpers.five_models import (
     BASES,
@@ -70,7 +71,7 @@ def test_relu_at_every_site_is_the_original(name, depth):
         losses.append(total_loss(each.train(), inputs, samples))
         losses[-1].backward()
     assert losses[0] == losses[1]
-    for (key, new), old in zip(model.named_parameters(), original.parameters(), strict=True):
+    for (key, new), old in strict_zip(model.named_parameters(), original.parameters()):
         torch.testing.assert_close(new.grad, old.grad, msg=lambda text, key=key: f"{key}: {text}")
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from acon_mm.compat import strict_zip
 from acon_mm.convert.rewrite import rewrite
 
 
@@ -83,7 +84,7 @@ def test_what_runs_is_what_is_shown():
     """By inspect, and so by debuggers and torch.jit.script. Comments, lines and all else stay as they are."""
     net = rewritten("forward", ["torch.neg", "torch.exp", "torch.sin", "self.acts[i]", "torch.abs"])
     new, old = inspect.getsource(net.forward).splitlines(), inspect.getsource(Net.forward).splitlines()
-    changed = [line.strip() for line, before in zip(new, old, strict=True) if line != before]
+    changed = [line.strip() for line, before in strict_zip(new, old) if line != before]
     assert changed == [
         "return torch.exp(torch.neg(x) - 1)",
         "x = torch.sin(inner(super().forward(x)))",

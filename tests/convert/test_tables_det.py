@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import acon_mm
+from acon_mm.compat import strict_zip
 from acon_mm.convert.hosts import host_of_class
 from acon_mm.convert.sites import GATE
 from acon_mm.layers import Acon
@@ -45,7 +46,7 @@ def test_the_original_activation_at_every_site_is_the_original(name):
         losses.append(total(run(name, each)))
         losses[-1].backward()
     assert losses[0] == losses[1]
-    for (key, new), old in zip(model.named_parameters(), original.parameters(), strict=True):
+    for (key, new), old in strict_zip(model.named_parameters(), original.parameters()):
         torch.testing.assert_close(new.grad, old.grad, msg=lambda text, key=key: f"{key}: {text}")
 
 

@@ -8,6 +8,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 import acon_mm
+from acon_mm.compat import strict_zip
 from helpers.act_trace import ActivationTrace, acons, total
 from helpers.seg_parts import PARTS, build, inputs
 
@@ -53,7 +54,7 @@ def test_the_original_activation_at_every_site_is_the_original(name):
         losses.append(total(each(inputs(name))))
         losses[-1].backward()
     assert losses[0] == losses[1]
-    for (key, new), old in zip(model.named_parameters(), original.parameters(), strict=True):
+    for (key, new), old in strict_zip(model.named_parameters(), original.parameters()):
         torch.testing.assert_close(new.grad, old.grad, msg=lambda text, key=key: f"{key}: {text}")
 
 

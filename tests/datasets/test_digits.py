@@ -8,16 +8,17 @@ import re
 import runpy
 import shutil
 import sys
-import tomllib
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tomllib
 from mmengine.logging import MMLogger
 from PIL import Image
 from pycocotools.coco import COCO
 
+from acon_mm.compat import strict_zip
 from acon_mm.datasets import digits, pictures
 from acon_mm.datasets.digits import ensure_digits
 from acon_mm.datasets.pictures import PictureMaker
@@ -77,7 +78,7 @@ def test_splits_share_neither_digits_nor_photographed_pixels(maker):
     for split in pictures.SPLITS:
         used = {digit["digit_index"] for index in range(40) for digit in maker.make(split, index).instances}
         assert used and used <= set(pools[split].tolist())
-    for train, val, name in zip(*maker.backdrops.values(), pictures.PHOTOGRAPHS, strict=True):
+    for train, val, name in strict_zip(*maker.backdrops.values(), pictures.PHOTOGRAPHS):
         package, path = name.split("/", 1)
         with Image.open(importlib.resources.files(package) / path) as photo:
             assert np.array_equal(np.hstack([train, val]), np.array(photo.convert("RGB"))), name

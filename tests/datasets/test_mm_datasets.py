@@ -14,6 +14,7 @@ from mmengine.structures import InstanceData
 from PIL import Image
 
 import acon_mm.datasets  # noqa: F401 (registers the datasets)
+from acon_mm.compat import strict_zip
 from helpers.digits_sample import SMALL
 
 
@@ -77,7 +78,7 @@ def test_detection_dataset_through_the_registry(tmp_path):
     assert item["inputs"].shape == (3, 160, 160)
     truth = item["data_samples"].gt_instances
     assert truth.masks.masks.shape == (len(truth), 160, 160) and truth.bboxes.tensor.shape == (len(truth), 4)
-    for mask, box in zip(truth.masks.masks, truth.bboxes.tensor.int().tolist(), strict=True):
+    for mask, box in strict_zip(truth.masks.masks, truth.bboxes.tensor.int().tolist()):
         rows, columns = np.nonzero(mask)
         assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 

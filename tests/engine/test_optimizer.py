@@ -1,5 +1,7 @@
 """AconOptimWrapperConstructor: decay and learning rate of what belongs to ACONs, on top of any other constructor."""
 
+from __future__ import annotations
+
 import pytest
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, DefaultScope

@@ -5,11 +5,11 @@ import re
 import runpy
 import subprocess
 import sys
-import tomllib
 from functools import cache
 from importlib.util import find_spec
 
 import pytest
+import tomllib
 from mmengine.config import Config
 from packaging.requirements import Requirement
 

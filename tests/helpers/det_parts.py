@@ -1,5 +1,7 @@
 """Small components of mmdet, one for every family of classes with an entry in the tables."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import NamedTuple

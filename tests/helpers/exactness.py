@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from acon_mm.compat import strict_zip
 from acon_mm.ops import reference
 
 # y and grad_x: in units of the last place of |x| (1 + |z|) and |grad_y| (1 + |z|), as the rounding of z passes on;
@@ -56,7 +57,7 @@ def assert_exact(function, x: Tensor, parameters: list[Tensor], dim: int, roundi
         bound = slopes * size * (1 + z) * ULPS * eps + rounding * want.abs() + tiny
         assert ((got.double() - want).abs() <= bound).all(), ((got.double() - want).abs() / bound).max()
     summands = summand_sizes(*wide, dim, grad.double())
-    for got, want, size, parameter in zip(grads, wanted[2:], summands, parameters, strict=True):
+    for got, want, size, parameter in strict_zip(grads, wanted[2:], summands, parameters):
         assert got.dtype == parameter.dtype and got.shape == parameter.shape
         # 8 units in the last place of float32, whatever the sum of the summands is; and half a unit of its own.
         bound = (size * 1e-6).view(got.shape) + torch.finfo(got.dtype).eps * want.abs() + 1e-30
@@ -75,7 +76,7 @@ def summand_sizes(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, dim: int, gra
     rounded = torch.minimum(s, 1e6 * slope)
     of_p1 = size * (s + z * rounded + (z + z * z) * slope)
     of_beta = grad.abs() * d * d * (rounded + slope * (1 + z))
-    of = zip((of_p1, of_p1 + size, of_beta), (p1, p2, beta), strict=True)  # p2's is a difference of two sums
+    of = strict_zip((of_p1, of_p1 + size, of_beta), (p1, p2, beta))  # p2's is a difference of two sums
     return [each.sum_to_size(parameter.shape) for each, parameter in of]
 
 

@@ -1,5 +1,7 @@
 """Processes to kill, and tools whose end is judged."""
 
+from __future__ import annotations
+
 import os
 import re
 import signal

@@ -1,10 +1,13 @@
 """Meta-ACON in one operator, beside the same out of PyTorch's functions."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from acon_mm.compat import strict_zip
 from acon_mm.ops import cpu
 from acon_mm.ops.generator import Generator
 
@@ -53,7 +56,7 @@ def with_learned(generator: Generator, learned: tuple[Tensor, ...]) -> Generator
     """The generator with other tensors in place of those that ``learned()`` returns."""
     places = {id(t): name for name, t in generator._asdict().items()}
     names = [places[id(t)] for t in generator.learned()]
-    return generator._replace(**dict(zip(names, learned, strict=True)))
+    return generator._replace(**dict(strict_zip(names, learned)))
 
 
 def buffers(generator: Generator) -> list[Tensor]:

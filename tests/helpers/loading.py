@@ -1,5 +1,7 @@
 """Small models to load weights into, a check that a refused load leaves a model unchanged, and the converter."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path

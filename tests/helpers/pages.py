@@ -1,5 +1,7 @@
 """The pages of the documentation, taken apart: code blocks, links, headings and inline code."""
 
+from __future__ import annotations
+
 import re
 from collections import Counter
 from dataclasses import dataclass, field

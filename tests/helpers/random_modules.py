@@ -1,5 +1,7 @@
 """Source of small random modules that activate in all the ways in which people write it."""
 
+from __future__ import annotations
+
 import random
 from itertools import permutations
 
@@ -26,7 +28,7 @@ ORDERS = tuple(permutations(("conv", "norm", "act")))
 class _Module:
     """The lines of one class: those of ``__init__`` and of ``forward``; ``c`` channels reach the next line."""
 
-    def __init__(self, rng: random.Random, name: str, parts: list["_Module"]) -> None:
+    def __init__(self, rng: random.Random, name: str, parts: list[_Module]) -> None:
         self.rng, self.name, self.parts = rng, name, parts
         self.init: list[str] = []
         self.body: list[str] = []

@@ -1,5 +1,7 @@
 """Small components of mmseg, one for every family of classes with an entry in the tables."""
 
+from __future__ import annotations
+
 import torch
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn

@@ -5,6 +5,8 @@ kernels. It lasts as long as the process, so the tests that use it run in a proc
 (``ops/test_launches_from_cpp.py``).
 """
 
+from __future__ import annotations
+
 import ctypes
 import json
 import os
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from acon_mm.compat import strict_zip
 
 _POINTER_TYPES = {4: torch.int64, 5: torch.float16, 6: torch.float32, 15: torch.bfloat16}
 _LAUNCH = ctypes.CFUNCTYPE(
@@ -63,9 +67,9 @@ def _run(description: bytes, programs: int, threads: int, shared: int, stream: i
         kernel = getattr(gpu_kernels, told["name"], None) or getattr(gpu_generator_kernels, told["name"])
         assert threads == 32 * told["warps"] and not stream
         values: dict[str, object] = {}
-        constants = dict(zip([n for n in kernel.arg_names if n.isupper()], told["constants"], strict=True))
+        constants = dict(strict_zip([n for n in kernel.arg_names if n.isupper()], told["constants"]))
         names = [n for n in kernel.arg_names if not n.isupper()]
-        for index, (name, code, divisor) in enumerate(zip(names, told["types"], told["divisors"], strict=True)):
+        for index, (name, code, divisor) in enumerate(strict_zip(names, told["types"], told["divisors"])):
             place = arguments[index]
             if name.endswith("_pointer"):
                 address = ctypes.c_void_p.from_address(place).value

@@ -1,5 +1,7 @@
 """Tiny runs of `tools/`: a Mask R-CNN and an FCN on four pictures, and helpers for their tests."""
 
+from __future__ import annotations
+
 import importlib.util
 import itertools
 import json

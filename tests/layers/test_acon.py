@@ -14,6 +14,7 @@ from torch.nn.functional import conv2d, relu, silu
 from torch.testing import assert_close
 
 from acon_mm import AconA, AconB, AconC, AconFReLU, MetaAconC
+from acon_mm.compat import strict_zip
 from acon_mm.layers import RELU_BETA, Acon
 from helpers.by_hand import NORMS, norm_by_hand
 
@@ -248,7 +249,7 @@ def test_init_cfg_of_a_host_stops_at_an_acon(init_cfg):
     before, conv = [state(m) for m in acons], host.conv.weight.clone()
     host.init_weights()
     assert not torch.equal(host.conv.weight, conv)
-    for module, values in zip(acons, before, strict=True):
+    for module, values in strict_zip(acons, before):
         assert_close(module.state_dict(), values, rtol=0, atol=0)
 
 
@@ -260,7 +261,7 @@ def test_host_that_initializes_by_class_stops_at_an_acon():
     for m in host.modules():
         if isinstance(m, (nn.Conv2d, nn.Linear)):
             nn.init.constant_(m.weight, 7.0)
-    for module, values in zip(acons, before, strict=True):
+    for module, values in strict_zip(acons, before):
         assert_close(module.state_dict(), values, rtol=0, atol=0)
 
 

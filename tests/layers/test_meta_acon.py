@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from torch.testing import assert_close
 
 from acon_mm import MetaAconC
+from acon_mm.compat import strict_zip
 from acon_mm.layers import inner
 from acon_mm.ops import cpu
 from helpers.by_hand import NORMS, meta_by_hand
@@ -64,7 +65,7 @@ def test_meta_equals_the_authors_form(generator, form, training):
     names = [name for name, _ in ours.named_parameters()]
     got = torch.autograd.grad((ours(x) * weight).sum(), [x, *ours.parameters()])
     want = torch.autograd.grad((theirs(x) * weight).sum(), [x, *(named[name] for name in names)])
-    for g, w in zip(got, want, strict=True):
+    for g, w in strict_zip(got, want):
         assert_close(g, w.view_as(g))
     assert_close(ours(x), theirs(x))
     if generator == "channel":

@@ -35,7 +35,7 @@ def test_curves_are_those_of_the_modules():
     layers = layers_of(model)
     assert [(layer.name, layer.type) for layer in layers] == [("0", "AconA"), ("1", "AconB"), ("2", "AconC")]
     x = GRID.expand(1, 4, -1)
-    for layer, module in zip(layers, model, strict=False):
+    for layer, module in zip(layers, model):
         torch.testing.assert_close(layer.curves(), module(x)[0].detach())
         copy = Layer.from_dict(layer.as_dict())
         torch.testing.assert_close(copy.curves(), layer.curves(), atol=1e-4, rtol=1e-4)

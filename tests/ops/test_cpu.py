@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from acon_mm import functional as F
+from acon_mm.compat import strict_zip
 from acon_mm.ops import cpu as compiled
 from acon_mm.ops import operators, reference
 from helpers.exactness import assert_create_graph_changes_nothing, assert_exact, layouts, parameters_for, run
@@ -92,7 +93,7 @@ def test_only_the_wanted_gradients(shape, beta_shape):
     every = backward(*inputs, [True] * 4)
     for mask in itertools.product([False, True], repeat=4):
         # An undefined tensor of C++ arrives as None.
-        for wanted, got, want in zip(mask, backward(*inputs, list(mask)), every, strict=True):
+        for wanted, got, want in strict_zip(mask, backward(*inputs, list(mask)), every):
             assert torch.equal(got, want) if wanted else got is None
 
 
@@ -153,7 +154,7 @@ def test_huge_tiny_infinite_and_nan_are_those_of_the_reference(dtype, beta):
                 run(function, value.view(1, 1), parameters, 1, torch.ones(1, 1, dtype=dtype))
                 for function in (F.acon_c, by_reference)
             ]
-            for ours, theirs in zip(*results, strict=True):
+            for ours, theirs in strict_zip(*results):
                 torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-6, equal_nan=True)
 
 
@@ -271,7 +272,7 @@ def test_same_bits_for_any_number_of_threads(shape, layout, dtype):
         torch.set_num_threads(before)
     for start in (0, 1):
         for other in results[start + 2 :: 2]:
-            assert all(torch.equal(a, b) for a, b in zip(results[start], other, strict=True))
+            assert all(torch.equal(a, b) for a, b in strict_zip(results[start], other))
 
 
 def test_instruction_set():

@@ -7,6 +7,7 @@ from torch.nn.functional import silu
 
 from acon_mm import AconFReLU, MetaAconC
 from acon_mm import functional as F
+from acon_mm.compat import strict_zip
 from acon_mm.ops import reference
 
 
@@ -115,7 +116,7 @@ def test_equals_plain_formula(ours, plain):
     torch.testing.assert_close(y, expected)
     got = torch.autograd.grad((y * weight).sum(), [x, *parameters], allow_unused=True, materialize_grads=True)
     want = torch.autograd.grad((expected * weight).sum(), [x, *theirs], allow_unused=True, materialize_grads=True)
-    for g, w in zip(got, want, strict=True):
+    for g, w in strict_zip(got, want):
         torch.testing.assert_close(g, w.view_as(g))
 
 
@@ -168,10 +169,10 @@ def test_gradcheck_modules(layout, name):
     # LN, since a batch norm turns any two values into nearly +-1, whose derivatives are beyond finite differences.
     module = MetaAconC(3, generator=name, r=3, init="paper", norm_cfg=dict(type="LN")) if name != "FReLU" else None
     module = (module or AconFReLU(3)).double()
-    names, values = zip(*module.named_parameters(), strict=True)
+    names, values = strict_zip(*module.named_parameters())
 
     def run(x, *parameters):
-        return torch.func.functional_call(module, dict(zip(names, parameters, strict=True)), (x,))
+        return torch.func.functional_call(module, dict(strict_zip(names, parameters)), (x,))
 
     inputs = (LAYOUTS[layout](), *(v.detach().requires_grad_() for v in values))
     assert gradcheck(run, inputs)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from acon_mm.compat import strict_zip
 from acon_mm.ops.generator import Generator
 from helpers.exactness import assert_create_graph_changes_nothing, layouts
 from helpers.kernels import NEEDS_COMPILED, NORMS, buffers, fused, meta_inputs, to, unfused, with_learned
@@ -40,10 +41,10 @@ def test_values_and_gradients(shape, hidden, norm):
     grads_wanted = torch.autograd.grad(wanted, [*wide, *wide_generator.learned()], grad.double())
     # The gradients of biases before a norm of the batch are 0; the others are of about the same size.
     scale = max(t.abs().max().item() for t in grads_wanted[3:])
-    for ours, theirs in zip([y, *grads], [wanted, *grads_wanted], strict=True):
+    for ours, theirs in strict_zip([y, *grads], [wanted, *grads_wanted]):
         assert ours.shape == theirs.shape and ours.dtype == torch.float32
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-3, atol=1e-4 * scale)
-    for ours, theirs in zip(buffers(generator), buffers(wide_generator), strict=True):
+    for ours, theirs in strict_zip(buffers(generator), buffers(wide_generator)):
         torch.testing.assert_close(ours.double(), theirs.double(), rtol=1e-4, atol=1e-5)
 
 
@@ -85,10 +86,10 @@ def test_running_statistics_take_no_batch_that_is_not_finite(function, value):
         if value != 1e30:
             assert y[0].isnan().all()
         if value != 1e30 or dtype == torch.float32:
-            assert all(torch.equal(*pair) for pair in zip(buffers(generator)[:2], before[:2], strict=True))
+            assert all(torch.equal(*pair) for pair in strict_zip(buffers(generator)[:2], before[:2]))
         assert all(t.isfinite().all() for t in buffers(generator))
         function(meta_inputs((3, 21, 2, 3), 18, "batch", dtype)[0], generator)  # the next one moves them
-        assert not any(torch.equal(*pair) for pair in zip(buffers(generator), before, strict=True))
+        assert not any(torch.equal(*pair) for pair in strict_zip(buffers(generator), before))
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided", "flipped strides"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from acon_mm.compat import strict_zip
 from acon_mm.layers import AconA, AconC, MetaAconC
 from acon_mm.ops import functional as F
 from helpers import stub_device
@@ -77,9 +78,9 @@ def test_meta_acon(shape, norm):
     grad = torch.randn(shape)
     grads = torch.autograd.grad(y, (*tensors, *generator.learned()), grad)
     wanted = torch.autograd.grad(wanted, (*exact_tensors, *exact_generator.learned()), grad.double())
-    for got, want in zip(grads, wanted, strict=True):
+    for got, want in strict_zip(grads, wanted):
         torch.testing.assert_close(got.double(), want, rtol=1e-3, atol=1e-3 * want.abs().max().item() + 1e-5)
-    for got, want in zip(buffers(generator), buffers(exact_generator), strict=True):
+    for got, want in strict_zip(buffers(generator), buffers(exact_generator)):
         torch.testing.assert_close(got.double(), want.double(), rtol=1e-5, atol=1e-5)
 
 
@@ -91,7 +92,7 @@ def test_running_statistics_take_no_batch_that_is_not_finite(value):
     with torch.no_grad():
         tensors[0][0, 2] = value
     fused(tensors, generator)
-    assert all(torch.equal(*pair) for pair in zip(buffers(generator)[:2], before[:2], strict=True))
+    assert all(torch.equal(*pair) for pair in strict_zip(buffers(generator)[:2], before[:2]))
     assert all(t.isfinite().all() for t in buffers(generator))
 
 

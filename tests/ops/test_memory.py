@@ -1,5 +1,7 @@
 """What an ACON made is made again in backward: the same gradients in less memory. It is kept where that cannot be."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 from acon_mm import AconA, AconB, AconC, MetaAconC
+from acon_mm.compat import strict_zip
 from acon_mm.ops.memory import keep_outputs, recompute_outputs
 
 C, SIZE = 16, 64  # 2x16x64x64 in float32 are 512 KiB
@@ -81,7 +84,7 @@ def assert_same_as_kept(net: nn.Module, x: torch.Tensor, forward: Callable | Non
     net.load_state_dict(state, strict=False)
     found = gradients(net, x, forward)
     assert len(found) == len(wanted)
-    for a, b in zip(found, wanted, strict=True):
+    for a, b in strict_zip(found, wanted):
         assert torch.equal(a, b)
 
 
@@ -284,7 +287,7 @@ def test_an_output_changed_in_place_after_it_was_saved():
     with torch.no_grad():
         y.zero_()  # PyTorch refuses that where y is kept; here it does no harm
     loss.backward()
-    for a, b in zip([x.grad, *(p.grad for p in net.parameters())], wanted, strict=True):
+    for a, b in strict_zip([x.grad, *(p.grad for p in net.parameters())], wanted):
         assert torch.equal(a, b)
 
 
@@ -326,7 +329,7 @@ def test_compiled():
     compiled = torch.compile(net, backend="aot_eager")
     with keep_outputs():
         wanted = gradients(net, picture(), compiled)
-    for a, b in zip(gradients(net, picture(), compiled), wanted, strict=True):
+    for a, b in strict_zip(gradients(net, picture(), compiled), wanted):
         torch.testing.assert_close(a, b)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from acon_mm.compat import strict_zip
 from acon_mm.engine import devices
 from helpers.tiny_runs import PICTURES, TOOLS, free_port, log_of, run, run_script, test, train
 
@@ -75,7 +76,7 @@ def test_two_processes_on_cpu(configs, tmp_path):
 @pytest.mark.parametrize("launcher", ["slurm", "mpi"])
 def test_other_launchers_on_cpu(configs, tmp_path, launcher):
     """A job of one process, with the environment that the launcher would set."""
-    described = dict(zip(devices.RANK_VARIABLES[launcher], ("0", "1", "0"), strict=True))
+    described = dict(strict_zip(devices.RANK_VARIABLES[launcher], ("0", "1", "0")))
     with mock.patch.dict(os.environ, described | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}):
         run(train, configs["segmentation"], tmp_path, "--launcher", launcher)
     assert f"Distributed launcher: {launcher}" in log_of(tmp_path)

@@ -1,5 +1,7 @@
 """Measure ACON's time and memory: against nn.SiLU on tensors, against ReLU in whole models."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys

@@ -5,6 +5,8 @@ runs from a copy of the project with nothing installed but PyTorch. Without Open
 (acon_mm/ops) are checked.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys

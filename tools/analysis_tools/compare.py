@@ -5,6 +5,8 @@ what failed, and takes more seeds or activations. The report is in `report.html`
 `results.json` and `figures/` of the work directory.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import shlex

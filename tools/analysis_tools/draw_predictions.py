@@ -1,5 +1,7 @@
 """Draw several pictures of a model's test dataset: the truth above, the model's predictions below."""
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Sequence
 

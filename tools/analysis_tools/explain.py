@@ -1,5 +1,7 @@
 """Explain what a config becomes, before training: its ACONs with their cost, and what was kept and why."""
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,6 +4,8 @@ For Meta-ACON it shows the betas of pictures and classes as well. The figures ar
 directory, and `activations.html` has all of them.
 """
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Convert weights for models with ACON, from the authors' ResNets or from ReLU networks."""
 
+from __future__ import annotations
+
 import argparse
 from collections import Counter
 from collections.abc import Sequence

@@ -12,6 +12,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from ...compat import strict_zip
+
 # malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 
@@ -91,7 +93,7 @@ def interleaved(
 def ratios(times: dict[str, list[float]], reference: str) -> dict[str, float]:
     """Each candidate's time over the reference's time in the same round; medians over the rounds."""
     return {
-        name: median(time / of_reference for time, of_reference in zip(taken, times[reference], strict=True))
+        name: median(time / of_reference for time, of_reference in strict_zip(taken, times[reference]))
         for name, taken in times.items()
     }
 

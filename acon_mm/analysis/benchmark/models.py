@@ -3,6 +3,8 @@
 Times are measured in turn in one process. Memory is the peak of a new process that does one training step.
 """
 
+from __future__ import annotations
+
 import gc
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +19,7 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
+from ...compat import strict_zip
 from ...convert import convert_activations
 from .. import shipped_configs
 from ..build import build as build_shipped
@@ -193,7 +196,7 @@ def _sample(model: BaseModel, size: int, device: torch.device) -> Any:
 
     corners = torch.tensor([[0.1, 0.1, 0.3, 0.4], [0.4, 0.2, 0.9, 0.8], [0.05, 0.6, 0.25, 0.7]], device=device)
     masks = np.zeros((len(corners), size, size), dtype=np.uint8)
-    for mask, (left, top, right, bottom) in zip(masks, (corners * size).int().tolist(), strict=True):
+    for mask, (left, top, right, bottom) in strict_zip(masks, (corners * size).int().tolist()):
         mask[top:bottom, left:right] = 1
     boxes = InstanceData(
         bboxes=corners * size,

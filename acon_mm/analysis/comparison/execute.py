@@ -5,6 +5,8 @@ on from its last checkpoint. The processes of a run hold a lock on its directory
 killed, so nobody starts a run twice.
 """
 
+from __future__ import annotations
+
 import fcntl
 import json
 import os
@@ -20,6 +22,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
+from ...compat import strict_zip
 from ...errors import UserError
 from ...files import replacing
 from .hook import read_lines
@@ -109,7 +112,7 @@ def prepare(cfg: Config, variants: Sequence[Variant], seeds: Sequence[int], work
                 )
             runs.append(run)
             texts.append(text)
-    for run, text in zip(runs, texts, strict=True):
+    for run, text in strict_zip(runs, texts):
         run.directory.mkdir(parents=True, exist_ok=True)
         if not run.config.exists():
             with replacing(run.config) as file:

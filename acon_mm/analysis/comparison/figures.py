@@ -1,5 +1,7 @@
 """The figures of a comparison. Each is drawn once, and used as PNG, as SVG and in the page."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -7,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ...compat import strict_zip
 from ..page import style
 
 #: one for each variant, told apart also without red and green (Okabe and Ito)
@@ -137,7 +140,7 @@ def _curves(results: Mapping[str, Any], tips: Tips, points: Callable[[Mapping[st
         values = np.array([[run[step] for step in steps] for run in runs])
         axes.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.15, linewidth=0)
         axes.plot(steps, values.mean(0), color=color, label=label)
-        for step, column in zip(steps, values.T, strict=True):
+        for step, column in strict_zip(steps, values.T):
             text = f"{label}, step {step}: {column.mean():.4g} ({column.min():.4g} to {column.max():.4g})"
             axes.plot([step], [column.mean()], "o", color=color, markersize=3.5, gid=tips(text))
     axes.set_xlabel("step")

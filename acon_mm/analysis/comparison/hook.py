@@ -1,5 +1,7 @@
 """What a run of a comparison does beside training. It is a hook, so the run is the ordinary one of the tools."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import random

@@ -1,10 +1,13 @@
 """How far a comparison is: a bar, a line for each run that ends, and the time that is left."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
+from typing_extensions import Self
 
 from .results import metrics_of
 
@@ -23,7 +26,7 @@ class Progress:
     says so.
     """
 
-    def __init__(self, runs: "Sequence[Run]", jobs: int):
+    def __init__(self, runs: Sequence[Run], jobs: int):
         self.runs, self.jobs = runs, jobs
         self.said: set[str] = set()
 
@@ -46,7 +49,7 @@ class Progress:
             self.said.add(text)
             self.bar.write(text)
 
-    def finished(self, run: "Run") -> None:
+    def finished(self, run: Run) -> None:
         """A line for a run that has ended."""
         ended = sum(each.done is not None or each.failure is not None for each in self.runs)
         where = f"[{ended} of {len(self.runs)} runs; {self._left(self.active)}]"

@@ -1,5 +1,7 @@
 """What came out of a comparison, as plain values: the content of ``results.json``."""
 
+from __future__ import annotations
+
 import json
 import math
 import platform
@@ -31,13 +33,13 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def metrics_of(run: "Run") -> dict[str, float]:
+def metrics_of(run: Run) -> dict[str, float]:
     """The metrics of the test of a run, the most used ones first."""
     found = read_json(run.directory / "test.json")["metrics"]
     return {name: found[name] for name in sorted(found, key=lambda name: (name not in METRICS, name))}
 
 
-def choose_metric(runs: "Sequence[Run]", asked: str | None) -> str:
+def choose_metric(runs: Sequence[Run], asked: str | None) -> str:
     """The name of the metric to compare by.
 
     Raises:
@@ -53,7 +55,7 @@ def choose_metric(runs: "Sequence[Run]", asked: str | None) -> str:
 
 
 def collect(
-    runs: "Sequence[Run]", described: Mapping[str, dict], config: str, command: str, metric: str, less_is_better: bool
+    runs: Sequence[Run], described: Mapping[str, dict], config: str, command: str, metric: str, less_is_better: bool
 ) -> dict[str, Any]:
     """The results of all runs, and of each variant beside the first.
 
@@ -106,7 +108,7 @@ def _has_value(row: Mapping[str, Any]) -> bool:
     return row["value"] is not None and math.isfinite(row["value"])
 
 
-def _run(run: "Run", metric: str) -> dict[str, Any]:
+def _run(run: Run, metric: str) -> dict[str, Any]:
     trained, tested = (read_json(run.directory / f"{name}.json") or {} for name in ("trained", "test"))
     done = run.done
     status = "done" if done else "failed" if run.failure else "not done"
@@ -137,7 +139,7 @@ def _mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
     return spread([row[name] for row in rows if row[name] is not None])[0]
 
 
-def _starts(runs: "Sequence[Run]") -> dict[int, list[str]]:
+def _starts(runs: Sequence[Run]) -> dict[int, list[str]]:
     """The digests of the tensors outside of activations before the first step, by seed: one each if runs are alike."""
     found: dict[int, set[str]] = {}
     for run in runs:

@@ -1,5 +1,7 @@
 """Mean, spread, and the paired difference of two sets of runs."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 

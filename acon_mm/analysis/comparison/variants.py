@@ -1,5 +1,7 @@
 """What a comparison compares: activations, sites, parts and initial values; and the config of each run."""
 
+from __future__ import annotations
+
 import ast
 import itertools
 import re
@@ -12,6 +14,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
+from ...compat import strict_zip
 from ...engine.optimizer import AconOptimWrapperConstructor
 from ...errors import UserError
 from ...layers import Acon
@@ -97,7 +100,7 @@ def variants(
         axes = [[(name, value) for value in values or [None]] for name, values in varied.items()]
         for combination in itertools.product(*axes):
             chosen = dict(combination)
-            named = [f"{name} {chosen[name]}" for (name, _), axis in zip(combination, axes, strict=True) if axis[1:]]
+            named = [f"{name} {chosen[name]}" for (name, _), axis in strict_zip(combination, axes) if axis[1:]]
             found.append(
                 Variant(
                     label=", ".join([act, *named]),

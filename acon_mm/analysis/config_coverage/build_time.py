@@ -5,6 +5,7 @@ from copy import deepcopy
 from statistics import median
 from typing import NamedTuple
 
+from ...compat import strict_zip
 from ...convert.sites import find_sites
 from .. import shipped_configs
 from ..build import build, no_output
@@ -47,7 +48,7 @@ def _build_times(original: dict, package: str, act_cfg: dict, rounds: int) -> Bu
     leave_out = ["", *(path for path, count in sites.items() if not count)]
     with_act_cfg = shipped_configs.with_act_cfg(original, act_cfg, leave_out)
     pairs = [(_time(original, package), _time(with_act_cfg, package)) for _ in range(rounds + 1)][1:]
-    unchanged, converted = (1000 * median(times) for times in zip(*pairs, strict=True))
+    unchanged, converted = (1000 * median(times) for times in strict_zip(*pairs))
     extra = median(after / before for before, after in pairs) - 1
     return BuildTimes(unchanged=unchanged, converted=converted, extra=extra, sites=sum(sites.values()))
 

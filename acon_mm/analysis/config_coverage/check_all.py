@@ -1,5 +1,7 @@
 """Checks all configs in parallel, each distinct model once, and keeps the results on disk."""
 
+from __future__ import annotations
+
 import gc
 import json
 import multiprocessing
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
+from ...compat import strict_zip
 from ...files import replacing
 from .. import shipped_configs
 from . import table
@@ -176,7 +179,7 @@ def _keys(path: Path, names: list[str], workers: int) -> dict[str, ModelKey]:
     missing = [name for name in names if name not in known]
     with ProcessPoolExecutor(workers, _context(), _start_worker) as pool:
         results = pool.map(_key, missing, chunksize=4)
-        known |= dict(zip(missing, _progress(results, len(missing), "configs"), strict=True))
+        known |= dict(strict_zip(missing, _progress(results, len(missing), "configs")))
     _replace(path, json.dumps({"versions": versions, "configs": known}, indent=1))
     return {name: ModelKey(*known[name]) for name in names}
 

@@ -22,7 +22,7 @@ def without_gradient(loss: Tensor, modules: Mapping[str, nn.Module], full: bool 
         return [name for name, parameters in learning.items() if not all(p.grad is not None for p in parameters)]
     wanted = [p for parameters in learning.values() for p in parameters]
     gradients = torch.autograd.grad(loss, wanted, allow_unused=True) if wanted and loss.requires_grad else []
-    reached = {id(p) for p, gradient in zip(wanted, gradients, strict=False) if gradient is not None}
+    reached = {id(p) for p, gradient in zip(wanted, gradients) if gradient is not None}
     return [name for name, parameters in learning.items() if not all(id(p) in reached for p in parameters)]
 
 

@@ -1,5 +1,7 @@
 """Runs a model with ACON in all its passes. Where a pass fails, the unchanged model shows whether ACON is the cause."""
 
+from __future__ import annotations
+
 import contextlib
 import traceback
 from collections.abc import Iterator

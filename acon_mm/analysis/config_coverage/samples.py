@@ -3,9 +3,11 @@
 Imports nothing of acon_mm: a test runs models with it where acon_mm is not imported.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 import numpy as np
 import torch
@@ -13,8 +15,10 @@ from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from ...compat import strict_zip
+
 #: height and width of pictures, or one number for both
-Size = int | tuple[int, int]
+Size = Union[int, tuple[int, int]]
 
 
 def segmentation_batch(size: Size, count: int = 2, channels: int = 3) -> tuple[Tensor, list]:
@@ -121,7 +125,7 @@ def _instances(shape: tuple[int, int]) -> Any:
     height, width = shape
     boxes = _boxes(shape)
     masks = np.zeros((2, height, width), np.uint8)
-    for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
+    for mask, (left, top, right, bottom) in strict_zip(masks, boxes.int().tolist()):
         mask[top:bottom, left:right] = 1
     return InstanceData(
         bboxes=boxes,

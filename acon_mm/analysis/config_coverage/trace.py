@@ -1,5 +1,7 @@
 """All ReLU-like calls that a model makes while it runs, of modules and of functions, and which module makes them."""
 
+from __future__ import annotations
+
 import linecache
 import sys
 from pathlib import Path

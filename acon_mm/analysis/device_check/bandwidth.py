@@ -4,6 +4,8 @@ On a GPU every call is a CUDA graph, so that the time of the host does not count
 share assumes the fewest passes that are possible.
 """
 
+from __future__ import annotations
+
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
+from ...compat import strict_zip
 from ..benchmark.measure import interleaved
 from . import inputs, kinds
 from .checks import Setting, chosen
@@ -112,7 +115,7 @@ def _measure(
                 layout=layout,
                 passes=passes,
                 milliseconds=1e3 * taken,
-                over_silu=median(a / b for a, b in zip(times[kind.name], times["SiLU"], strict=True)),
+                over_silu=median(a / b for a, b in strict_zip(times[kind.name], times["SiLU"])),
                 share=100 * _MOVES[family][index] / 2 * copy / taken if setting.on_gpu else None,
                 goal=_GOALS[family][index] if setting.on_gpu else None,
                 copy_gigabytes=2 * size / copy / 1e9,

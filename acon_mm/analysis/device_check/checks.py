@@ -1,5 +1,7 @@
 """A check, its result, and how checks are chosen and run."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass

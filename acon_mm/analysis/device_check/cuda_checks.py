@@ -1,5 +1,7 @@
 """What only CUDA has: streams, graphs, several devices, and memory for tensors of more than 2^31 elements."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Callable
 from functools import partial
@@ -7,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ...compat import strict_zip
 from ...ops import functional as F
 from . import inputs, kinds
 from .checks import Findings, Setting, Skip
@@ -133,7 +136,7 @@ def large(setting: Setting) -> str:
         assert last.grad is not None
         findings.close(f"{layout} y", y[:, own], expected.detach(), 2e-3)
         findings.close(f"{layout} gradient of x", grad_x[:, own], last.grad, 2e-3)
-        for (name, gradient), value in zip(gradients.items(), values, strict=True):
+        for (name, gradient), value in strict_zip(gradients.items(), values):
             assert gradient is not None and value.grad is not None
             # A sum of 3e7 random numbers: the error is measured by the largest of its kind.
             findings.close(f"{layout} gradient of {name}", gradient[own], value.grad, 1e-3, 1e3)

@@ -6,6 +6,7 @@ from math import inf, nan
 
 import torch
 
+from ...compat import strict_zip
 from ...ops import functional as F
 from . import inputs
 from .checks import Findings, Setting, Skip
@@ -53,7 +54,7 @@ def infinite(setting: Setting) -> str:
             assert x.grad is not None
             label = f"{value} in {str(dtype)[6:]}, size {size}:"
             got = y[1, 0, -1].item(), x.grad[1, 0, -1].item()
-            same = all(a == b or (a != a and b != b) for a, b in zip(got, (of_y, of_x), strict=True))
+            same = all(a == b or (a != a and b != b) for a, b in strict_zip(got, (of_y, of_x)))
             findings.that(same, f"{label} y {got[0]} and its derivative {got[1]}, not {of_y} and {of_x}")
             others = y.flatten()[:-1]
             findings.that(bool((others == 0).all()), f"{label} it changes other elements")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ...compat import strict_zip
 from . import inputs
 from .checks import Findings, Setting
 from .inputs import Case
@@ -30,7 +31,7 @@ def _function(kind: Kind, case: Case, device: torch.device) -> tuple[Callable[..
     names = [name for name, _ in module.named_parameters()]
 
     def call(x: Tensor, *parameters: Tensor) -> Tensor:
-        return functional_call(module, dict(zip(names, parameters, strict=True)), x)
+        return functional_call(module, dict(strict_zip(names, parameters)), x)
 
     x = inputs.random(case, torch.float64, device).requires_grad_()
     return call, (x, *(p.detach().clone().requires_grad_() for p in module.parameters()))

@@ -9,6 +9,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
+from ...compat import strict_zip
 from . import kinds
 from .checks import Setting, chosen, synchronize
 
@@ -57,8 +58,8 @@ def measure(setting: Setting, with_modules: bool) -> Iterator[HostTime]:
                 name,
                 passes,
                 1e6 * min(taken),
-                median(a / b for a, b in zip(taken, times["SiLU"], strict=True)),
-                median(a / b for a, b in zip(taken, times["BatchNorm2d"], strict=True)),
+                median(a / b for a, b in strict_zip(taken, times["SiLU"])),
+                median(a / b for a, b in strict_zip(taken, times["BatchNorm2d"])),
                 goals[index],
             )
 

@@ -1,5 +1,7 @@
 """The activations that are checked, each with its formula in plain PyTorch, which is independent of ``acon_mm/ops``."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -51,7 +53,7 @@ class Kind:
                     buffer.uniform_(0.5, 1.5)
         return module.to(device or "cpu")
 
-    def plain(self, module: nn.Module) -> "Plain":
+    def plain(self, module: nn.Module) -> Plain:
         """A module that computes the formula with a copy of the parameters."""
         return Plain(self, copy.deepcopy(module))
 

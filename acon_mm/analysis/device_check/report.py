@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import torch
 
+from ...compat import strict_zip
 from ..machine import processor
 from .checks import Result
 
@@ -39,4 +40,4 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     lengths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     rule = ["-" * length for length in lengths]
     lines = [rows[0], rule, *rows[1:]]
-    return "\n".join("| " + " | ".join(c.ljust(n) for c, n in zip(line, lengths, strict=True)) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(c.ljust(n) for c, n in strict_zip(line, lengths)) + " |" for line in lines)

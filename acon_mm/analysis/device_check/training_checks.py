@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
+from ...compat import strict_zip
 from .checks import Findings, Setting, Skip
 from .kinds import Kind
 
@@ -55,7 +56,7 @@ def mixed_precision(setting: Setting, kind: Kind) -> str:
     ours[2].register_forward_hook(lambda module, args, y: seen.extend((args[0].dtype, y.dtype)))
     losses = [_losses(net, setting.device, dtype) for net in (ours, plain)]
     findings.that(len(set(seen)) == 1, f"the activation gets {seen[0]} and gives {seen[1]}")
-    for step, (loss, expected) in enumerate(zip(*losses, strict=True)):
+    for step, (loss, expected) in enumerate(strict_zip(*losses)):
         findings.close(f"loss of step {step}", loss, expected, 3e-2)
     findings.that(all(torch.isfinite(p).all() for p in ours.parameters()), "parameters are not finite")
     return f"{str(dtype)[6:]}{findings.result()}"
@@ -76,7 +77,7 @@ def _losses(net: nn.Module, device: torch.device, dtype: torch.dtype) -> list[Te
         scaler.scale(loss * float("inf") if overflow else loss).backward()
         scaler.step(optimizer)
         scaler.update()
-        if not all(torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=False)):
+        if not all(torch.equal(p, q) for p, q in zip(net.parameters(), before)):
             raise AssertionError("the gradient scaler did not see an infinite gradient")
         optimizer.zero_grad()
         losses.append(loss.detach())
@@ -94,10 +95,10 @@ def replicated(setting: Setting, kind: Kind) -> str:
     with ThreadPoolExecutor(len(xs)) as pool:
         got = list(pool.map(lambda net, x: net(x), replicas, xs))
         list(pool.map(lambda y: y.square().mean().backward(), got))
-    for y, theirs in zip(got, expected, strict=True):
+    for y, theirs in strict_zip(got, expected):
         findings.close("in threads", y, theirs, 1e-4)
     torch.stack([y.square().mean() for y in expected]).sum().backward()
-    for parameter, *copies in zip(ours.parameters(), *(r.parameters() for r in replicas), strict=True):
+    for parameter, *copies in strict_zip(ours.parameters(), *(r.parameters() for r in replicas)):
         grads = [each.grad for each in copies if each.grad is not None]
         if parameter.grad is not None:
             findings.close("gradients in threads", torch.stack(grads).sum(0), parameter.grad, 1e-3, 1e-3)

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
+from ...compat import strict_zip
 from ..benchmark import models
 from ..benchmark.measure import interleaved, ratios
 from .checks import Setting, chosen
 
 _VARIANTS = ("ACON-C, paper's sites", "Meta-ACON-C, paper's sites", "ACON-C everywhere", "Meta-ACON-C everywhere")
 #: the goals on a GPU
-_GOALS = dict(zip(_VARIANTS, (1.03, 1.06, 1.08, 1.15), strict=True))
+_GOALS = dict(strict_zip(_VARIANTS, (1.03, 1.06, 1.08, 1.15)))
 
 
 @dataclass

@@ -1,11 +1,14 @@
 """Values and all gradients against the formula in float64."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ...compat import strict_zip
 from . import inputs
 from .checks import Findings, Setting
 from .inputs import Case
@@ -44,7 +47,7 @@ def _compare(
     findings.close(f"{label} y", y, y64, inputs.TOLERANCE[dtype])
     findings.close(f"{label} gradient of x", grad_x, grad_x64, inputs.TOLERANCE[dtype])
     _compare_parameters(label, gradients, gradients64, _parameter_tolerance(kind, dtype), findings)
-    for (name, buffer), expected_buffer in zip(module.named_buffers(), expected.buffers(), strict=True):
+    for (name, buffer), expected_buffer in strict_zip(module.named_buffers(), expected.buffers()):
         if name.endswith(("running_mean", "running_var")):
             findings.close(f"{label} {name}", buffer, expected_buffer, _parameter_tolerance(kind, dtype))
 

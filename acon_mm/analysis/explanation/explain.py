@@ -1,5 +1,7 @@
 """Builds the model of a config, and lists its activations: what they are, what they add, and why others were kept."""
 
+from __future__ import annotations
+
 import inspect
 import math
 from collections.abc import Iterator, Sequence

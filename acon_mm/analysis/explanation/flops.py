@@ -4,6 +4,8 @@ A multiply-add of a convolution or matrix product is one operation. So is each o
 element; a sigmoid is four.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 

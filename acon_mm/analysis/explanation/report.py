@@ -1,11 +1,14 @@
 """An explanation as JSON, or as text: a summary, and tables in Markdown that are aligned for a terminal."""
 
+from __future__ import annotations
+
 import json
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from ...compat import strict_zip
 from .explain import ALWAYS, TRAINING, UNKNOWN, Activation, Explanation
 
 _NOTES = {TRAINING: "training only (2 pictures)", UNKNOWN: "not run"}
@@ -57,7 +60,7 @@ def _swapped_in(explanation: Explanation) -> str:
 def _options(explanation: Explanation) -> str:
     lines = {
         label: ", ".join(f"{name}={value!r}" for name, value in each.options.items())
-        for label, each in zip(_labels(explanation), explanation.activations, strict=True)
+        for label, each in strict_zip(_labels(explanation), explanation.activations)
     }
     return "\n".join(f"- {label}: {options}" for label, options in lines.items())
 
@@ -90,7 +93,7 @@ def _activations(explanation: Explanation) -> str:
             "" if each.flops is None else _short(each.flops),
             _note(each),
         ]
-        for label, each in zip(_labels(explanation), explanation.activations, strict=True)
+        for label, each in strict_zip(_labels(explanation), explanation.activations)
     ]
     always = [each for each in explanation.activations if each.runs == ALWAYS]
     total = [
@@ -140,11 +143,11 @@ def _short(number: int) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] | range) -> str:
     """A table in Markdown with columns of equal width; those in ``right`` are aligned to the right."""
     cells = [[cell.replace("|", r"\|") for cell in row] for row in (head, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = [max(map(len, column)) for column in strict_zip(*cells)]
     lines = [
         [
             cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            for i, (cell, width) in enumerate(strict_zip(row, widths))
         ]
         for row in cells
     ]

@@ -1,5 +1,7 @@
 """Runs a model once on random pictures, and counts the calls of its activations."""
 
+from __future__ import annotations
+
 import contextlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator

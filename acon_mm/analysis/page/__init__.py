@@ -1,5 +1,7 @@
 """Pages that need no network: tables that sort, and figures with tips."""
 
+from __future__ import annotations
+
 import base64
 import io
 import json

@@ -1,5 +1,7 @@
 """Calls: of activations, of layers, of methods and of functions."""
 
+from __future__ import annotations
+
 import ast
 from collections import ChainMap
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """Expressions: what they name, and what they compute from what is known."""
 
+from __future__ import annotations
+
 import ast
 import builtins
 from collections import ChainMap
@@ -9,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...compat import strict_zip
 from ..values import Value, after_function
 from .things import Choice, Closure, Items, Method, OnTheFly, Part, Ref, Stop, Super, join_path
 
@@ -87,7 +90,7 @@ class Expressions(Part):
         keys = [self.eval(key, env) if key is not None else Value() for key in node.keys]
         values = [self.eval(value, env) for value in node.values]
         known = all(isinstance(key, (str, int)) for key in keys)
-        return dict(zip(keys, values, strict=True)) if known else Value()
+        return dict(strict_zip(keys, values)) if known else Value()
 
     def _eval_JoinedStr(self, node: ast.JoinedStr, env: ChainMap) -> Any:
         parts = []

@@ -1,5 +1,7 @@
 """Reads the methods of a module."""
 
+from __future__ import annotations
+
 import ast
 from collections import ChainMap
 from collections.abc import Sequence
@@ -8,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from ...compat import strict_zip
 from ..activations import ACTIVATIONS
 from ..source import Source, UnreadableError
 from ..values import Later, Value, after_layer, joined
@@ -63,7 +66,7 @@ class _Reader(Statements, Expressions, Calls):
         env: ChainMap = ChainMap({})
         env["@globals"] = source.function.__globals__
         free, cells = source.function.__code__.co_freevars, source.function.__closure__ or ()
-        for name, cell in zip(free, cells, strict=True):
+        for name, cell in strict_zip(free, cells):
             try:
                 env[name] = cell.cell_contents
             except ValueError:
@@ -86,13 +89,13 @@ class _Reader(Statements, Expressions, Calls):
             env[star.arg] = Given()
         if args is not None:
             defaults = getattr(function, "__defaults__", None) or ()
-            for name, value in zip(names[len(names) - len(defaults) :], defaults, strict=True):
+            for name, value in strict_zip(names[len(names) - len(defaults) :], defaults):
                 env[name] = self._wrapped(value)
             for name, value in (getattr(function, "__kwdefaults__", None) or {}).items():
                 env[name] = self._wrapped(value)
         given = [owner] if owner is not None else []
         given += [*args] if args is not None else []
-        for name, value in zip(names, given, strict=False):
+        for name, value in zip(names, given):
             env[name] = value
         if spec.vararg and args is not None:
             env[spec.vararg.arg] = Items(given[len(names) :])

@@ -1,5 +1,7 @@
 """Statements: assignments, conditions and loops."""
 
+from __future__ import annotations
+
 import ast
 import sys
 from collections import ChainMap

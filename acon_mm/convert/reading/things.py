@@ -1,5 +1,7 @@
 """What a name in a source can stand for, and what a reading finds."""
 
+from __future__ import annotations
+
 import ast
 from collections import ChainMap
 from dataclasses import dataclass, field

@@ -12,6 +12,7 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 from acon_mm.analysis.comparison.hook import outside_of_activations, read_lines, share_start
+from acon_mm.compat import strict_zip
 from helpers.tiny_runs import run, train
 
 
@@ -27,7 +28,7 @@ def test_models_start_alike(tmp_path):
     own = {name: value.clone() for name, value in second[1].activate.state_dict().items() if name != "_extra_state"}
     digests = {share_start(each, tmp_path / "start.pth") for each in (first, second)}
     assert len(digests) == 1
-    for before, after in zip(first, second, strict=True):
+    for before, after in strict_zip(first, second):
         assert torch.equal(before.conv.weight, after.conv.weight)
     assert all(torch.equal(value, second[1].activate.state_dict()[name]) for name, value in own.items())
     assert share_start(model("ReLU", 1), tmp_path / "other.pth") not in digests

@@ -1,5 +1,7 @@
 """DDRNet and PIDNet of mmseg: all branches use one ReLU. Most of their blocks ignore the network's ``act_cfg``."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from torch import Tensor

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ....compat import strict_zip
 from ...hosts import Host, HostSite, register_sites
 from ..common import sites_after
 
@@ -34,7 +35,7 @@ class MultiInstanceBBoxHeadSites(Host):
     @classmethod
     def sites(cls, module: Any) -> list[HostSite]:
         sites = sites_after(module.shared_fcs, "shared_acts")
-        for k, (cls_fcs, reg_fcs) in enumerate(zip(module.cls_fcs, module.reg_fcs, strict=True)):
+        for k, (cls_fcs, reg_fcs) in enumerate(strict_zip(module.cls_fcs, module.reg_fcs)):
             sites += sites_after(cls_fcs, f"cls_acts.{k}") + sites_after(reg_fcs, f"reg_acts.{k}")
         return [*sites, HostSite("ref_act", module.shared_fcs_ref)] if module.with_refine else sites
 

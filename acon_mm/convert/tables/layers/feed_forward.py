@@ -4,6 +4,8 @@ Their GELUs, and the QuickGELU of CLIP, are kept, because pretrained transformer
 ``act_cfg`` for them (Swin, PVT, MiT, ViT, ...) gets it, and then they become ACONs.
 """
 
+from __future__ import annotations
+
 from typing import Any, ClassVar
 
 from torch import nn
