@@ -63,6 +63,9 @@ def kernels() -> dict:
         """Compiles kernels.cpp once for each instruction set that the compiler knows, and then the other files."""
 
         def build_extension(self, extension) -> None:
+            if self.knows(["-fopenmp"]):  # Apple's Clang does not: the kernels have one thread there
+                extension.extra_compile_args.append("-fopenmp")
+                extension.extra_link_args.append("-fopenmp")
             extension.extra_objects = []
             for name, flags in INSTRUCTION_SETS.items():
                 if not self.knows(flags):
@@ -92,8 +95,7 @@ def kernels() -> dict:
     extension = CppExtension(
         f"acon_mm.ops._cpu_torch{version}",
         [str(path) for path in sorted(CSRC.glob("*.cpp")) if path.name != "kernels.cpp"],
-        extra_compile_args=["-O3", "-fopenmp", "-g0"],
-        extra_link_args=["-fopenmp"],
+        extra_compile_args=["-O3", "-g0"],
         depends=[str(path) for path in CSRC.glob("*")],
         optional=WANTED != "1",
     )

@@ -61,3 +61,7 @@ def define(library: torch.library.Library, schema: str) -> None:
     """Declare an operator. Since 2.2 a tag promises that ``torch.compile`` may trust what it declares."""
     tag = getattr(torch.Tag, "pt2_compliant_tag", None)
     library.define(schema, **({} if tag is None else {"tags": (tag,)}))
+
+
+#: whether ``torch.load`` takes a list of types that a file may name, and their names there (2.6)
+TAKES_ALLOWED_TYPES = hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint")

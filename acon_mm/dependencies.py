@@ -3,8 +3,7 @@
 from importlib import import_module
 
 _INSTALL = "pip install 'acon_mm[openmmlab]' (or [onedl]; for what mmcv needs before, see Install in the README)"
-# Since this version torch.load uses weights_only=True by default, and takes a list of allowed types.
-_MIN_TORCH = (2, 6)
+_MIN_TORCH = (2, 0)
 
 
 def check() -> None:
@@ -14,7 +13,7 @@ def check() -> None:
     torch_version = import_module("torch").__version__
     if tuple(int(part) for part in torch_version.split(".")[:2]) < _MIN_TORCH:
         raise ImportError(
-            f"acon_mm needs torch >= 2.6 to read checkpoints safely, and {torch_version} is installed: {_INSTALL}"
+            f"acon_mm needs torch >= {'.'.join(map(str, _MIN_TORCH))}, and {torch_version} is installed: {_INSTALL}"
         )
     for package in ("mmdet", "mmseg"):
         _import(package, optional=True)

@@ -4,8 +4,9 @@ import re
 import subprocess
 from pathlib import Path
 
-import tomllib
 import yaml
+
+from helpers.project import project
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,6 +27,6 @@ def test_a_merge_runs_the_command_of_the_readme():
 
 def test_pre_commit_has_the_ruff_of_the_tests():
     (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert repo["rev"].replace("v", "ruff==") in project["optional-dependencies"]["tests"]
+    extras = project()["optional-dependencies"]
+    assert repo["rev"].replace("v", "ruff==") in extras["tests"]
     assert [hook["id"] for hook in repo["hooks"]] == ["ruff-check", "ruff-format"]

@@ -95,4 +95,4 @@ def load_file(file: Any, map_location: Any = None, weights_only: bool | None = N
     The fork's own function allows the original ``getattr`` and NumPy types while it loads. Afterwards it removes them
     from the list of allowed types, even those that others had put there.
     """
-    return torch.load(file, map_location=map_location, weights_only=True)
+    return reading.read(file, map_location)

@@ -2,7 +2,9 @@
 
 A training checkpoint of MMEngine contains tensors and a log: `HistoryBuffer`s, NumPy arrays and NumPy numbers. With
 `weights_only=True`, the default since PyTorch 2.6, PyTorch refuses the log. `allow_training_checkpoints` allows it, and
-nothing else. The types and functions that such a file names must not be allowed themselves. A file could misuse them:
+nothing else. Before 2.6, PyTorch takes no list of types by name, and `unpickler.py` reads the files.
+
+The types and functions that such a file names must not be allowed themselves. A file could misuse them:
 
 - `getattr`, by which pickle protocol 2 names the methods of `HistoryBuffer`, reaches any module;
 - `numpy.dtype` takes its flags from the file, and `numpy.ndarray` its buffer. Both could declare that an array of bytes
@@ -19,15 +21,19 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from os import PathLike
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
+from .. import compat
 from ..errors import UserError
+from . import unpickler
+
+_FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 class CheckpointError(UserError):
@@ -104,24 +110,47 @@ _TRAINING_STATE: set[Any] = {
 # For the same reason. Others may have allowed these as well.
 _DTYPES = {type(np.dtype(code)) for code in "?bhilqBHILQefdgFDG"}
 _dtypes_allowed_here: list[type] = []
+_training_state_is_allowed = False
 
 
 def allow_training_checkpoints() -> None:
-    """Allow `torch.load(weights_only=True)` to read training checkpoints of MMEngine, in the whole process.
+    """Allow training checkpoints of MMEngine in the whole process; for `torch.load(weights_only=True)` from 2.6 on.
 
     `disallow_training_checkpoints` undoes this.
     """
+    global _training_state_is_allowed
+    _training_state_is_allowed = True
+    if not compat.TAKES_ALLOWED_TYPES:
+        return
     _dtypes_allowed_here.extend(_DTYPES.difference(torch.serialization.get_safe_globals()))
     torch.serialization.add_safe_globals([*_TRAINING_STATE, *_dtypes_allowed_here])
 
 
 def disallow_training_checkpoints() -> None:
     """Undo `allow_training_checkpoints`. What others have allowed stays allowed."""
+    global _training_state_is_allowed
+    _training_state_is_allowed = False
+    if not compat.TAKES_ALLOWED_TYPES:
+        return
     ours = _TRAINING_STATE.union(_dtypes_allowed_here)
     others = [entry for entry in torch.serialization.get_safe_globals() if entry not in ours]
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals(others)
     _dtypes_allowed_here.clear()
+
+
+def read(file: str | PathLike | IO[bytes], map_location: Any = None, mmap: bool = False) -> Any:
+    """``torch.load`` of tensors, plain data and (after `allow_training_checkpoints`) training state.
+
+    Raises:
+        pickle.UnpicklingError: the file asks for something else.
+    """
+    if compat.TAKES_ALLOWED_TYPES:
+        return torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
+    extra = {entry[1]: entry[0] for entry in _TRAINING_STATE if isinstance(entry, tuple)}
+    # A PyTorch that is told to use its own reader takes no other.
+    with _environment(_FORCE, None):
+        return unpickler.load(file, map_location, extra if _training_state_is_allowed else {})
 
 
 def load_checkpoint(path: str | PathLike) -> dict[str, Any]:
@@ -138,7 +167,7 @@ def load_checkpoint(path: str | PathLike) -> dict[str, Any]:
             with zipfile.ZipFile(path) as archive:
                 if name := archive.testzip():
                     raise zipfile.BadZipFile(f"the checksum of {name} is wrong")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        checkpoint = read(path, map_location="cpu", mmap=mmap)
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}") from None
     except Exception as error:  # a damaged pickle can raise anything
@@ -173,18 +202,34 @@ def weights_only() -> Iterator[None]:
     Raises:
         UserError: an environment variable turns `weights_only` off.
     """
-    opt_out, force = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    opt_out = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
     if os.environ.get(opt_out, "").lower() in ("1", "y", "yes", "true"):
         raise UserError(f"{opt_out} is set, which lets a checkpoint run any code: unset it")
-    before = os.environ.get(force)
-    os.environ[force] = "1"
+    with _environment(_FORCE, "1"), nullcontext() if compat.TAKES_ALLOWED_TYPES else _replaced_load():
+        yield
+
+
+@contextmanager
+def _replaced_load() -> Iterator[None]:
+    original = torch.load
+    torch.load = lambda f, map_location=None, *args, **kwargs: read(f, map_location)  # type: ignore[assignment]
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[force]
-        else:
-            os.environ[force] = before
+        torch.load = original
+
+
+@contextmanager
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    before = os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
 
 
 def explained(path: str | PathLike, error: Exception) -> CheckpointError:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tomllib
 from mmengine.logging import MMLogger
 from PIL import Image
 from pycocotools.coco import COCO
@@ -23,6 +22,7 @@ from acon_mm.datasets import digits, pictures
 from acon_mm.datasets.digits import ensure_digits
 from acon_mm.datasets.pictures import PictureMaker
 from helpers.digits_sample import SMALL, content, make_together, pixels
+from helpers.project import project
 
 # Decoded pixels and annotations of SMALL under the pinned versions, the same on every machine.
 SMALL_SHA256 = "20a3d42e1e89b922f98b3efa1a358ace79edfd57a48038b97ba8fdccdc939cc2"
@@ -53,8 +53,8 @@ def maker() -> PictureMaker:
 
 
 def test_pins_are_those_of_the_sample_extra():
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    pins = (requirement.split("==") for requirement in project["optional-dependencies"]["sample"])
+    extras = project()["optional-dependencies"]
+    pins = (requirement.split("==") for requirement in extras["sample"])
     assert dict(pin for pin in pins if len(pin) == 2) == pictures.PINNED
 
 

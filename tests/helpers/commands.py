@@ -9,11 +9,11 @@ from functools import cache
 from importlib.util import find_spec
 
 import pytest
-import tomllib
 from mmengine.config import Config
 from packaging.requirements import Requirement
 
 from .pages import ROOT
+from .project import project
 
 #: the tool behind each launch script, and the positions of that tool's arguments among the script's
 LAUNCHERS = {
@@ -44,25 +44,25 @@ def commands_of(text: str) -> list[list[str]]:
 
 def check(command: list[str]) -> None:
     """Check that what a command names is there and takes these arguments."""
-    match command:
-        case ["python", "-m", module, *_]:
-            assert find_spec(module), module
-        case ["python", "-c", code]:
-            compile(code, "command", "exec")
-        case ["python", script, *arguments]:
-            check_tool(script, arguments)
-        case ["bash", script, *arguments]:
-            tool, positions, first_flag = LAUNCHERS[script]
-            check_tool(tool, [*(arguments[i] for i in positions), *arguments[first_flag:]])
-        case ["make", *arguments]:
-            done = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-        case ["git", "clone", _, directory] | ["cd", directory]:
-            assert directory == "acon_mm", directory
-        case ["pip" | "mim", "install", *arguments]:
-            check_install(arguments)
-        case _:
-            pytest.fail(f"no check knows the command {command[0]}")
+    name, arguments = command[0], command[1:]
+    if name == "python" and arguments[0] == "-m":
+        assert find_spec(arguments[1]), arguments[1]
+    elif name == "python" and arguments[0] == "-c":
+        compile(arguments[1], "command", "exec")
+    elif name == "python":
+        check_tool(arguments[0], arguments[1:])
+    elif name == "bash":
+        tool, positions, first_flag = LAUNCHERS[arguments[0]]
+        check_tool(tool, [*(arguments[1:][i] for i in positions), *arguments[1 + first_flag :]])
+    elif name == "make":
+        done = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    elif command[:2] == ["git", "clone"] or name == "cd":
+        assert arguments[-1] == "acon_mm", arguments
+    elif name in ("pip", "mim") and arguments[0] == "install":
+        check_install(arguments[1:])
+    else:
+        pytest.fail(f"no check knows the command {name}")
 
 
 def check_tool(script: str, arguments: list[str]) -> None:
@@ -117,7 +117,7 @@ def _start(script: str, arguments: list[str], parse_args):
 
 def check_install(arguments: list[str]) -> None:
     """Requirements are well formed; extras of this package are in pyproject.toml."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = project()["optional-dependencies"]
     skip = False
     for argument in arguments:
         if skip or argument.startswith("-"):

@@ -4,7 +4,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorSubclassLikeUtils.h>
-#include <ATen/Version.h>
 #include <ATen/core/grad_mode.h>
 #include <numeric>
 
@@ -16,14 +15,13 @@ namespace acon {
 // As PyTorch's own kernels choose.
 const Table& table() {
   static const Table& chosen = []() -> const Table& {
-    [[maybe_unused]] const std::string capability = at::get_cpu_capability();
 #if defined(ACON_AVX512)
-    if (capability == "AVX512") {
+    if (pytorch_uses("AVX512")) {
       return avx512_table;
     }
 #endif
 #if defined(ACON_AVX2)
-    if (capability == "AVX512" || capability == "AVX2") {
+    if (pytorch_uses("AVX512") || pytorch_uses("AVX2")) {
       return avx2_table;
     }
 #endif
@@ -80,7 +78,7 @@ struct Prepared {
 
   template <typename A>
   Parameter<A> as() const {
-    return {tensor.const_data_ptr<A>(), sample_stride, channel_stride};
+    return {const_data<A>(tensor), sample_stride, channel_stride};
   }
 };
 

@@ -8,6 +8,8 @@
 #include <string_view>
 #include <unordered_map>
 
+#include "compat.h"
+
 namespace acon {
 
 using at::Tensor;
@@ -102,10 +104,10 @@ Compiled compile(const Launch::Key& key) {
   const std::vector<int64_t> constants(key.constants.begin(), key.constants.begin() + key.constant_count);
   const auto [code, symbol, shared] = op.call(key.kernel, types, divisors, constants, key.warps, key.device);
   void *module = nullptr, *function = nullptr;
-  auto result = driver().load_module(&module, code.const_data_ptr());
+  auto result = driver().load_module(&module, const_data<void>(code));
   if (result == Driver::kInvalidContext) {
     use_context(key.device);
-    result = driver().load_module(&module, code.const_data_ptr());
+    result = driver().load_module(&module, const_data<void>(code));
   }
   driver().check(result, "cuModuleLoadData");
   driver().check(driver().get_function(&function, module, symbol.c_str()), "cuModuleGetFunction");
@@ -164,7 +166,7 @@ Launch& Launch::address(const void* data, at::ScalarType dtype) {
 }
 
 Launch& Launch::pointer(const Tensor& t) {
-  return t.defined() ? address(t.const_data_ptr(), t.scalar_type()) : pointer(static_cast<const float*>(nullptr));
+  return t.defined() ? address(const_data<void>(t), t.scalar_type()) : pointer(static_cast<const float*>(nullptr));
 }
 
 Launch& Launch::output(const Tensor& t) {
@@ -212,7 +214,7 @@ void Launch::run(int64_t programs, int warps) {
   }
   void* stream = nullptr;
   if (!device_.is_cpu()) {
-    stream = c10::impl::VirtualGuardImpl(device_.type()).getStream(device_).native_handle();
+    stream = native_handle(c10::impl::VirtualGuardImpl(device_.type()).getStream(device_), 0);
   }
   const auto launch = [&] {
     return driver().launch(

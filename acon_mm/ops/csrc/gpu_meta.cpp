@@ -72,7 +72,7 @@ struct Calls {
   Calls(const MetaInputs& in, const Workspace& space, const float* work, const GpuWalk::Sums& sums, int64_t area)
       : first{
             in.generator.first, space.first, space.second.outputs,
-            Tile(space.samples, space.first.outputs, space.second.outputs), sums.values.const_data_ptr<float>(),
+            Tile(space.samples, space.first.outputs, space.second.outputs), const_data<float>(sums.values),
             sums.parts, 1.0 / static_cast<double>(area), false},
         second{
             in.generator.second, space.second, space.first.outputs,
@@ -157,7 +157,7 @@ MetaGradients backward(const Tensor& grad_y, const MetaInputs& in, const std::ve
   const Tensor x = walkable(in.x, in.channel_dim), grad = ordered_as(grad_y, x);
   const GpuWalk walk(x, in.channel_dim, true);
   const Workspace space = workspace(in);
-  const float* const work = kept[1].const_data_ptr<float>();
+  const float* const work = const_data<float>(kept[1]);
   const GpuWalk::Sums sums_of_x{kept[0], kept[0].size(1)};
   const Calls calls(in, space, work, sums_of_x, walk.area());
 

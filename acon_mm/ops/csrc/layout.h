@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <algorithm>
 
+#include "compat.h"
 #include "kernels.h"
 
 namespace acon {
@@ -140,16 +141,6 @@ inline at::Tensor walkable(const at::Tensor& x, int64_t channel_dim) {
 // `other` in the order of memory of `x`.
 inline at::Tensor ordered_as(const at::Tensor& other, const at::Tensor& x) {
   return other.strides() == x.strides() ? other : at::empty_like(x).copy_(other);
-}
-
-// The elements of a tensor; null where there is no tensor.
-template <typename S>
-S* data(const at::Tensor& t) {
-  return t.defined() ? static_cast<S*>(t.data_ptr()) : nullptr;
-}
-template <typename S>
-const S* const_data(const at::Tensor& t) {
-  return t.defined() ? static_cast<const S*>(t.const_data_ptr()) : nullptr;
 }
 
 } // namespace acon

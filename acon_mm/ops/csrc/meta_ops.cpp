@@ -2,10 +2,12 @@
 // compute it on a CPU, gpu_meta.cpp on a GPU.
 #include <ATen/ATen.h>
 #include <ATen/TensorSubclassLikeUtils.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "compat.h"
 #include "gpu.h"
 #include "meta.h"
 #include "recompute.h"
@@ -13,7 +15,6 @@
 namespace acon {
 namespace {
 
-using MaybeTensor = std::optional<Tensor>;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
@@ -55,7 +56,7 @@ Tensor call_reference(
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("acon_mm::meta_acon_c_reference", "")
                              .typed<decltype(meta_acon_c_operator)>();
-  const auto maybe = [](const Tensor& t) { return t.defined() ? MaybeTensor(t) : std::nullopt; };
+  const auto maybe = [](const Tensor& t) { return t.defined() ? MaybeTensor(t) : MaybeTensor(); };
   const GeneratorLayer &first = generator.first, &second = generator.second;
   return op.call(
       x, p1, p2,

@@ -2,6 +2,7 @@
 // meta_ops.cpp has Meta-ACON's operator.
 #include <ATen/ATen.h>
 #include <ATen/TensorSubclassLikeUtils.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -236,7 +237,7 @@ std::string cpu_kernels() {
 // From now on, the GPU's kernels serve devices of this type.
 void use_gpu_kernels(std::string device_type) {
   static std::vector<torch::Library> registrations;
-  const auto key = c10::computeDispatchKey(std::nullopt, std::nullopt, c10::Device(device_type));
+  const auto key = c10::computeDispatchKey({}, {}, c10::Device(device_type));
   torch::Library library(torch::Library::IMPL, "acon_mm", key, __FILE__, __LINE__);
   library.impl("acon_c", &on_gpu::acon_c);
   library.impl("acon_c_backward", &on_gpu::acon_c_backward);

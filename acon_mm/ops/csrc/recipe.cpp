@@ -1,8 +1,9 @@
 #include "recipe.h"
 
 #include <ATen/ATen.h>
-#include <ATen/SavedTensorHooks.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+
+#include "compat.h"
 
 namespace acon {
 namespace {
@@ -94,7 +95,7 @@ Tensor Recipe::make() const {
 }
 
 bool saves_plainly() {
-  return !at::SavedTensorDefaultHooks::get_hooks().has_value();
+  return !has_saved_tensor_hooks();
 }
 
 void save_input(AutogradContext& context, const Tensor& x, const Recipe& recipe, variable_list list) {

@@ -12,6 +12,8 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "compat.h"
+
 namespace acon {
 namespace {
 
