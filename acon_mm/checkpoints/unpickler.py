@@ -1,7 +1,7 @@
 """Reading checkpoints without running code, where PyTorch takes no list of allowed types (before 2.6).
 
-:class:`Unpickler` takes the instructions of pickle that make plain data. The dangerous ones are our own: names come from
-a list, only what is on the list is called, and state is set on few types. ``torch.load`` itself finds the tensors and
+:class:`Unpickler` takes the instructions of pickle that make plain data. The dangerous ones are our own: names come
+from a list, only what is on the list is called, and state is set on few types. ``torch.load`` itself finds the tensors and
 gets this class as its ``pickle_module``.
 """
 

@@ -9,7 +9,12 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules.module import (
+    _global_backward_hooks,
+    _global_backward_pre_hooks,
+    _global_forward_hooks,
+    _global_forward_pre_hooks,
+)
 
 from ..compat import is_compiling
 from ..ops import cpu
@@ -24,6 +29,8 @@ GENERATORS = ("channel", "layer", "pixel")
 
 #: the most samples for the fused operator on a CPU; with more, PyTorch's matrix products are faster
 FEW_SAMPLES = 16
+
+_GLOBAL_HOOKS = (_global_backward_hooks, _global_backward_pre_hooks, _global_forward_hooks, _global_forward_pre_hooks)
 
 
 @register(MODELS)
@@ -222,7 +229,7 @@ def fused_meta_acon(module: MetaAconC, x: Tensor, channel_dim: int) -> Tensor | 
     inner = module._modules
     bn1, bn2 = inner["bn1"], inner["bn2"]
     first, second = _values(inner["fc1"], bn1), _values(inner["fc2"], bn2)
-    if first is None or second is None or _has_any_global_hook():
+    if first is None or second is None or any(_GLOBAL_HOOKS):
         return None
     batch_statistics, momentum, eps = False, 0.0, 0.0
     if isinstance(bn1, _BatchNorm) and isinstance(bn2, _BatchNorm):
