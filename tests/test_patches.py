@@ -22,12 +22,12 @@ from mmengine.runner import checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 from torch.nn.modules import module as torch_module
-from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
 import acon_mm
 from acon_mm import AconC, patches
 from acon_mm.checkpoints import CheckpointError
 from acon_mm.convert.registry import original_build
+from helpers.allowed_types import add_safe_globals, clear_safe_globals, get_safe_globals, kept_list
 
 BACKBONE = dict(type="mmdet.ResNet", depth=18, act_cfg=dict(type="AconC"))
 
@@ -35,11 +35,9 @@ BACKBONE = dict(type="mmdet.ResNet", depth=18, act_cfg=dict(type="AconC"))
 @pytest.fixture(autouse=True)
 def restore():
     """The changes in force and the allow-list as it was, whatever a test did."""
-    before = get_safe_globals()
-    yield
-    patches.uninstall()
-    clear_safe_globals()
-    add_safe_globals(before)
+    with kept_list():
+        yield
+        patches.uninstall()
     patches.install()
 
 

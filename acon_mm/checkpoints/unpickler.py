@@ -1,8 +1,8 @@
 """Reading checkpoints without running code, where PyTorch takes no list of allowed types (before 2.6).
 
 :class:`Unpickler` takes the instructions of pickle that make plain data. The dangerous ones are our own: names come
-from a list, only what is on the list is called, and state is set on few types. ``torch.load`` itself finds the tensors and
-gets this class as its ``pickle_module``.
+from a list, only what is on the list is called, and state is set on few types. ``torch.load`` itself finds the tensors
+and gets this class as its ``pickle_module``.
 """
 
 from __future__ import annotations
@@ -214,5 +214,5 @@ def load(file: str | os.PathLike | IO[bytes], map_location: Any, extra: dict[str
         elif tarfile.is_tarfile(opened):
             raise UnpicklingError("Unsupported GLOBAL tar, a format of PyTorch before 0.1.10, was not allowed")
         opened.seek(start)
-        module = SimpleNamespace(Unpickler=Reader, load=load_one)
+        module = SimpleNamespace(__name__=__name__, Unpickler=Reader, load=load_one)
         return torch.serialization.load(opened, map_location, module, weights_only=False)
