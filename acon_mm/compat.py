@@ -6,12 +6,14 @@ The floor is Python 3.9 and torch 2.0 (``pyproject.toml``).
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 if TYPE_CHECKING:
     strict_zip = zip
@@ -45,7 +47,7 @@ def _never() -> bool:
     return False
 
 
-_compiler = getattr(torch, "compiler", None)  # since 2.1
+_compiler: Any = getattr(torch, "compiler", None)  # since 2.1
 
 #: whether ``torch.compile`` traces this call; public since 2.3
 is_compiling: Callable[[], bool] = getattr(_compiler, "is_compiling", None) or torch._utils.is_compiling
@@ -65,3 +67,49 @@ def define(library: torch.library.Library, schema: str) -> None:
 
 #: whether ``torch.load`` takes a list of types that a file may name, and their names there (2.6)
 TAKES_ALLOWED_TYPES = hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint")
+
+
+def reset_compiler() -> None:
+    """Forget what ``torch.compile`` has compiled."""
+    if hasattr(_compiler, "reset"):
+        _compiler.reset()
+    else:
+        torch._dynamo.reset()
+
+
+def compiler_stance(stance: str) -> AbstractContextManager[Any]:
+    """``torch.compiler.set_stance`` of 2.6; older compilers always compile again where they must."""
+    return _compiler.set_stance(stance) if hasattr(_compiler, "set_stance") else nullcontext()
+
+
+def cpu_capability() -> str:
+    """The instruction set that PyTorch's kernels use, such as ``AVX2``. Its own function is of 2.1."""
+    found = re.search(r"CPU capability usage: (.+)", torch.__config__.show())
+    return found[1] if found else "unknown"
+
+
+class _FlopCounterMode(TorchDispatchMode):
+    """The same for torch 2.0, for convolutions and matrix products."""
+
+    def __init__(self, display: bool = True) -> None:
+        super().__init__()
+        self._total = 0
+
+    def get_total_flops(self) -> int:
+        return self._total
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        aten, called = torch.ops.aten, function._overloadpacket
+        if called is aten.convolution:
+            transposed = args[6]
+            self._total += 2 * (args[0] if transposed else result).numel() * args[1][0].numel()
+        elif called in (aten.mm, aten.addmm, aten.bmm, aten.baddbmm):
+            self._total += 2 * result.numel() * args[-1].shape[-2]
+        return result
+
+
+try:
+    from torch.utils.flop_counter import FlopCounterMode
+except ImportError:
+    FlopCounterMode = _FlopCounterMode  # type: ignore[assignment, misc]

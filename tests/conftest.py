@@ -20,6 +20,14 @@ from helpers.tiny_runs import configs, trained  # noqa: F401  fixtures of a whol
 collect_ignore = [] if "STUB_DEVICE_KERNELS" in os.environ else ["ops/test_launches_from_cpp.py"]
 
 
+def pytest_collection_modifyitems(items):
+    from helpers.stacks import reason_to_skip
+
+    for item in items:
+        if reason := reason_to_skip(item.nodeid):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup():
     """Seed before a test and its fixtures, so that random numbers do not depend on the tests before it."""

@@ -118,9 +118,10 @@ def _convert(
 
 #: a module's hooks on its calls
 _HOOKS = (
-    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_hooks", "_forward_hooks_with_kwargs"),
     *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
     *("_backward_hooks", "_backward_pre_hooks"),
+    *(["_forward_hooks_always_called"] if hasattr(nn.Module(), "_forward_hooks_always_called") else []),  # since 2.1
 )
 
 

@@ -286,7 +286,7 @@ def _normalize_pooled(norm: nn.Module, pooled: Tensor) -> Tensor:
     tensors = (getattr(norm, name, None) for name in ("weight", "running_mean"))
     dtype = next((t.dtype for t in tensors if t is not None), pooled.dtype)
     maps = pooled
-    if dtype.itemsize < pooled.dtype.itemsize:
-        limit = torch.finfo(dtype).max
+    limit = torch.finfo(dtype).max
+    if torch.finfo(dtype).bits < torch.finfo(pooled.dtype).bits:
         maps = pooled.clamp(-limit, limit).to(dtype)
     return normalize(norm, maps[:, :, None, None])[:, :, 0, 0].to(pooled.dtype)

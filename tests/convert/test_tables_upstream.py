@@ -13,7 +13,7 @@ FORK_ONLY = {
     "mmdet.models.dense_heads.clr_head.utils.roi_gather.ROIGather.forward",
     "mmdet.models.necks.clrnet_fpn.CLRFPN.forward",
 }
-IS_FORK = "onedl-mmdetection" in metadata.packages_distributions()["mmdet"]
+IS_FORK = any(each.metadata["Name"] == "onedl-mmdetection" for each in metadata.distributions())
 ENTRIES = {
     entry: host for entry, host in Host._by_method.items() if host.__module__.startswith("acon_mm.convert.tables")
 }

@@ -20,6 +20,10 @@ RELU_LIKE = frozenset(
 )
 
 
+#: also after an error, which PyTorch 2.0 cannot
+ALWAYS = dict(always_call=True) if hasattr(nn.Module(), "_forward_hooks_always_called") else {}
+
+
 class ActivationTrace(TorchDispatchMode):
     """Collects, while it is active, the ReLU-like operations that run outside of ACONs, and the ACONs that run.
 
@@ -37,7 +41,7 @@ class ActivationTrace(TorchDispatchMode):
         for name, module in model.named_modules():
             self._handles += [
                 module.register_forward_pre_hook(lambda module, _, name=name: self._enter(name, module)),
-                module.register_forward_hook(lambda *_: self._leave(), always_call=True),
+                module.register_forward_hook(lambda *_: self._leave(), **ALWAYS),
             ]
 
     def _enter(self, name: str, module: nn.Module) -> None:

@@ -16,7 +16,7 @@ from torch._inductor.utils import run_and_get_code
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
-from acon_mm import AconA, AconB, AconC, AconFReLU, MetaAconC
+from acon_mm import AconA, AconB, AconC, AconFReLU, MetaAconC, compat
 from acon_mm.ops import backend_for
 
 BUILD = {
@@ -203,7 +203,7 @@ def called_in(graph: torch.fx.GraphModule) -> list[str]:
 )
 def test_compile_without_graph_breaks(name, training):
     """One graph, which calls our operators where they are compiled."""
-    torch.compiler.reset()
+    compat.reset_compiler()
     graphs = []
 
     def record(graph, _):
@@ -227,7 +227,7 @@ def test_compile_without_graph_breaks(name, training):
 @pytest.mark.parametrize("training", [False, True])
 def test_compile_serves_all_picture_sizes(name, training):
     """One graph, which is not compiled again for another picture or batch."""
-    torch.compiler.reset()
+    compat.reset_compiler()
     net = network(name).train(training)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(net, fullgraph=True, dynamic=True, backend=counter)
@@ -244,7 +244,7 @@ def test_compile_serves_all_picture_sizes(name, training):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["C", "channel"])
 def test_compile_by_inductor(name):
-    torch.compiler.reset()
+    compat.reset_compiler()
     net, x = network(name).train(), images(8).requires_grad_()
     compiled = torch.compile(copy.deepcopy(net), fullgraph=True)
 

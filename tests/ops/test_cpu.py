@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from acon_mm import functional as F
-from acon_mm.compat import strict_zip
+from acon_mm.compat import cpu_capability, strict_zip
 from acon_mm.ops import cpu as compiled
 from acon_mm.ops import operators, reference
 from helpers.exactness import assert_create_graph_changes_nothing, assert_exact, layouts, parameters_for, run
@@ -277,7 +277,7 @@ def test_same_bits_for_any_number_of_threads(shape, layout, dtype):
 
 def test_instruction_set():
     """That of PyTorch's own kernels, or the one that the environment asks for."""
-    asked = os.environ.get("ATEN_CPU_CAPABILITY", torch.backends.cpu.get_cpu_capability()).lower()
+    asked = os.environ.get("ATEN_CPU_CAPABILITY", cpu_capability()).lower()
     assert compiled.instruction_set() == (asked if asked in ("avx512", "avx2") else "baseline")
 
 

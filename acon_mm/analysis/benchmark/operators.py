@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ... import compat
 from .measure import interleaved, kept_bytes, ratios
 from .peers import FORMS
 
@@ -95,7 +96,7 @@ def measure(
 def _cases(setting: Setting, peers: Sequence[str], device: torch.device, seconds: float) -> Iterator[Case]:
     torch.manual_seed(0)
     # Each case is compiled by itself: dynamo stops compiling a function after a few shapes.
-    torch.compiler.reset()
+    compat.reset_compiler()
     candidates = _candidates(setting.act, setting.shape[1], peers, device)
     x = torch.randn(setting.shape, device=device).to(setting.dtype)
     if setting.layout == "channels_last":

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ... import compat
 from ...ops import cpu
 from ..machine import processor
 from .models import ModelCase
@@ -15,7 +16,7 @@ def machine(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     kernels = cpu.problem() or f"kernels: {cpu.instruction_set()}"
-    return f"{processor()}, torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), {kernels}"
+    return f"{processor()}, torch {torch.__version__} ({compat.cpu_capability()}), {kernels}"
 
 
 def operators_table(cases: Sequence[Case]) -> str:

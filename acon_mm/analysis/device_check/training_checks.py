@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
+from ... import compat
 from ...compat import strict_zip
 from .checks import Findings, Setting, Skip
 from .kinds import Kind
@@ -25,7 +26,7 @@ def compiled(setting: Setting, kind: Kind) -> str:
     backend = "inductor" if setting.on_gpu or not setting.quick else "aot_eager"
     if backend == "inductor" and not setting.on_gpu and not (shutil.which("c++") or shutil.which("g++")):
         raise Skip("Inductor needs a C++ compiler")
-    torch.compiler.reset()
+    compat.reset_compiler()
     findings = Findings()
     # Without the convolutions, which Inductor may compile for each size.
     ours, plain = (net[1:3] for net in network(kind, setting.device))
@@ -34,7 +35,7 @@ def compiled(setting: Setting, kind: Kind) -> str:
         findings.cases += 1
         x = torch.randn(4, 16, height, width, device=setting.device)
         # The first sizes may compile twice, because they may be equal to other numbers by chance.
-        with torch.compiler.set_stance("default" if count < 2 else "fail_on_recompile"):
+        with compat.compiler_stance("default" if count < 2 else "fail_on_recompile"):
             y = call(x)
         expected = plain(x)
         findings.close(f"{height}x{width} y", y, expected, 1e-3)
@@ -43,7 +44,7 @@ def compiled(setting: Setting, kind: Kind) -> str:
         y.square().mean().backward()
         expected.square().mean().backward()
         _close_gradients(f"{height}x{width}", ours, plain, findings)
-    torch.compiler.reset()
+    compat.reset_compiler()
     return f"{backend}, {findings.result()}"
 
 

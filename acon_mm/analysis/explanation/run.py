@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from mmengine.model import BaseModel
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from ...compat import FlopCounterMode
 from ...layers import Acon
 from ..config_coverage import samples
 from ..config_coverage.passes import short
