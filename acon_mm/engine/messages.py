@@ -69,17 +69,20 @@ def _place(error: BaseException, text: str) -> str:
             node, place = next((found for found in chain(below, anywhere) if _fits(found[0], cfg)), (node, place))
     if not place:
         return ""
-    # The setting itself, where the text has its name or its value, and only one setting below has that.
-    for word in re.findall(r"\w+", text):
-        paths = [
-            [*path, key]
+    # The setting itself, where the text has its name or its value, and only one setting below has that. An outer one
+    # may be named as well, as in "act_cfg of ResNet".
+    best = (0, False, place)
+    for word in dict.fromkeys(re.findall(r"\w+", text)):
+        found = [
+            ([*path, key], key == word)
             for path, part in settings(node)
             for key, value in part.items()
             if (key == word and key != "type") or (isinstance(value, str) and value == word)
         ]
-        if len(paths) == 1:
-            return ".".join(place + paths[0])
-    return ".".join(place)
+        if len(found) == 1:
+            ((path, by_name),) = found
+            best = max(best, (len(path), by_name, place + path), key=lambda each: each[:2])
+    return ".".join(best[2])
 
 
 def _fits(setting: dict, cfg: dict) -> bool:
