@@ -11,7 +11,6 @@ from mmengine.config import Config
 
 import acon_mm  # noqa: F401  registers activations and datasets
 from acon_mm.engine import command_line
-from acon_mm.engine.data_checks import named_files
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -97,8 +96,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             use_tta(cfg)
         if args.out:
             save_predictions(cfg, args.out)
-        with named_files(cfg.model):
-            return command_line.build_runner(cfg).test()
+        return command_line.build_runner(cfg).test()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from mmengine.runner import Runner
 
 import acon_mm  # noqa: F401  registers activations and datasets
 from acon_mm.engine import command_line
-from acon_mm.engine.data_checks import named_files
 from acon_mm.engine.resuming import ResumeCheckHook
 
 
@@ -116,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             command_line.use_amp(cfg)
         if args.auto_scale_lr:
             scale_lr(cfg)
-        with command_line.locked(cfg), named_files(cfg.model):
+        with command_line.locked(cfg):
             train(cfg)
 
 

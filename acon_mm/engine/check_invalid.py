@@ -16,7 +16,7 @@ from ..checkpoints.comparison import unwrapped
 from ..checkpoints.reading import not_finite
 from ..errors import DataError, UserError
 from ..registering import register
-from .data_checks import check_usable
+from .data_checks import check_labels, check_usable
 
 
 @register(HOOKS)
@@ -26,12 +26,12 @@ class CheckInvalidHook(Hook):
     - The losses are checked after the backward pass and before the optimizer's step. So the weights stay as they were,
       and the layers are computed again to find the first one that is not finite.
     - The weights are checked before a run and before each checkpoint is written.
-    - The training data must have something to learn from.
+    - The training data must have something to learn from, and no label beyond the classes.
 
     ``default_hooks = dict(check_invalid=None)`` turns it off.
 
     Raises:
-        DataError: a loss is not finite.
+        DataError: a loss is not finite, or a label is beyond the classes.
         UserError: weights are not finite, or no picture has something to learn from.
     """
 
@@ -52,6 +52,9 @@ class CheckInvalidHook(Hook):
         for hook in runner.hooks:  # each process would write the same file of metrics, at the same time
             if runner.rank > 0 and isinstance(hook, LoggerHook):
                 hook.after_test_epoch = lambda *_, **__: None
+
+    def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = "train") -> None:
+        check_labels(data_batch, unwrapped(runner.model), getattr(runner, f"{mode}_dataloader").dataset)
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         self._check_losses(runner)  # with accumulated gradients or loss scaling there may have been no step

@@ -19,10 +19,12 @@ from mmengine.device import get_device
 from mmengine.registry import DATASETS, RUNNERS
 from mmengine.runner import Runner
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from ..checkpoints import CheckpointError, load_checkpoint, weights_only
 from ..errors import DataError, UserError
 from . import devices
+from .data_checks import name_files
 from .devices import RANK_VARIABLES
 from .messages import is_of_a_batch, one_line
 from .settings import settings
@@ -387,4 +389,13 @@ def build_runner(cfg: Config) -> Runner:
     hooks = cfg.setdefault("default_hooks", ConfigDict())
     if hooks.setdefault("check_invalid", {"type": "CheckInvalidHook"}) is None:
         del hooks.check_invalid  # mmengine knows None for its own hooks only
-    return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    runner: Any = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    build = runner.build_dataloader
+
+    def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
+        loader = build(*args, **kwargs)
+        name_files(loader.dataset)  # before its processes start: a loop may start them when it is built
+        return loader
+
+    runner.build_dataloader = build_dataloader
+    return runner

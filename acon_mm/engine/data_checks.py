@@ -1,24 +1,74 @@
-"""Checks of data sets: that there is something to learn from, and which file an error comes from."""
+"""Checks of data: that there is something to learn from, labels within the classes, which file an error comes from."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any
 
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import Compose
+from torch import nn
 
 from ..errors import DataError, UserError
-from .settings import settings
 
 
-def innermost(dataset: Any) -> Iterator[Any]:
-    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
-    inner = getattr(dataset, "datasets", None) or [each for each in [getattr(dataset, "dataset", None)] if each]
-    for each in inner:
-        yield from innermost(each)
-    if not inner:
-        yield dataset
+def innermost(dataset: Any) -> list[Any]:
+    """The data sets inside wrappers such as RepeatDataset, ConcatDataset and MultiImageMixDataset."""
+    inner = getattr(dataset, "datasets", None) or [
+        getattr(dataset, name) for name in ("dataset", "_dataset") if getattr(dataset, name, None)
+    ]
+    return [part for each in inner for part in innermost(each)] or [dataset]
+
+
+class NamingPipeline(Compose):
+    """The pipeline of a data set, whose errors name the file, in the processes of a data loader too."""
+
+    def __call__(self, info: dict) -> Any:
+        with _named(info):
+            return super().__call__(info)
+
+
+def name_files(dataset: Any) -> None:
+    """Let the errors of a data set's pipelines name the file."""
+    for part in innermost(dataset):
+        if isinstance(getattr(part, "pipeline", None), Compose):
+            part.pipeline = NamingPipeline(part.pipeline.transforms)
+
+
+@contextmanager
+def _named(info: dict) -> Iterator[None]:
+    files = _files(info) or f"sample {info.get('sample_idx')}"
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"cannot load {files}: {type(error).__name__}: {error}") from error
+
+
+def _files(info: dict) -> str:
+    return " with ".join(str(info[key]) for key in ("img_path", "seg_map_path") if info.get(key))
+
+
+def check_labels(batch: Any, model: nn.Module, dataset: Any) -> None:
+    """Check that the labels of a batch are classes of the model or of the data set.
+
+    Raises:
+        DataError: a label is neither a class nor ignored.
+    """
+    modules = list(model.modules())
+    counts = [each.num_classes for each in modules if isinstance(getattr(each, "num_classes", None), int)]
+    classes = max([*counts, len((getattr(dataset, "metainfo", None) or {}).get("classes") or ())])
+    samples = batch.get("data_samples") if isinstance(batch, dict) else None
+    for sample in samples if classes and isinstance(samples, list) else ():
+        for field, key in (("gt_sem_seg", "data"), ("gt_instances", "labels")):
+            labels = getattr(getattr(sample, field, None), key, None)
+            if labels is None or not (beyond := labels[labels >= classes].unique().tolist()):
+                continue
+            ignored = {255, *(getattr(each, "ignore_index", None) for each in modules)}
+            if unknown := [label for label in beyond if label not in ignored]:
+                raise DataError(
+                    f"{_files(sample.metainfo)} has the labels {unknown[:5]}, but there are only {classes} classes"
+                )
 
 
 def check_usable(dataset: Any) -> None:
@@ -28,9 +78,8 @@ def check_usable(dataset: Any) -> None:
         UserError: there is no picture, or none has an object of a known class with an area, or a label of a class.
     """
     parts = [part for part in innermost(dataset) if hasattr(part, "get_data_info")]
-    if not parts or any(_is_usable(part, index) for part in parts for index in range(len(part))):
-        return
-    raise UserError(nothing_usable(parts, sum(map(len, parts))))
+    if parts and not any(_is_usable(part, index) for part in parts for index in range(len(part))):
+        raise UserError(nothing_usable(parts, sum(map(len, parts))))
 
 
 def nothing_usable(parts: list[Any], left: int) -> str:
@@ -52,12 +101,13 @@ def _is_usable(dataset: Any, index: int) -> bool:
     count = len(dataset.metainfo.get("classes") or ()) or math.inf
     if "instances" in info:
         return any(_has_area(each) and 0 <= each.get("bbox_label", 0) < count for each in info["instances"])
-    if info.get("seg_map_path"):
-        loaders = (each for each in dataset.pipeline.transforms if type(each).__name__ == "LoadAnnotations")
-        if load := next(loaders, None):
-            labels = _named(load, dataset, index, info)["gt_seg_map"]
-            return bool(((labels >= 0) & (labels < count)).any())
-    return True  # of a kind that this does not know
+    steps = getattr(dataset.pipeline, "transforms", ())
+    load = next((each for each in steps if type(each).__name__ == "LoadAnnotations"), None)
+    if not info.get("seg_map_path") or load is None:
+        return True  # of a kind that this does not know
+    with _named(info):
+        labels = load(info)["gt_seg_map"]
+    return bool(((labels >= 0) & (labels < count)).any())
 
 
 def _has_area(instance: dict) -> bool:
@@ -65,47 +115,3 @@ def _has_area(instance: dict) -> bool:
         return not instance.get("ignore_flag")
     left, top, right, bottom = instance["bbox"]
     return all(map(math.isfinite, instance["bbox"])) and right > left and bottom > top
-
-
-@contextmanager
-def named_files(model: dict) -> Iterator[None]:
-    """A context in which errors of data pipelines name the file, in the processes of its data loaders too.
-
-    A label that neither the data set nor the model (its config) knows becomes such an error.
-    """
-    values = [(key, value) for _, part in settings(model) for key, value in part.items() if type(value) is int]
-    known = max((value for key, value in values if key == "num_classes"), default=0)
-    ignored = {255, *(value for key, value in values if key == "ignore_index")}
-    original = BaseDataset.prepare_data
-
-    def prepare_data(dataset: BaseDataset, index: int) -> Any:
-        data = _named(partial(original, dataset), dataset, index, index)
-        labels = getattr(data.get("data_samples"), "gt_sem_seg", None) if isinstance(data, dict) else None
-        classes = max(known, len(dataset.metainfo.get("classes") or ()))
-        if labels is not None and classes:
-            beyond = set(labels.data[labels.data >= classes].unique().tolist())
-            if unknown := sorted(beyond - ignored - {getattr(dataset, "ignore_index", 255)}):
-                raise DataError(
-                    f"{_files(dataset, index)} has the labels {unknown[:5]}, but there are only {classes} classes"
-                )
-        return data
-
-    BaseDataset.prepare_data = prepare_data
-    try:
-        yield
-    finally:
-        BaseDataset.prepare_data = original
-
-
-def _named(function: Callable, dataset: Any, index: int, argument: Any) -> Any:
-    try:
-        return function(argument)
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"cannot load {_files(dataset, index)}: {type(error).__name__}: {error}") from error
-
-
-def _files(dataset: Any, index: int) -> str:
-    info = dataset.get_data_info(index)
-    return " with ".join(str(info[key]) for key in ("img_path", "seg_map_path") if info.get(key)) or f"sample {index}"
