@@ -181,8 +181,8 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
     absent = [key for key in needs if cfg.get(key) is None]
     if absent:
         raise UserError(f"{args.config} has no {', '.join(absent)}: add it, or inherit it with _base_")
-    for key in needs:
-        if not isinstance(cfg[key], (dict, list)):
+    for key in (*needs, "default_hooks", "env_cfg", "randomness", "custom_imports"):
+        if not isinstance(cfg.get(key) or {}, (dict, list)):
             raise UserError(f"{key} in {args.config} must be a dict, got {cfg[key]!r}")
     _warn_of_unread(cfg, args.launcher)
 
@@ -266,7 +266,7 @@ def check_checkpoint(path: str, to_resume: bool = False) -> None:
     if "://" in path:
         return
     checkpoint = load_checkpoint(Path(path).expanduser())
-    absent = [key for key in ("meta", "message_hub") if key not in checkpoint]
+    absent = [key for key in ("meta", "message_hub") if not isinstance(checkpoint.get(key), dict)]
     if to_resume and absent:
         raise UserError(
             f"cannot resume from {path}: it has no {', '.join(absent)}. "
@@ -302,7 +302,7 @@ def check_data(cfg: Config, *loaders: str) -> None:
         UserError: a file or directory is missing.
     """
     for loader in loaders:
-        for place, dataset in _innermost(f"{loader}.dataset", cfg[loader].dataset):
+        for place, dataset in _innermost(f"{loader}.dataset", cfg[loader].get("dataset")):
             dataset_class = _dataset_class(dataset, cfg.default_scope)
             backend = (dataset.get("backend_args") or {}).get("backend", "local")
             if dataset_class is None or getattr(dataset_class, "makes_own_data", False) or backend != "local":
@@ -315,8 +315,10 @@ def check_data(cfg: Config, *loaders: str) -> None:
                     )
 
 
-def _innermost(place: str, dataset: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
+def _innermost(place: str, dataset: Any) -> Iterator[tuple[str, ConfigDict]]:
     """The datasets inside wrappers such as RepeatDataset and ConcatDataset, each with its place in the config."""
+    if not isinstance(dataset, dict):
+        raise UserError(f"{place} must be a dict, got {dataset!r}")
     if "dataset" in dataset:
         yield from _innermost(f"{place}.dataset", dataset.dataset)
     elif "datasets" in dataset:
@@ -330,8 +332,7 @@ def _data_paths(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
     """Setting and path of each file or directory that MMEngine's `BaseDataset` reads."""
     root = dataset.get("data_root") or ""
     prefixes = dataset.get("data_prefix") or {}
-    if isinstance(prefixes, str):
-        prefixes = {"img": prefixes}
+    prefixes = prefixes if isinstance(prefixes, dict) else {"img": prefixes}
     settings = {"ann_file": dataset.get("ann_file"), **{f"data_prefix.{key}": path for key, path in prefixes.items()}}
     for key, path in {"data_root": "", **settings}.items():
         if isinstance(path, str) and (path or root):

@@ -28,10 +28,21 @@ class NamingPipeline(Compose):
 
 
 def name_files(dataset: Any) -> None:
-    """Let the errors of a data set's pipelines name the file."""
-    for part in innermost(dataset):
+    """Let the errors of a data set's pipelines name the file.
+
+    Raises:
+        UserError: the data set is empty: mmengine's InfiniteSampler would look for a picture forever.
+    """
+    parts = innermost(dataset)
+    if hasattr(dataset, "__len__") and not len(dataset):
+        raise UserError(f"the {type(dataset).__name__} of {_sources(parts)} is empty")
+    for part in parts:
         if isinstance(getattr(part, "pipeline", None), Compose):
             part.pipeline = NamingPipeline(part.pipeline.transforms)
+
+
+def _sources(parts: list[Any]) -> str:
+    return ", ".join(str(getattr(part, "ann_file", "") or getattr(part, "data_prefix", "")) for part in parts)
 
 
 @contextmanager
@@ -88,11 +99,10 @@ def nothing_usable(parts: list[Any], left: int) -> str:
     with suppress(Exception):  # only for the message
         infos = [info for part in parts for info in part.load_data_list()]
     objects = sum(len(info.get("instances", ())) for info in infos)
-    sources = (getattr(each, "ann_file", "") or getattr(each, "data_prefix", "") for each in parts)
     return (
         f"the data has nothing usable: of {len(infos)} pictures with {objects} objects, {left} pictures are left after "
         "the data set's filter, and none has an object of a known class with an area, or a label of a class. Check "
-        f"the annotations and metainfo.classes of {', '.join(map(str, sources))}"
+        f"the annotations and metainfo.classes of {_sources(parts)}"
     )
 
 

@@ -28,7 +28,7 @@ def one_line(error: BaseException) -> str:
         return text
     if isinstance(error, KeyError):
         text = text.removesuffix(" None").partition(" Please check whether the value of")[0]
-    name = "" if isinstance(error, (ValueError, TypeError, KeyError)) and text else f"{type(error).__name__}: "
+    name = "" if isinstance(error, (ValueError, TypeError, KeyError)) and " " in text else f"{type(error).__name__}: "
     for frame in _frames(error):
         if frame.f_code.co_name == "_serialize_data":  # of an empty data set: NumPy's error says nothing
             text = nothing_usable([frame.f_locals["self"]], 0)
@@ -37,6 +37,8 @@ def one_line(error: BaseException) -> str:
         if target := next((each for each in written if each), None):
             text = f"cannot write {target}: {error.strerror}"
     sources = [getattr(frame.f_locals.get("self"), "ann_file", None) for frame in _frames(error)]
+    readers = ("load_checkpoint", "resume")
+    sources += [frame.f_locals.get("filename") for frame in _frames(error) if frame.f_code.co_name in readers]
     if source := next((each for each in sources if isinstance(each, str) and each), None):
         text += f" (while {source} was read)"
     place = _place(error, text)
@@ -60,28 +62,29 @@ def _place(error: BaseException, text: str) -> str:
     node: Any = None
     place: list[str] = []
     for frame in _frames(error):
-        cfg = frame.f_locals.get("cfg")
+        cfg = frame.f_locals.get("cfg", frame.f_locals.get("dataloader"))
         if node is None:
             root = node = cfg if isinstance(cfg, Config) else None
         elif isinstance(cfg, dict) and frame.f_code.co_name.startswith("build"):
-            below = ((part, place + path) for path, part in settings(node) if path)
-            anywhere = ((part, path) for path, part in settings(root) if path)
-            node, place = next((found for found in chain(below, anywhere) if _fits(found[0], cfg)), (node, place))
+            below = ((part, place + path) for path, part in settings(node))  # or itself, once more
+            anywhere = ((part, path) for path, part in settings(root))
+            fitting = (found for found in chain(below, anywhere) if _fits(found[0], cfg))
+            node, place = next(fitting, (node, place))
     if not place:
         return ""
-    # The setting itself, where the text has its name or its value, and only one setting below has that. An outer one
-    # may be named as well, as in "act_cfg of ResNet".
+    # The setting itself, where the text has its name or its value, and only one setting below has that: the innermost
+    # one, and rather a name than a value. A name can also be a word, as in "Data is not in the dataset registry".
     best = (0, False, place)
     for word in dict.fromkeys(re.findall(r"\w+", text)):
         found = [
-            ([*path, key], key == word)
+            (len(path), key == word and ("_" in word or not isinstance(value, dict)), [*path, key])
             for path, part in settings(node)
             for key, value in part.items()
             if (key == word and key != "type") or (isinstance(value, str) and value == word)
         ]
         if len(found) == 1:
-            ((path, by_name),) = found
-            best = max(best, (len(path), by_name, place + path), key=lambda each: each[:2])
+            depth, by_name, path = found[0]
+            best = max(best, (depth + 1, by_name, place + path), key=lambda each: each[:2])
     return ".".join(best[2])
 
 

@@ -271,6 +271,11 @@ def test_a_work_directory_is_used_by_one_training(tmp_path, monkeypatch):
         ("optim_wrapper.optimizer.lr=x", "optim_wrapper.optimizer: "),
         ("default_hooks.checkpoint.type=Hok", "default_hooks.checkpoint.type: Hok is not in the "),
         ("model=1", "model in {config} must be a dict, got 1"),
+        ("train_dataloader.batch_size=0", "train_dataloader.batch_size: "),
+        ("train_dataloader.dataset.times=0", "the RepeatDataset of {{'img_path': "),
+        ("train_dataloader.dataset=None", "train_dataloader.dataset must be a dict, got None"),
+        ("default_hooks=1", "default_hooks in {config} must be a dict, got 1"),
+        ("load_from=openmmlab://no", "KeyError: no (while openmmlab://no was read)"),
         ("load_from=file:///x.pth", "file:///x.pth is not supported: give the path of the file without file://"),
     ],
 )

@@ -54,6 +54,7 @@ SETTINGS = (
     *("train_dataloader.num_workers=-1", "default_hooks.checkpoint.type=Hook", "default_hooks.checkpoint.interval=x"),
     *("custom_hooks.0.type=X", "default_hooks.load_check.type=LoadCheckHook", "visualizer.type=V", "launcher=x"),
     *("train_dataloader.dataset.dataset.metainfo.classes=()", "model.backbone.init_cfg.type=X", "randomness.seed=x"),
+    *("train_dataloader.dataset.times=0", "train_dataloader.dataset=None", "default_hooks=1", "randomness=1"),
     *("env_cfg.dist_cfg=1", "log_processor.type=X", "load_from=file:///x.pth", "load_from=/no.pth", "resume=True"),
 )
 
