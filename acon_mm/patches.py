@@ -17,6 +17,9 @@
 8. mmengine's counter of operations counts those inside ACONs (:mod:`acon_mm.ops.flop_counts`). Other models have the
    counts that they had.
 
+One effect is not of the import, and ends by itself: while ``BFloat16OptimWrapper`` computes a step, mmcv's operators
+accept bfloat16 on a CPU (:mod:`acon_mm.engine.devices`).
+
 :func:`uninstall` undoes all eight and :func:`install` applies them again. Both may be called repeatedly.
 """
 

@@ -315,14 +315,14 @@ def check_data(cfg: Config, *loaders: str) -> None:
                     )
 
 
-def _innermost(place: str, dataset: Any) -> Iterator[tuple[str, ConfigDict]]:
+def _innermost(place: str, dataset: Any) -> Iterator[tuple[str, Any]]:
     """The datasets inside wrappers such as RepeatDataset and ConcatDataset, each with its place in the config."""
     if not isinstance(dataset, dict):
         raise UserError(f"{place} must be a dict, got {dataset!r}")
     if "dataset" in dataset:
-        yield from _innermost(f"{place}.dataset", dataset.dataset)
+        yield from _innermost(f"{place}.dataset", dataset["dataset"])
     elif "datasets" in dataset:
-        for index, each in enumerate(dataset.datasets):
+        for index, each in enumerate(dataset["datasets"]):
             yield from _innermost(f"{place}.datasets.{index}", each)
     else:
         yield place, dataset

@@ -67,15 +67,16 @@ def check_labels(batch: Any, model: nn.Module, dataset: Any) -> None:
         DataError: a label is neither a class nor ignored.
     """
     modules = list(model.modules())
-    counts = [each.num_classes for each in modules if isinstance(getattr(each, "num_classes", None), int)]
-    classes = max([*counts, len((getattr(dataset, "metainfo", None) or {}).get("classes") or ())])
+    counts: list[Any] = [vars(each).get("num_classes") for each in modules]
+    counts.append(len((getattr(dataset, "metainfo", None) or {}).get("classes") or ()))
+    classes = max(each for each in counts if isinstance(each, int))
     samples = batch.get("data_samples") if isinstance(batch, dict) else None
     for sample in samples if classes and isinstance(samples, list) else ():
         for field, key in (("gt_sem_seg", "data"), ("gt_instances", "labels")):
             labels = getattr(getattr(sample, field, None), key, None)
             if labels is None or not (beyond := labels[labels >= classes].unique().tolist()):
                 continue
-            ignored = {255, *(getattr(each, "ignore_index", None) for each in modules)}
+            ignored = {255, *(vars(each).get("ignore_index") for each in modules)}
             if unknown := [label for label in beyond if label not in ignored]:
                 raise DataError(
                     f"{_files(sample.metainfo)} has the labels {unknown[:5]}, but there are only {classes} classes"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from PIL import Image
 
 from acon_mm.checkpoints import load_checkpoint
 from acon_mm.engine import command_line
+from acon_mm.engine.data_checks import check_labels
+from acon_mm.errors import DataError
 from helpers.faults import NO_VAL
 from helpers.tiny_runs import error_of, run, test, train
 
@@ -97,3 +100,21 @@ def test_a_label_beyond_the_classes_is_named(configs, tmp_path, capsys):
     Image.new("L", (64, 64), 1).save(tmp_path / "labels/0.png")
     error = error_of(capsys, run, train, configs["segmentation"], tmp_path, options=options)
     assert f"{tmp_path}/labels/" in error and error.endswith("has the labels [7], but there are only 3 classes")
+
+
+@pytest.mark.parametrize("where", ["gt_sem_seg", "gt_instances"])
+def test_labels_of_a_batch(where):
+    model = torch.nn.ModuleList([torch.nn.ReLU()])
+    model[0].num_classes, model[0].ignore_index = 3, 9
+
+    def check(labels, classes=()):
+        field = SimpleNamespace(data=torch.tensor(labels), labels=torch.tensor(labels))
+        sample = SimpleNamespace(metainfo={"img_path": "a.jpg"}, **{where: field})
+        check_labels({"data_samples": [sample]}, model, SimpleNamespace(metainfo={"classes": classes}))
+
+    check([0, 2, 9, 255])
+    check([3], classes="abcd")
+    with pytest.raises(DataError, match=r"^a.jpg has the labels \[3, 4\], but there are only 3 classes$"):
+        check([0, 4, 3])
+    for batch in (None, [1], {"data_samples": {"unsupervised": []}}, {}):
+        check_labels(batch, model, None)

@@ -246,6 +246,15 @@ def test_a_changed_tensor_is_damage(tmp_path):
         command_line.check_checkpoint(str(path))
 
 
+def test_a_checkpoint_without_checksums_is_whole(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.ones(9)}, tmp_path / "x.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    command_line.check_checkpoint(str(tmp_path / "x.pth"))
+
+
 def test_a_work_directory_is_used_by_one_training(tmp_path, monkeypatch):
     monkeypatch.setattr(command_line, "LOCK_SECONDS", 0.1)
     cfg = Config({"work_dir": str(tmp_path / "work"), "launcher": "none"})
