@@ -151,7 +151,7 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
         cfg = Config.fromfile(args.config)
     except (OSError, ImportError, SyntaxError) as error:
         cause: BaseException = error
-        while cause.__context__ is not None:  # MMEngine wraps a failed import of custom_imports twice
+        while isinstance(error, ImportError) and cause.__context__:  # MMEngine wraps one of custom_imports twice
             cause = cause.__context__
         reason = cause if Path(args.config).exists() else "no such file"
         raise UserError(f"cannot read config {args.config}: {reason}") from error
@@ -212,26 +212,10 @@ def _check_bases(config: str, above: tuple[str, ...] = ()) -> None:
         if not isinstance(base, str):
             raise UserError(f"{wrong}_base_ in {path} must be the name of a file or a list of names, got {base!r}")
         if "::" in base:
-            if reason := _why_not_in_a_package(base):
-                raise UserError(f"{wrong}_base_ in {path} is {base!r}: {reason}")
-        elif not os.path.exists(file := os.path.join(os.path.dirname(path), base)):
+            continue  # mmengine names the file that is not there
+        if not os.path.exists(file := os.path.join(os.path.dirname(path), base)):
             raise UserError(f"{wrong}_base_ in {path} is {base!r}, but there is no {os.path.normpath(file)}")
-        else:
-            _check_bases(file, (*above, path))
-
-
-def _why_not_in_a_package(base: str) -> str | None:
-    """Why a base such as ``'mmdet::ssd/ssd300_coco.py'`` cannot be read; None: it can."""
-    package, _, name = base.partition("::")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    if any(Path(folder, ".mim", "configs", name).is_file() for folder in folders):
-        return None  # the common case: mmengine first reads an index of all models
-    try:
-        Config._get_cfg_path(base, "")
-    except Exception as error:  # of many types
-        return f"{package} has no such config" if spec else str(error)
-    return None
+        _check_bases(file, (*above, path))
 
 
 def _warn_of_unread(cfg: Config, launcher: str) -> None:

@@ -97,12 +97,12 @@ def test_unusable_checkpoints(configs, tmp_path, capsys, content, message):
         (
             "a.py",
             '_base_ = ["b.json"]',
-            "cannot read config {path}: _base_ in {path.parent}/b.json is 'mmdet::no/no.py': mmdet has no such config",
+            "cannot read config {path}: file ",
         ),
         (
             "a.py",
             '_base_ = "absent::a/b.py"',
-            "cannot read config {path}: _base_ in {path} is 'absent::a/b.py': mmengine ",
+            "cannot read config {path}: AssertionError: mmengine does not support to load absent config",
         ),
         ("a.py", "_base_ = 1", "cannot read config {path}: _base_ in {path} must be the name of a file or a list of "),
         ("b.py", "x = 1", "{path} must have default_scope mmdet (detection) or mmseg (segmentation), not None"),
