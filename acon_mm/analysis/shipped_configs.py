@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from ..convert import registry
+from .torchvision_import import import_torchvision
 
 #: settings that change no layer and no activation, apart from the number of classes
 _NO_LAYERS = ("data_preprocessor", "train_cfg", "test_cfg", "num_classes", "ignore_index", "align_corners")
@@ -58,6 +59,7 @@ def family(config: str) -> str:
 def model_of(config: str) -> dict:
     """The model of a config, without the settings that download weights; empty if the config has no model."""
     package, _, path = config.partition("/")
+    import_torchvision()  # some configs import mmpretrain
     cfg = Config.fromfile(config_dir(package) / path)
     return without_weights(cfg.model.to_dict()) if cfg.get("model") else {}
 

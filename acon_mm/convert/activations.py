@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 from mmcv.cnn.bricks import HSigmoid, Swish
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from ..layers import Acon
 
@@ -37,10 +39,14 @@ for _names, _layer, _options in (
     ("mish", nn.Mish, ("inplace",)),
     ("hardswish", nn.Hardswish, ("inplace",)),
 ):
-    for _place in (F, torch, Tensor):
+    for _place in (F, torch, Tensor, torch.ops.aten):
         for _name in _names.split():
-            if hasattr(_place, _name):
-                ACTIVATION_FUNCTIONS[getattr(_place, _name)] = (_layer, _options)
+            _function = getattr(_place, _name, None)
+            for _each in filter(None, (_function, getattr(_function, "default", None))):
+                ACTIVATION_FUNCTIONS[_each] = (_layer, _options)
+_NAMES = {function.__name__ for function in ACTIVATION_FUNCTIONS} | {layer.__name__ for layer in ACTIVATIONS}
+#: functions that take the slope of a PReLU
+WEIGHTED = (F.prelu, torch.prelu)
 #: the methods of tensors that activate
 ACTIVATION_METHODS = {"relu": Tensor.relu, "relu_": Tensor.relu_}
 
@@ -53,6 +59,42 @@ def same_module(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> n
     options = dict(zip(names, args[1:])) | {key: v for key, v in kwargs.items() if key in names}
     if not all(isinstance(each, (int, float, str)) for each in options.values()):
         return None
-    if function.__name__.endswith("_"):
+    if function.__name__.partition(".")[0].endswith("_"):
         options["inplace"] = True
     return layer(**options)
+
+
+class _Calls(TorchFunctionMode):
+    """Notes the calls of PyTorch's functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Sequence[Any], dict[str, Any], Any]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict | None = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, output))
+        return output
+
+
+def same_as_function(function: FunctionType) -> nn.Module | None:
+    """The module that does the same as ``lambda x: F.leaky_relu(x, 0.1)``; None if the function does anything else."""
+    if not mentions_activation(function.__code__):
+        return None
+    x = torch.ones(1, 2, 2, 2)
+    try:
+        with torch.random.fork_rng(), torch.no_grad(), _Calls() as seen:
+            y = function(x)
+    except Exception:
+        return None
+    if len(seen.calls) != 1:
+        return None
+    called, args, kwargs, output = seen.calls[0]
+    is_activation = output is y and args and args[0] is x and called in ACTIVATION_FUNCTIONS
+    return same_module(called, args, kwargs) if is_activation else None
+
+
+def mentions_activation(code: CodeType) -> bool:
+    """Whether the code names an activation."""
+    inner = (each for each in code.co_consts if isinstance(each, CodeType))
+    return not _NAMES.isdisjoint(code.co_names) or any(map(mentions_activation, inner))

@@ -17,7 +17,7 @@ from ..layers import Acon, AconFReLU, MetaAconC
 from ..ops.memory import recompute_after_heads
 from .activations import ACTIVATIONS
 from .channels import Channels
-from .hosts import patch_class, patched_class, remove_shared
+from .hosts import NEVER_CALLED, patch_class, patched_class, remove_shared
 from .own_sites import OwnSites
 from .running import Probe, run_probes
 from .sites import ActSites, Site, find_sites, select, submodule
@@ -73,6 +73,9 @@ def convert_remaining_activations(model: nn.Module, act_cfg: dict, act_sites: Ac
     not use it everywhere. Then only the remaining activations have to be converted, or none.
     """
     sites, kept = find_sites(model)
+    for name, reason in kept.items():
+        if reason == NEVER_CALLED and isinstance(unused := submodule(model, name), Acon):
+            unused.requires_grad_(False)  # DistributedDataParallel would wait for its gradients
     modules = [submodule(model, site.path) for site in sites]
     uses = Counter(map(id, modules))  # an activation at several sites can have the channels of only one of them
     done = [
@@ -212,8 +215,12 @@ def _with_channels(model: nn.Module, sites: Sequence[Site]) -> list[Site]:
     found = []
     for site in sites:
         if site.name in unknown:
-            met = probes[site.path].channels()
-            if isinstance(met, Channels):
+            met, calls = probes[site.path].channels(), probes[site.path].calls
+            if site.unseen is not None and calls > 1:
+                site = replace(
+                    site, problem=f"it is called {calls} times, and only a run tells what {site.unseen} calls"
+                )
+            elif isinstance(met, Channels):
                 site = replace(site, channels=met)
             else:
                 site = replace(site, problem=f"it {met}" if probes[site.path].met or not failed else failed)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from inspect import unwrap
-from types import CodeType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 from torch import nn
@@ -17,6 +18,13 @@ from .channels import Channels, output_channels
 from .reading import Reading, Visit
 from .rewrite import Change, MethodChange, method_changes, rewritten_class
 from .source import Source
+
+#: why a call of that :attr:`Visit.kind` cannot be changed
+_PROBLEMS = {
+    "hidden": "it is given to another function",
+    "given": "it is an argument, for which a caller may give another",
+    "outside": "a function whose source cannot be read calls it",
+}
 
 
 @dataclass(eq=False)
@@ -73,8 +81,9 @@ class OwnSites:
         self.module = module
         self.reading = reading
         self._shared = shared
+        self._held = set(_held(module, vars(module)))
         self.kept: dict[str, str] = {}
-        visits = [visit for visit in reading.visits if not self._is_gate(visit)]
+        visits = [visit for visit in reading.visits if not self._keeps(visit)]
         self.visited = {visit.path for visit in reading.visits if visit.path is not None}
         calls: dict[tuple, list[Visit]] = {}
         for visit in visits:
@@ -84,6 +93,7 @@ class OwnSites:
             for visit in found:
                 uses.setdefault(visit.path, set()).add(key)
         several = {path for path, keys in uses.items() if path is None or len(keys) > 1 or path in shared}
+        several |= {visit.path for visit in visits if self._is_changed(visit)}
         changed = dict.fromkeys(visit.place for visit in visits if visit.path in several)
         names = dict(strict_zip(changed, self._names(list(changed), visits)))
         self.sites: list[OwnSite] = []
@@ -111,14 +121,23 @@ class OwnSites:
                 )
                 site.problem = f"it meets different numbers of channels ({numbers}) at {site.where}"
 
-    def _is_gate(self, visit: Visit) -> bool:
-        """``relu6(x + 3) / 6`` is a sigmoid in pieces."""
+    def _keeps(self, visit: Visit) -> bool:
+        """Whether the activation stays. ``relu6(x + 3) / 6`` is a sigmoid in pieces."""
+        if visit.kind == "weighted":
+            self.kept[ast.unparse(visit.node)] = "its slope is a parameter of its own"
+            return True
         x = visit.node.args[0] if isinstance(visit.node, ast.Call) and visit.node.args else None
         adds = x.right if isinstance(x, ast.BinOp) and isinstance(x.op, ast.Add) else None
         if not (isinstance(visit.callee, nn.ReLU6) and isinstance(adds, ast.Constant) and adds.value == 3):
             return False
         self.kept[visit.path or ast.unparse(visit.node)] = GATE
         return True
+
+    @staticmethod
+    def _is_changed(visit: Visit) -> bool:
+        """Whether another activation needs another call: it has no names of arguments, and changes nothing in place."""
+        node = visit.node
+        return isinstance(node, ast.Call) and (id(node) in visit.source.discarded or not node.args)
 
     def _names(self, places: list[tuple[Source, int]], visits: list[Visit]) -> Iterator[str]:
         """``act``, or ``act1``, ``act2``, ...; ``acts`` if there is one place, in a loop over layers."""
@@ -136,14 +155,14 @@ class OwnSites:
             return f"a function outside of the class calls it, at {where}"
         if visit.place in self.reading.others:
             return f"{where} calls other layers as well"
-        if visit.kind == "hidden":
-            return f"it is given to another function, at {where}"
+        if visit.kind in _PROBLEMS:
+            return f"{_PROBLEMS[visit.kind]}, at {where}"
         if any(
             [loop for loop, _ in other.loops] != loops for other in self.reading.visits if other.place == visit.place
         ):
             return f"{where} is in a loop over layers, and is called outside of it as well"
-        if visit.source.function.__name__ in vars(self.module):
-            return f"{where} is set on the module, not on its class"
+        if visit.source.function in self._held:
+            return f"{where} is held by the module as an attribute, which keeps its present code"
         return None
 
     def changes(self, chosen: set[str]) -> tuple[MethodChange, ...]:
@@ -224,6 +243,19 @@ class OwnSites:
                 continue
             if not any(_mentions(code, path) for code in _codes(type(self.module)) if code not in replaced):
                 delattr(self.module, path)
+
+
+def _held(module: nn.Module, value: Any, depth: int = 3) -> Iterator[FunctionType]:
+    """The methods of a module that its attributes hold, as ``self.steps = [self.first, self.second]``."""
+    if isinstance(value, partial):
+        value = [value.func] if module in value.args or isinstance(value.func, MethodType) else []
+    if isinstance(value, MethodType) and value.__self__ is module:
+        value = value.__func__
+    if isinstance(value, FunctionType):
+        yield unwrap(value)
+    elif isinstance(value, (dict, list, tuple)) and depth:
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _held(module, each, depth - 1)
 
 
 def _codes(cls: type) -> Iterator[CodeType]:

@@ -8,9 +8,11 @@ of its class with such methods. It has the same name, so ``isinstance`` and para
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from inspect import unwrap
+from itertools import chain
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -164,9 +166,11 @@ def method_changes(
     waiting = list(changes)
     while waiting:  # who calls a changed method of a base is changed as well
         source = waiting.pop()
-        name = source.function.__name__
-        is_own = unwrap(getattr(cls, name, None)) is source.function  # type: ignore[arg-type]
-        names[source] = name if is_own else "_".join((name, "of", *source.function.__qualname__.split(".")[:-1]))
+        name = _name_in(cls, source.function)
+        is_own = name is not None
+        if name is None:
+            name = "_".join((source.function.__name__, "of", *source.function.__qualname__.split(".")[:-1]))
+        names[source] = name
         for caller, number, called in supers:
             if called is source and not is_own:
                 func = caller.node(number).func
@@ -180,6 +184,15 @@ def method_changes(
         MethodChange(names[source], *_definer(cls, source), source.digest, tuple(sorted(set(found))))
         for source, found in changes.items()
     )
+
+
+def _name_in(cls: type, function: FunctionType) -> str | None:
+    """The name of a method in a class; None if the class overrides it. ``forward = other`` is a method as well."""
+    for name in chain([function.__name__], dir(cls)):
+        value = inspect.getattr_static(cls, name, None)
+        if isinstance(value, FunctionType) and unwrap(value) is function:
+            return name
+    return None
 
 
 def _definer(cls: type, source: Source) -> tuple[str, str]:

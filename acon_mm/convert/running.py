@@ -39,8 +39,11 @@ class Probe(nn.Module):
         without_channels = isinstance(activation, Acon) and activation.num_channels is None
         self.activation = nn.ReLU() if activation is None or without_channels else activation
         self.met: set[tuple[Channels | None, tuple[int, ...]]] = set()
+        self.calls = 0
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input
+        self.calls += 1
         dim = getattr(x, _DIM, None)
         if dim is None and x.dim() != 3:
             dim = 1
@@ -66,10 +69,11 @@ class _ChannelDims(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor):
-            dim = self._dim(func, args, out)
-            if dim is not None:
-                setattr(out, _DIM, dim)
+        for each in out if isinstance(out, (tuple, list)) else (out,):  # several of chunk and split
+            if isinstance(each, Tensor):
+                dim = self._dim(func, args, each)
+                if dim is not None:
+                    setattr(each, _DIM, dim)
         return out
 
     @staticmethod
@@ -80,19 +84,33 @@ class _ChannelDims(TorchFunctionMode):
             return -1
         parts = (part for each in args[:3] for part in (each if isinstance(each, (list, tuple)) else (each,)))
         before = next((each for each in parts if isinstance(each, Tensor) and hasattr(each, _DIM)), None)
-        if before is None or before.dim() != out.dim():
+        if before is None:
+            return None
+        name = getattr(func, "__name__", "")
+        if name in ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "reshape_as", "view_as"):
+            return _reshaped(before, out)
+        if before.dim() != out.dim():
             return None
         dim = getattr(before, _DIM) % out.dim()
-        name = getattr(func, "__name__", "")
         if name == "permute":
             dims = args[1] if isinstance(args[1], (list, tuple)) else args[1:]
             dim = [each % out.dim() for each in dims].index(dim)
         elif name in ("transpose", "swapaxes"):
             pair = [each % out.dim() for each in args[1:3]]
             dim = pair[1 - pair.index(dim)] if dim in pair else dim
-        elif name in ("view", "reshape", "__get__"):
+        elif name == "__get__":
             return getattr(before, _DIM) if before.shape == out.shape else None
         return -1 if dim == out.dim() - 1 and dim != 1 else dim
+
+
+def _reshaped(before: Tensor, out: Tensor) -> int | None:
+    """Where the dimension of the channels is after a reshape: it has the same size, and as many elements before it."""
+    dim = getattr(before, _DIM) % before.dim()
+    size, ahead = before.shape[dim], before.shape[:dim].numel()
+    found = [i for i, n in enumerate(out.shape) if n == size and out.shape[:i].numel() == ahead]
+    if len(found) != 1:
+        return None
+    return -1 if found[0] == out.dim() - 1 and found[0] != 1 else found[0]
 
 
 @contextmanager
@@ -155,6 +173,7 @@ def _call(module: nn.Module, inputs: tuple[Sequence[Any], dict[str, Any]], probe
     """Call a module. The error in words, or None."""
     for probe in probes:
         probe.met.clear()
+        probe.calls = 0
     try:
         with _ChannelDims():
             module(*inputs[0], **inputs[1])

@@ -39,6 +39,7 @@ class Site:
         paper: whether the ResNets of the paper have an ACON here.
         default: whether ``act_sites=None`` chooses the site.
         problem: why the site cannot be converted; None if it can.
+        unseen: a place that may call the activation, which only a run tells; None if the callers are known.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Site:
     paper: bool = False
     default: bool = True
     problem: str | None = None
+    unseen: str | None = None
 
     @property
     def path_in_caller(self) -> str:
@@ -177,15 +179,20 @@ class _Walk:
         current = parent.get_submodule(name)
         if isinstance(parent, ConvModule) and type(parent).forward is ConvModule.forward:
             return Site(path, path, caller, None, parent.conv, channels_before(parent, name), current)
-        if isinstance(parent, nn.Sequential) and type(parent).forward is nn.Sequential.forward:
-            return Site(path, path, caller, None, parent, channels_before(parent, name), current)
         reading = self.readings.get(owner) if owner is not None else None
+        is_sequential = type(parent).forward is nn.Sequential.forward or (
+            parent is owner and reading and reading.sequential
+        )
+        if isinstance(parent, nn.Sequential) and is_sequential:
+            return Site(path, path, caller, None, parent, channels_before(parent, name), current)
         if reading is not None and reading.problem is None and not reading.unknown:
             return Kept(path, NEVER_CALLED)
+        if reading is not None and reading.problem is None:
+            return Site(path, path, caller, None, parent, None, current, unseen=reading.unknown[0])
         cls = type(owner or parent)
         problem = f"acon_mm does not know how {cls.__module__}.{cls.__qualname__} calls it"
-        if reading is not None:
-            problem = reading.problem or f"only a run tells what {reading.unknown[0]} calls"
+        if reading is not None and reading.problem:
+            problem = reading.problem
         return Site(path, path, caller, None, parent, None, current, problem=problem)
 
 

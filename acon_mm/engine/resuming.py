@@ -13,13 +13,16 @@ from ..errors import UserError
 
 #: what the usual optimizers remember of each parameter, in its shape
 _OF_ITS_SHAPE = ("momentum_buffer", "exp_avg", "square_avg", "sum")
+#: settings of all optimizers, which older PyTorch does not have
+_OF_ALL = {"foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay"}
 
 
 class ResumeCheckHook(Hook):
     """Compares the optimizers before anything is loaded: PyTorch compares sizes only, and names no cause.
 
     Raises:
-        UserError: the groups of the optimizer, or the shapes of its parameters, are not those of the checkpoint.
+        UserError: the type or the groups of the optimizer, or the shapes of its parameters, are not those of the
+            checkpoint.
     """
 
     priority = "VERY_HIGH"
@@ -35,9 +38,9 @@ class ResumeCheckHook(Hook):
         for state, wrapper in pairs:
             if difference := _difference(state, wrapper.optimizer):
                 raise UserError(
-                    f"cannot resume from {runner._load_from}: {difference}. Its activations or its groups of the "
-                    "optimizer (optim_wrapper.constructor and paramwise_cfg) are not those of the config. Resume with "
-                    "the config of that run, or start a new training with its weights, without --resume: "
+                    f"cannot resume from {runner._load_from}: {difference}. Its activations, or the type or groups of "
+                    "the optimizer (optim_wrapper.constructor and paramwise_cfg), are not those of the config. Resume "
+                    "with the config of that run, or start a new training with its weights, without --resume: "
                     f"--cfg-options load_from={runner._load_from}"
                 )
 
@@ -48,6 +51,9 @@ def _difference(state: dict | None, optimizer: Optimizer) -> str | None:
     own = [group["params"] for group in optimizer.param_groups]
     if [len(group) for group in saved] != [len(group) for group in own]:
         return f"its optimizer has {_counts(saved)}, that of the config {_counts(own)}"
+    for group in (state or {}).get("param_groups", []):
+        if missing := sorted(optimizer.defaults.keys() - group.keys() - _OF_ALL):
+            return f"its optimizer has no {', '.join(missing)}, which {type(optimizer).__name__} needs"
     for index, parameter in strict_zip(chain(*saved), chain(*own)):
         remembered = state["state"].get(index, {})  # type: ignore[index]
         for shape in [remembered[key].shape for key in _OF_ITS_SHAPE if remembered.get(key) is not None]:

@@ -64,6 +64,16 @@ def test_other_shapes(saved, config):
         resume(*(stepped(act, **options) for act, options in (saved, config)))
 
 
+@pytest.mark.parametrize(
+    ("saved", "config", "missing"),
+    [("SGD", "AdamW", "betas"), ("AdamW", "SGD", "dampening"), ("RMSprop", "Adam", "betas")],
+)
+def test_another_type(saved, config, missing):
+    """PyTorch would load it, and fail in the next step."""
+    with pytest.raises(UserError, match=f"its optimizer has no .*{missing}.*, which {config} needs"):
+        resume(stepped(AconC(8), saved), stepped(AconC(8), config))
+
+
 def test_the_same_is_resumed():
     for options in ({}, PATTERNS, ACON):
         resume(stepped(AconC(8), **options), stepped(AconC(8, init="swish"), **options))

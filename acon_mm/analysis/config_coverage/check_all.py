@@ -28,7 +28,17 @@ from .. import shipped_configs
 from . import table
 from .check import check
 
-_PACKAGES = ("torch", "mmengine", "mmcv", "mmdet", "mmsegmentation", "mmdetection")
+_PACKAGES = (
+    "torch",
+    "mmengine",
+    "mmcv",
+    "mmdet",
+    "mmsegmentation",
+    "mmdetection",
+    "mmpretrain",
+    "timm",
+    "transformers",
+)
 _MODELS_PER_PROCESS = 20
 #: seconds that the check of one model may take
 TIME_LIMIT = 600
@@ -145,10 +155,8 @@ def _results(jobs: list[Job], workers: int, check_job: Callable[[Job], dict] = _
 
 
 def _context() -> multiprocessing.context.BaseContext:
-    """New processes are copies of one that has imported everything and has computed nothing yet."""
     context = multiprocessing.get_context("forkserver")
-    packages = [f"{package}.{part}" for package in ("mmdet", "mmseg") for part in ("models", "datasets")]
-    context.set_forkserver_preload([__name__, *packages, "torch._dynamo"])
+    context.set_forkserver_preload([f"{__package__}.preload"])
     return context
 
 

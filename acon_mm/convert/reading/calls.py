@@ -5,25 +5,34 @@ from __future__ import annotations
 import ast
 from collections import ChainMap
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from inspect import unwrap
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 from torch import nn
 
-from ..activations import ACTIVATION_METHODS, ACTIVATIONS, same_module
+from ..activations import (
+    ACTIVATION_METHODS,
+    ACTIVATIONS,
+    WEIGHTED,
+    mentions_activation,
+    same_as_function,
+    same_module,
+)
 from ..source import Source, UnreadableError
-from ..values import Value, after_function, after_layer
+from ..values import Later, Value, after_function, after_layer
 from .expressions import MAX_STEPS, SAFE_METHODS
 from .things import (
     Choice,
     Closure,
     Given,
+    GivenActivation,
     Items,
     Method,
     OnTheFly,
     Part,
+    Partial,
     Ref,
     Stop,
     Super,
@@ -74,11 +83,13 @@ class Calls(Part):
 
     def _call(self, callee: Any, args: list[Any], kwargs: dict[str, Any], node: ast.Call, env: ChainMap) -> Any:
         if isinstance(callee, Choice):
-            outputs = [self._call(each, args, kwargs, node, env) for each in callee]
+            # What one of the layers takes is not what the next one meets.
+            copies = ([Later(x.resolve, x.layer) if isinstance(x, Value) else x for x in args] for _ in callee)
+            outputs = [self._call(each, xs, kwargs, node, env) for each, xs in zip(callee, copies, strict=True)]
             return self._join(outputs) if outputs else Value()
         if isinstance(callee, Ref):
             return self._layer(callee, args, kwargs, node)
-        if isinstance(callee, partial):
+        if isinstance(callee, (partial, Partial)):
             return self._call(
                 self._wrapped(callee.func), [*callee.args, *args], {**callee.keywords, **kwargs}, node, env
             )
@@ -86,6 +97,8 @@ class Calls(Part):
             return self._closure(callee, args, kwargs)
         if isinstance(callee, OnTheFly):
             return self._visit(node, callee.module, None, args)
+        if isinstance(callee, GivenActivation):
+            return self._visit(node, None, None, args, "given")
         if isinstance(callee, Method):
             return self._method(callee, args, kwargs, node, env)
         if isinstance(callee, MethodType):
@@ -95,6 +108,8 @@ class Calls(Part):
         if is_activation_function(callee):
             x = args[0] if args else kwargs.get("input", kwargs.get("x"))
             return self._visit(node, same_module(callee, args, kwargs), None, [x])
+        if callee in WEIGHTED:
+            return self._visit(node, None, None, args, "weighted")
         if callee in (enumerate, zip):
             return self._enumerated(callee, args)
         if isinstance(callee, BuiltinFunctionType) and callee in _COMPUTED:
@@ -103,6 +118,8 @@ class Calls(Part):
             return self._plain_function(callee, args, kwargs, node)
         if isinstance(callee, Value) and not isinstance(callee, Given):
             self.result.unknown.append(self._functions[-1][0].where(node))
+        if callee is reduce and len(args) > 1:
+            return self._call_given(args[0], [Given(), self._element_of(args[1])], node, None)
         self._given_away(args, kwargs, node)
         return after_function(getattr(callee, "__name__", ""), args, kwargs)
 
@@ -123,8 +140,17 @@ class Calls(Part):
         return known if known is not None else self.output_of(layer, x)
 
     def _closure(self, closure: Closure, args: list[Any] | None, kwargs: dict[str, Any]) -> Any:
-        env = closure.env.new_child()
-        self._bind(closure.node.args, env, args, kwargs, None, None)
+        env, spec = closure.env.new_child(), closure.node.args
+        self._bind(spec, env, args, kwargs, None, None)
+        names = [*spec.posonlyargs, *spec.args]
+        defaults = zip(
+            (*names[len(names) - len(spec.defaults) :], *spec.kwonlyargs),
+            (*spec.defaults, *spec.kw_defaults),
+            strict=True,
+        )
+        for name, default in defaults:
+            if default is not None and isinstance(env[name.arg], Given):
+                env[name.arg] = self.eval(default, closure.env)
         if isinstance(closure.node, ast.Lambda):
             return self.eval(closure.node.body, env)
         if self._steps > MAX_STEPS // 2:
@@ -134,6 +160,8 @@ class Calls(Part):
 
     def _bound(self, method: MethodType, args: list[Any] | None, kwargs: dict[str, Any], node: Any) -> Any:
         owner, function = method.__self__, method.__func__
+        if isinstance(owner, type) and isinstance(function, FunctionType):  # a classmethod
+            return self._plain_function(function, [owner, *(args or [])], kwargs, node)
         if not isinstance(owner, nn.Module):
             return Value()
         if not isinstance(function, FunctionType):  # the object of a decorator
@@ -141,7 +169,7 @@ class Calls(Part):
         if (function.__module__ or "").startswith("torch.nn.modules.module"):
             return (
                 self._layer(self._wrapped(owner), args or [], kwargs, node)
-                if function.__name__ == "__call__"
+                if function is nn.Module.__call__
                 else Value()
             )
         if owner is self.module:
@@ -162,6 +190,9 @@ class Calls(Part):
             cls = next(cls for cls in mro[mro.index(owner.after) + 1 :] if name in vars(cls))
             function = vars(cls)[name]
             source = self._functions[-1][0]
+            if function is nn.Sequential.forward:
+                self.result.sequential = True
+                return self.output_of(self.module, args[0] if args else Value(), function)
             if (function.__module__ or "").startswith("torch.nn.modules"):
                 known = after_layer(self.module, args[0] if args else Value())
                 return known if known is not None else Value()
@@ -204,7 +235,9 @@ class Calls(Part):
                 return Value()
         if cls is dict and not args:
             return kwargs
-        self._given_away(args, kwargs, node)  # for example to functools.partial
+        if cls is partial and args:
+            return Partial(args[0], tuple(args[1:]), kwargs)
+        self._given_away(args, kwargs, node)
         return Value()
 
     def _enumerated(self, function: Any, args: list[Any]) -> Any:
@@ -254,8 +287,14 @@ class Calls(Part):
             self.result.supers[source, source.number(node)] = function
             return self._function(function, args[1:], kwargs, bound=True)
         known = after_function(name, args, kwargs)
+        if package in _FOREIGN and function.__name__ != "<lambda>":
+            self._given_away(args, kwargs, node)
+            return known
+        same = same_as_function(function)
+        if same is not None:
+            return self._visit(node, same, None, args)
         self._given_away(args, kwargs, node)
-        if package in _FOREIGN or function in self._foreign_done:
+        if function in self._foreign_done:
             return known
         self._foreign_done.add(function)
         try:
@@ -263,7 +302,8 @@ class Calls(Part):
                 output = self._function(function, args, kwargs, bound=False)
                 return output if isinstance(output, Value) else known
         except UnreadableError:
-            pass
+            if mentions_activation(function.__code__):
+                self._visit(node, None, None, args, "outside")
         return known
 
     def _given_away(self, args: Sequence[Any], kwargs: dict[str, Any], node: Any) -> None:
@@ -273,6 +313,8 @@ class Calls(Part):
         nodes = dict(enumerate(node.args)) if not any(isinstance(each, ast.Starred) for each in node.args) else {}
         named = {each.arg: each.value for each in node.keywords}
         for key, value in (*enumerate(args), *kwargs.items()):
+            if isinstance(value, Ref) and isinstance(value.module, (nn.ModuleList, nn.ModuleDict)):
+                self.result.unknown.append(self._functions[-1][0].where(node))
             if (
                 isinstance(value, (MethodType, Closure))
                 or (isinstance(value, Ref) and isinstance(value.module, ACTIVATIONS))

@@ -17,7 +17,19 @@ from ..values import Later, Value, after_layer, joined
 from .calls import Calls
 from .expressions import Expressions
 from .statements import Statements
-from .things import Break, Choice, Closure, Given, Items, OnTheFly, Reading, Ref, Stop
+from .things import (
+    Break,
+    Choice,
+    Closure,
+    Given,
+    GivenActivation,
+    Items,
+    OnTheFly,
+    Reading,
+    Ref,
+    Stop,
+    is_activation_function,
+)
 
 
 def read(module: nn.Module, methods: Sequence[str] = ("forward",)) -> Reading:
@@ -87,12 +99,13 @@ class _Reader(Statements, Expressions, Calls):
             env[name] = Given()
         for star in filter(None, (spec.vararg, spec.kwarg)):
             env[star.arg] = Given()
-        if args is not None:
-            defaults = getattr(function, "__defaults__", None) or ()
-            for name, value in strict_zip(names[len(names) - len(defaults) :], defaults):
+        defaults = getattr(function, "__defaults__", None) or ()
+        named = dict(strict_zip(names[len(names) - len(defaults) :], defaults))
+        for name, value in (named | (getattr(function, "__kwdefaults__", None) or {})).items():
+            if args is not None:
                 env[name] = self._wrapped(value)
-            for name, value in (getattr(function, "__kwdefaults__", None) or {}).items():
-                env[name] = self._wrapped(value)
+            elif is_activation_function(value) or isinstance(value, ACTIVATIONS):
+                env[name] = GivenActivation(value)
         given = [owner] if owner is not None else []
         given += [*args] if args is not None else []
         for name, value in zip(names, given):
@@ -133,11 +146,11 @@ class _Reader(Statements, Expressions, Calls):
 
     # Layers
 
-    def output_of(self, layer: nn.Module, x: Any) -> Value:
+    def output_of(self, layer: nn.Module, x: Any, forward: Any = None) -> Value:
         """The output of a module, read from its layers or its forward when it is asked for."""
         if self.depth > 8:
             return Value()
-        if type(layer).forward is nn.Sequential.forward:
+        if (forward or type(layer).forward) is nn.Sequential.forward:
             value = x if isinstance(x, Value) else Value()
             for child in layer.children():
                 if not isinstance(child, ACTIVATIONS):

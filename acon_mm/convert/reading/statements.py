@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections import ChainMap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any
@@ -16,6 +16,7 @@ from ..values import Value
 from .things import Break, Choice, Closure, Items, Method, OnTheFly, Part, Ref, Super, join_path
 
 _MAX_ITERATIONS = 256
+_PLAIN = (str, int, float, type(None))
 
 
 class Statements(Part):
@@ -105,8 +106,7 @@ class Statements(Part):
         return self._block(node.orelse, env)
 
     def _do_While(self, node: ast.While, env: ChainMap) -> None:
-        self.eval(node.test, env)
-        self._unknown_times(env, lambda: self._block(node.body, env))
+        self._unknown_times(env, lambda: (self.eval(node.test, env), self._block(node.body, env)), node.body)
 
     def _do_With(self, node: ast.With, env: ChainMap) -> bool:
         for item in node.items:
@@ -138,10 +138,15 @@ class Statements(Part):
         for alias in node.names:
             env[alias.asname or alias.name] = self._wrapped(getattr(place, alias.name, Value()))
 
-    def _do_Match(self, node: ast.Match, env: ChainMap) -> None:
-        self.eval(node.subject, env)
+    def _do_Match(self, node: ast.Match, env: ChainMap) -> bool:
+        subject = self.eval(node.subject, env)
         branches = [env.maps[0]]
         for case in node.cases:
+            matches = None if case.guard else _matches(case.pattern, subject)
+            if matches:
+                return self._block(case.body, env)
+            if matches is False:
+                continue
             branch = env.copy()
             for name in (
                 each.name for each in ast.walk(case.pattern) if isinstance(each, (ast.MatchAs, ast.MatchStar))
@@ -151,6 +156,7 @@ class Statements(Part):
             if self._block(case.body, branch):
                 branches.append(branch.maps[0])
         self._merge(env, branches)
+        return True
 
     # Loops
 
@@ -163,7 +169,7 @@ class Statements(Part):
             elements = self._unknown_elements(target, over, env, inside)
         if elements is None:
             self._assign(target, Value(), env)
-            self._unknown_times(env, body)
+            self._unknown_times(env, body, inside)
             return
         counted = self._is_over_layers(target, elements, inside)
         for i, element in enumerate(elements[:_MAX_ITERATIONS]):
@@ -178,7 +184,12 @@ class Statements(Part):
                 if counted:
                     self._loops.pop()
 
-    def _unknown_times(self, env: ChainMap, body: Callable[[], Any]) -> None:
+    def _unknown_times(self, env: ChainMap, body: Callable[[], Any], inside: Any) -> None:
+        assigned = {
+            node.id for node in _nodes(inside) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+        for name in assigned & env.keys():  # an earlier time may have assigned it
+            env[name] = Value(layer=env[name].layer if isinstance(env[name], Value) else None)
         for _ in range(2):  # what the first time assigns, the second time may use
             before = dict(env.maps[0])
             with suppress(Break):
@@ -193,7 +204,7 @@ class Statements(Part):
         """What the variables of a loop index: ``self.convs`` in ``self.convs[i]``; or names of attributes."""
         names = {node.id for node in ast.walk(target) if isinstance(node, ast.Name)}
         found = []
-        for node in (each for part in (inside if isinstance(inside, list) else [inside]) for each in ast.walk(part)):
+        for node in _nodes(inside):
             if isinstance(node, ast.Subscript):
                 used, owner = node.slice, node.value
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
@@ -241,3 +252,22 @@ class Statements(Part):
         ):
             return [self._wrapped(each) for each in islice(value, _MAX_ITERATIONS)]
         return None
+
+
+def _nodes(inside: Any) -> Iterator[ast.AST]:
+    """All nodes of statements, or of an expression."""
+    return (each for part in (inside if isinstance(inside, list) else [inside]) for each in ast.walk(part))
+
+
+def _matches(pattern: ast.pattern, subject: Any) -> bool | None:
+    """Whether ``case pattern`` fits; None if only a run tells."""
+    if isinstance(pattern, ast.MatchAs) and pattern.pattern is None and pattern.name is None:
+        return True if isinstance(subject, _PLAIN) else None
+    if isinstance(pattern, ast.MatchOr):
+        found = [_matches(each, subject) for each in pattern.patterns]
+        return True if True in found else None if None in found else False
+    value = getattr(pattern, "value", None)
+    constant = value.value if isinstance(value, ast.Constant) else value
+    if not isinstance(pattern, (ast.MatchValue, ast.MatchSingleton)) or isinstance(constant, ast.AST):
+        return None
+    return constant == subject if isinstance(subject, _PLAIN) else None

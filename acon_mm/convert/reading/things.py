@@ -31,6 +31,12 @@ class Given(Value):
     """What a caller gives to a method. It belongs to the caller."""
 
 
+class GivenActivation(NamedTuple):
+    """``act=F.relu`` in the parameters of a method: a caller may give another."""
+
+    activation: Any
+
+
 class Choice(tuple):
     """One of several things; only a run tells which."""
 
@@ -58,6 +64,14 @@ class OnTheFly(NamedTuple):
     module: nn.Module
 
 
+class Partial(NamedTuple):
+    """``partial(func, ...)`` of a layer or function, in the source."""
+
+    func: Any
+    args: tuple
+    keywords: dict[str, Any]
+
+
 class Closure(NamedTuple):
     """A function that is defined inside of the source."""
 
@@ -77,7 +91,9 @@ class Visit:
         path: the name of the callee in the module that is read; None if it is a function.
         value: the input.
         bound: whether the function belongs to the module that is read, so that it can be changed.
-        kind: ``'call'``; ``'name'`` where the activation is given to a function; ``'hidden'`` where it has no name.
+        kind: ``'call'``; ``'name'`` where the activation is given to a function; ``'hidden'`` where it has no name;
+            ``'given'`` where a caller may give another; ``'outside'`` where a function that cannot be read calls it;
+            ``'weighted'`` where its slope is a parameter.
     """
 
     source: Source
@@ -104,6 +120,7 @@ class Reading:
         supers: calls of a base's method: the function that calls, the node, the function that is called.
         entered: methods of other modules that are called, apart from forward.
         unknown: places that call something that only a run tells.
+        sequential: whether it calls its children one after the other, as ``nn.Sequential`` does.
         output: the output of forward.
         problem: why the reading is not complete; None if it is.
     """
@@ -113,6 +130,7 @@ class Reading:
     supers: dict[tuple[Source, int], FunctionType] = field(default_factory=dict)
     entered: list[tuple[nn.Module, str]] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    sequential: bool = False
     output: Value = field(default_factory=Value)
     problem: str | None = None
 
