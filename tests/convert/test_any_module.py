@@ -6,15 +6,14 @@ import sys
 
 import pytest
 import torch
-from torch import nn
 
 import acon_mm
 from acon_mm.convert.sites import find_sites
 from helpers.act_trace import ActivationTrace, acons
+from helpers.own_kinds import convert_to_own_kinds
 from helpers.random_modules import random_modules
 
 COUNT = 200
-OPTIONS = ("negative_slope", "approximate", "alpha", "inplace")
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +29,6 @@ def networks(tmp_path_factory):
     torch.manual_seed(0)
     yield [(getattr(module, name)().eval(), torch.randn(2, channels, 8, 8)) for name, channels in names]
     del sys.modules["random_networks"]
-
-
-def own_kind(activation: nn.Module) -> dict:
-    options = {name: getattr(activation, name) for name in OPTIONS if hasattr(activation, name)}
-    return dict(type=type(activation), **options)
 
 
 @pytest.mark.slow
@@ -65,13 +59,6 @@ def test_every_activation_of_random_networks(networks):
 @pytest.mark.slow
 def test_random_networks_with_their_own_activations_again(networks):
     for original, x in networks:
-        model = copy.deepcopy(original)
-        kinds: dict[str, tuple[dict, list[str]]] = {}
-        for site in find_sites(model)[0]:
-            cfg = own_kind(site.current)
-            exactly = f"[{site.name[0]}]{site.name[1:]}"  # as a pattern; as a word it would fit parts of names
-            kinds.setdefault(str(cfg), (cfg, []))[1].append(exactly)
-        for cfg, names in kinds.values():
-            acon_mm.convert_activations(model, cfg, names)
+        model = convert_to_own_kinds(copy.deepcopy(original))
         assert model.state_dict().keys() == original.state_dict().keys()
         torch.testing.assert_close(model(x.clone()), original(x.clone()), rtol=0, atol=0, msg=type(model).__name__)
