@@ -7,7 +7,7 @@ from itertools import permutations
 
 HEADER = '''"""Generated."""
 
-from functools import partial
+from functools import partial, reduce
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,8 @@ KINDS = ("nn.ReLU()", "nn.ReLU(inplace=True)", "nn.GELU()", "nn.SiLU()", "nn.Lea
 FUNCTIONS = (
     *("F.relu({})", "F.relu({}, inplace=False)", "torch.relu({})", "F.silu({})", "F.gelu({}, approximate='tanh')"),
     *("F.leaky_relu({}, 0.3)", "F.leaky_relu({}, negative_slope=0.3)", "({}).relu()", "F.hardswish({})", "F.mish({})"),
-    *("F.elu({}, 0.5)", "F.relu(input={})", "nn.ReLU()({})", "torch.selu({})"),
+    *("F.elu({}, 0.5)", "F.relu(input={})", "nn.ReLU()({})", "torch.selu({})", "torch.ops.aten.relu({})"),
+    *("torch.ops.aten.leaky_relu.default({}, 0.3)",),
 )
 ORDERS = tuple(permutations(("conv", "norm", "act")))
 
@@ -156,6 +157,40 @@ class _Module:
         act = self.new(self.rng.choice(("F.relu", "partial(F.leaky_relu, negative_slope=0.1)", "torch.relu")))
         self.body += [f"x = {act}({self.conv()}(x))", f"x = {act}(x - 0.1)"]
 
+    def lambda_as_attribute(self) -> None:
+        act = self.new("lambda x: F.leaky_relu(x, 0.1)")
+        self.body += [f"x = {act}({self.conv()}(x))", f"x = {act}(x - 0.1)"]
+
+    def made_inside(self) -> None:
+        self.body += ["act = partial(F.leaky_relu, negative_slope=0.3)", f"x = act({self.conv()}(x))"]
+
+    def inner_default(self) -> None:
+        conv = self.conv()
+        self.body += [f"def inner(x, act={self.rng.choice(('F.relu', self.act()))}):", f"    return act({conv}(x))", ""]
+        self.body.append("x = inner(x)")
+
+    def by_keyword(self) -> None:
+        self.body.append(f"x = {self.act()}(input={self.conv()}(x))")
+
+    def unknown_order(self) -> None:
+        before, self.c = self.c, 4
+        parts = {"a": f"nn.Conv2d({before}, 6, 1)", "b": "nn.ReLU()", "c": "nn.Conv2d(6, 4, 1)", "d": "nn.SiLU()"}
+        layers = self.new(f"nn.ModuleDict(dict({', '.join(f'{k}={v}' for k, v in parts.items())}))")
+        way = self.rng.randrange(4)
+        if way == 0:
+            self.body += [f"for name, layer in {layers}.items():", "    x = layer(x)"]
+        elif way == 1:
+            self.body += [f"for layer in {layers}.children():", "    x = layer(x)"]
+        elif way == 2:
+            self.body += ["i = 0", f"while i < len({layers}):", f"    x, i = {layers}['abcd'[i]](x), i + 1"]
+        else:
+            self.body.append(f"x = reduce(lambda y, layer: layer(y), {layers}.values(), x)")
+
+    def chain(self) -> None:
+        act = self.rng.choice(KINDS)
+        conv = f"nn.Conv2d({self.c}, {self.c}, 1)"
+        self.body.append(f"x = {self.new(f'Chain({conv}, {act}, {conv}, {act})')}(x)")
+
     def in_place(self) -> None:
         self.body += [f"x = {self.conv()}(x)", self.rng.choice(("x.relu_()", "F.relu_(x)", "F.relu(x, inplace=True)"))]
 
@@ -196,6 +231,11 @@ WAYS = tuple(
 )
 
 BASE = """
+class Chain(nn.Sequential):
+    def forward(self, x):
+        return F.relu(super().forward(x))
+
+
 class Base(nn.Module):
     def forward(self, x):
         return F.relu(x - 0.5) + x

@@ -43,6 +43,8 @@ from .things import (
 
 #: functions of these packages contain no activations of a network
 _FOREIGN = ("torch", "numpy", "builtins", "math", "typing", "mmengine", "mmcv", "collections", "functools", "itertools")
+#: methods that list the layers of a module
+_CHILDREN = ("children", "named_children", "items", "keys", "values")
 _COMPUTED = (len, range, list, tuple, reversed, getattr, hasattr, isinstance, int, float, bool, str, min, max, sorted)
 
 
@@ -166,6 +168,8 @@ class Calls(Part):
             return Value()
         if not isinstance(function, FunctionType):  # the object of a decorator
             return self._function(unwrap(function), args, kwargs, bound=False)
+        if function.__name__ in _CHILDREN and function.__module__.startswith("torch.nn.modules"):
+            return self._wrapped_items(list(method()))
         if (function.__module__ or "").startswith("torch.nn.modules.module"):
             return (
                 self._layer(self._wrapped(owner), args or [], kwargs, node)
@@ -182,6 +186,11 @@ class Calls(Part):
             return self._layer(self._wrapped(owner), args or [], kwargs, node)
         self.result.entered.append((owner, function.__name__))
         return Value()
+
+    def _wrapped_items(self, values: Any) -> Any:
+        if isinstance(values, (list, tuple)):
+            return Items(map(self._wrapped_items, values))
+        return self._wrapped(values)
 
     def _method(self, method: Method, args: list[Any], kwargs: dict[str, Any], node: ast.Call, env: ChainMap) -> Any:
         owner, name = method
@@ -313,7 +322,10 @@ class Calls(Part):
         nodes = dict(enumerate(node.args)) if not any(isinstance(each, ast.Starred) for each in node.args) else {}
         named = {each.arg: each.value for each in node.keywords}
         for key, value in (*enumerate(args), *kwargs.items()):
-            if isinstance(value, Ref) and isinstance(value.module, (nn.ModuleList, nn.ModuleDict)):
+            layers = value.module if isinstance(value, Ref) else None
+            if isinstance(layers, (nn.ModuleList, nn.ModuleDict)) and any(
+                isinstance(each, ACTIVATIONS) for each in layers.modules()
+            ):
                 self.result.unknown.append(self._functions[-1][0].where(node))
             if (
                 isinstance(value, (MethodType, Closure))
@@ -326,8 +338,10 @@ class Calls(Part):
 
     def _element_of(self, value: Any) -> Any:
         """One of several layers; anything else is unknown."""
-        layers = self._elements(value) if isinstance(value, Ref) else None
-        return Choice(layers) if layers else Given()
+        layers = self._elements(value) if isinstance(value, (Ref, Items)) else None
+        if layers and all(isinstance(each, Ref) for each in layers):
+            return Choice(layers)
+        return Given()
 
     def _call_given(self, callee: Any, args: list[Any] | None, node: ast.Call, name: ast.expr | None) -> Any:
         if isinstance(callee, Closure):
