@@ -17,7 +17,7 @@ from acon_mm.engine.resuming import ResumeCheckHook
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = command_line.argument_parser(__doc__)
+    parser = command_line.argument_parser(__doc__, "configs/detection/retinanet_r18-aconc_fpn_6e_digits.py --amp")
     parser.add_argument(
         "--resume",
         nargs="?",

@@ -47,9 +47,9 @@ class Options(DictAction):
                 parser.error(f"{option}: cannot read {value!r}: {error}")
 
 
-def argument_parser(description: str) -> argparse.ArgumentParser:
+def argument_parser(description: str, example: str) -> argparse.ArgumentParser:
     """The arguments that both tools take."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, epilog=f"example: %(prog)s {example}")
     parser.add_argument("config", help="config file")
     parser.add_argument("--work-dir", help="directory for logs and checkpoints (default: work_dirs/CONFIG_NAME)")
     add_cfg_options(parser)

@@ -24,7 +24,11 @@ SECTIONS = ("correctness", "host", "bandwidth", "training")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example: %(prog)s --quick --device cuda --out device.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--quick", action="store_true", help="fewer and smaller cases: about 1 minute instead of 4")
     parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTIONS, help="default: all")
     parser.add_argument(

@@ -25,7 +25,11 @@ TOOLS = Path(__file__).resolve().parents[1]
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example: %(prog)s configs/detection/retinanet_r18_fpn_6e_digits.py --acts ReLU AconC --seeds 5",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("config", help="config file of a detector or a segmentor")
     parser.add_argument(
         "--acts",

@@ -13,7 +13,11 @@ from acon_mm.engine import command_line
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example: %(prog)s --only mmdet/retinanet --workers 2",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--work-dir",
         type=Path,

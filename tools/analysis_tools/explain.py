@@ -12,7 +12,7 @@ from acon_mm.engine import command_line
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, epilog="example: %(prog)s CONFIG.py --shape 512 512")
     parser.add_argument("config", help="config file of a detector or a segmentor")
     parser.add_argument(
         "--shape",

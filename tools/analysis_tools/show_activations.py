@@ -19,7 +19,11 @@ from acon_mm.learned import layers_of
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example: %(prog)s CONFIG.py work_dirs/CONFIG/epoch_6.pth --out activations",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("config", help="config file of a detector or a segmentor")
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument(
