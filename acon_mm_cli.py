@@ -4,6 +4,8 @@ It is a module of its own, because ``import acon_mm`` imports PyTorch and OpenMM
 there at once, and `acon-mm check-device` works without those packages.
 """
 
+from __future__ import annotations
+
 import argparse
 import ast
 import sys
@@ -11,7 +13,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn, Optional
+from typing import NoReturn
 
 COMMANDS = {
     "train": "train.py",
@@ -62,7 +64,9 @@ def parser(with_arguments: bool = False) -> argparse.ArgumentParser:
         text = ast.get_docstring(ast.parse(tool(name).read_text(encoding="utf-8"))) or ""
         parents = [_with_files(_parser_of(name))] if with_arguments else []
         commands.add_parser(name, help=text.splitlines()[0], parents=parents, add_help=False)
-    completion = commands.add_parser("completion", help="Print the completion of a shell; it needs `pip install shtab`.")
+    completion = commands.add_parser(
+        "completion", help="Print the completion of a shell; it needs `pip install shtab`."
+    )
     completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
     return found
 
@@ -108,7 +112,7 @@ def _with_files(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments and arguments[0] in COMMANDS:
         start(arguments[0], arguments[1:])

@@ -6,11 +6,18 @@ The kernels (``acon_mm/ops/csrc``) are compiled if PyTorch and a C++ compiler ar
 contains the version of PyTorch, since it works with no other version. Without the library, the package uses plain
 PyTorch operators. With the environment variable ``ACON_MM_KERNELS=0``, the kernels are not compiled. With
 ``ACON_MM_KERNELS=1``, it is an error if they do not compile.
+
+PyTorch is no requirement of the build, which would bring another version than the installed one. pip hides the packages
+of the environment from a build, so this script looks for PyTorch there itself.
 """
 
 import os
 import platform
 import shutil
+import site
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 from setuptools import setup
@@ -47,8 +54,12 @@ class BuildWithConfigsAndTools(build_py):
 
 def kernels() -> dict:
     """The arguments of ``setup`` that compile the kernels. None if they shall not or cannot be compiled."""
-    if WANTED == "0":
+    if WANTED == "0" or {"egg_info", "dist_info"} & {
+        *sys.argv
+    }:  # metadata needs none, and PyTorch takes seconds to import
         return {}
+    if find_spec("torch") is None:
+        sys.path += [*site.getsitepackages(), site.getusersitepackages()]
     try:
         import torch
         from torch.utils.cpp_extension import BuildExtension, CppExtension
@@ -60,25 +71,27 @@ def kernels() -> dict:
         return {}
 
     class BuildKernels(BuildExtension):
-        """Compiles kernels.cpp once for each instruction set that the compiler knows, and then the other files."""
+        """Compiles kernels.cpp once for each instruction set that the compiler knows, and then library.cpp."""
 
         def build_extension(self, extension) -> None:
             if self.knows(["-fopenmp"]):  # Apple's Clang does not: the kernels have one thread there
                 extension.extra_compile_args.append("-fopenmp")
                 extension.extra_link_args.append("-fopenmp")
-            extension.extra_objects = []
-            for name, flags in INSTRUCTION_SETS.items():
-                if not self.knows(flags):
-                    continue
-                extension.define_macros.append((f"ACON_{name.upper()}", None))
-                extension.extra_objects += self.compiler.compile(
-                    [str(CSRC / "kernels.cpp")],
-                    output_dir=str(Path(self.build_temp, name)),
-                    macros=[("ACON_TABLE", f"{name}_table")],
-                    extra_preargs=["-std=c++17", "-O3", "-fPIC", *QUIET, *flags],
-                    depends=[str(path) for path in CSRC.glob("*.h")],
-                )
+            names = [name for name, flags in INSTRUCTION_SETS.items() if self.knows(flags)]
+            extension.define_macros += [(f"ACON_{name.upper()}", None) for name in names]
+            with ThreadPoolExecutor() as pool:
+                extension.extra_objects = [path for paths in pool.map(self.kernels_for, names) for path in paths]
             super().build_extension(extension)
+
+        def kernels_for(self, name: str) -> list[str]:
+            return self.compiler.compile(
+                [str(CSRC / "kernels.cpp")],
+                output_dir=str(Path(self.build_temp, name)),
+                macros=[("ACON_TABLE", f"{name}_table")],
+                extra_preargs=["-std=c++17", "-O3", "-fPIC", *QUIET, *INSTRUCTION_SETS[name]],
+                extra_postargs=["-g0"],
+                depends=[str(path) for path in CSRC.glob("*.h")],
+            )
 
         def knows(self, flags: list[str]) -> bool:
             """Whether the compiler takes the flags."""
@@ -94,7 +107,7 @@ def kernels() -> dict:
     version = "_".join(torch.__version__.split("+")[0].split(".")[:2])
     extension = CppExtension(
         f"acon_mm.ops._cpu_torch{version}",
-        [str(path) for path in sorted(CSRC.glob("*.cpp")) if path.name != "kernels.cpp"],
+        [str(CSRC / "library.cpp")],
         extra_compile_args=["-O3", "-g0"],
         depends=[str(path) for path in CSRC.glob("*")],
         optional=WANTED != "1",

@@ -22,9 +22,17 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-from pip._vendor.packaging.requirements import Requirement
+from packaging.requirements import Requirement
 
-PIP_INSTALL = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--no-build-isolation", "--no-deps"]
+PIP_INSTALL = [
+    sys.executable,
+    "-m",
+    "pip",
+    "--disable-pip-version-check",
+    "install",
+    "--no-build-isolation",
+    "--no-deps",
+]
 LOAD = """
 import ctypes, importlib.util, pathlib, torch
 for path in pathlib.Path(importlib.util.find_spec("mmcv").origin).parent.glob("_ext.*"):

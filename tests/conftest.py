@@ -26,6 +26,10 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if reason := reason_to_skip(item.nodeid):
             item.add_marker(pytest.mark.skip(reason=reason))
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU, and there is none"))
 
 
 @pytest.hookimpl(tryfirst=True)

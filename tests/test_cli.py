@@ -51,7 +51,9 @@ def test_the_example_in_a_help_is_one_that_the_command_takes(command, capsys):
 
 
 def test_the_list_of_commands_comes_without_pytorch():
-    done = run("--help", code="import sys, acon_mm_cli\ntry: acon_mm_cli.main()\nfinally: assert 'torch' not in sys.modules")
+    done = run(
+        "--help", code="import sys, acon_mm_cli\ntry: acon_mm_cli.main()\nfinally: assert 'torch' not in sys.modules"
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     for command in [*cli.COMMANDS, "completion"]:

@@ -15,7 +15,7 @@ from acon_mm.ops import cpu as compiled
 from acon_mm.version import __version__
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("LICENSE", "MANIFEST.in", "README.md", "acon_mm", "configs", "pyproject.toml", "setup.py", "tools")
+SOURCES = ("LICENSE", "MANIFEST.in", "README.md", "acon_mm", "acon_mm_cli.py", "configs", "pyproject.toml", "setup.py", "tools")
 CONFIG = "detection/retinanet_r18-metaaconc_fpn_6e_digits.py"
 
 BUILD_SHIPPED_CONFIG = """
@@ -75,6 +75,7 @@ def test_wheel_holds_the_package_its_configs_and_tools(site):
     assert {"tools/train.py", "tools/model_converters/convert_checkpoint.py", f"configs/{CONFIG}"} <= shipped
     assert {name.split("/")[1] for name in shipped if name.count("/") > 1 and name.startswith("tools/")} == {
         "analysis_tools",
+        "deployment",
         "model_converters",
     }
 
@@ -94,10 +95,14 @@ def test_installed_wheel_builds_a_shipped_config(site, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tool", ["train.py", "test.py"])
-def test_installed_tools_start(tool, site, tmp_path):
-    done = run(site / "acon_mm/.mim/tools" / tool, "--help", cwd=tmp_path, PYTHONPATH=str(site))
-    assert f"usage: {tool}" in done.stdout
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [(["acon_mm/.mim/tools/train.py"], "train.py"), (["bin/acon-mm", "test"], "acon-mm test")],
+    ids=["tool", "command"],
+)
+def test_installed_tools_start(command, name, site, tmp_path):
+    done = run(site / command[0], *command[1:], "--help", cwd=tmp_path, PYTHONPATH=str(site))
+    assert f"usage: {name} " in done.stdout
 
 
 @pytest.mark.slow
@@ -127,9 +132,18 @@ def test_extras_pin_what_results_depend_on(metadata):
     assert pins["bootstrap"]["torch"].startswith("==")
 
 
+# As pip does: the packages of the environment, PyTorch among them, are not on the path of a build.
+ISOLATED_SETUP = """
+import runpy, setuptools, site, sys
+sys.path = [path for path in sys.path if path not in site.getsitepackages()]
+runpy.run_path("setup.py", run_name="__main__")
+"""
+
+
 def build_without_compiler(directory: Path, **environment: str) -> subprocess.CompletedProcess:
+    folders = ["--build-lib", directory / "lib", "--build-temp", directory / "temp"]
     return subprocess.run(
-        [sys.executable, "setup.py", "build_ext", "--build-lib", directory / "lib", "--build-temp", directory / "temp"],
+        [sys.executable, "-c", ISOLATED_SETUP, "build_ext", *folders],
         cwd=ROOT,
         env=os.environ | {"CC": "no-such-compiler", "CXX": "no-such-compiler"} | environment,
         capture_output=True,

@@ -7,6 +7,7 @@ for AVX-512, AVX2 and older processors, and chooses at run time as PyTorch does;
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -67,10 +68,11 @@ def _load() -> str | None:
     if not libraries:
         found = ", ".join(path.name for path in here.glob("_cpu_torch*")) or "none"
         checkout = here.parents[1]
-        source = f"-e {checkout}" if (checkout / "setup.py").exists() else "--force-reinstall <where acon_mm is from>"
+        source = f"-e {checkout}" if (checkout / "setup.py").exists() else "--no-cache-dir <where acon_mm is from>"
+        compiler = "" if shutil.which("c++") else "install a C++ compiler (on Debian and Ubuntu: apt install g++), and "
         return (
-            f"the kernels were not compiled for torch {torch.__version__} (found: {found}). Compile them, with GCC or "
-            f"Clang: ACON_MM_KERNELS=1 pip install --no-build-isolation --no-deps {source}"
+            f"the kernels were not compiled for torch {torch.__version__} (found: {found}). To compile them, {compiler}"
+            f"run: ACON_MM_KERNELS=1 pip install --force-reinstall --no-deps {source}"
         )
     try:
         torch.ops.load_library(libraries[0])

@@ -16,6 +16,7 @@ from helpers.kernels import NEEDS_COMPILED
 # conftest.py turns the interpreter on where there is no device.
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HERE = Path(__file__).parent
+pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 
 acon_c = operators.with_autograd(gpu_launches.forward, gpu_launches.backward)
 

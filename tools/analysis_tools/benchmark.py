@@ -33,7 +33,9 @@ def dtype(text: str) -> torch.dtype:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, epilog="example: %(prog)s operators --acts AconC --shapes 2x64x56x56")
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="example: %(prog)s operators --acts AconC --shapes 2x64x56x56"
+    )
     parser.add_argument("what", choices=["operators", "models", "all"], help="what to measure")
     parser.add_argument(
         "--work-dir", default="work_dirs/benchmark", help="directory for JSON and Markdown (default: %(default)s)"

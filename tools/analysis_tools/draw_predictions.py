@@ -11,7 +11,9 @@ from acon_mm.engine import command_line
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, epilog="example: %(prog)s CONFIG.py epoch_6.pth --out detections.png")
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="example: %(prog)s CONFIG.py epoch_6.pth --out detections.png"
+    )
     parser.add_argument("config", help="config file of a detector or a segmentor")
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("--out", required=True, metavar="FILE.png", help="picture to write")

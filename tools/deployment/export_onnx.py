@@ -4,6 +4,8 @@ The input is a batch of pictures that `data_preprocessor` has prepared, (N, 3, H
 outputs are the head's, before boxes are decoded or label maps are made: MMDeploy exports whole pipelines.
 """
 
+from __future__ import annotations
+
 import argparse
 import inspect
 import io
@@ -24,7 +26,7 @@ from acon_mm.files import replacing
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="example: %(prog)s configs/detection/retinanet_r18-metaaconc_fpn_6e_digits.py epoch_6.pth --out net.onnx",
+        epilog="example: %(prog)s configs/detection/retinanet_r18-aconc_fpn_6e_digits.py epoch_6.pth --out net.onnx",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", help="config file of a one-stage detector or a segmentor")
@@ -64,7 +66,7 @@ def _tensors(outputs: Any) -> Iterator[Tensor]:
 
 
 def onnx_bytes(network: nn.Module, x: Tensor) -> bytes:
-    """The network as an ONNX file. The exporter by tracing is in every version of PyTorch and needs no other package."""
+    """The network as an ONNX file. The exporter by tracing needs no other package."""
     choice = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     file = io.BytesIO()
     with warnings.catch_warnings():
@@ -109,10 +111,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         exported = onnx_bytes(network, x)
         differs = difference(exported, network, x)
         if differs is not None and not differs < 1e-3:
-            raise command_line.UserError(f"nothing is written: the outputs differ from PyTorch's by {differs:.1e} relative")
+            raise command_line.UserError(
+                f"nothing is written: the outputs differ from PyTorch's by {differs:.1e} relative"
+            )
         with replacing(args.out) as file:
             file.write(exported)
-    checked = "not compared with PyTorch's: pip install onnxruntime" if differs is None else f"within {differs:.1e} of PyTorch's"
+    checked = (
+        "not compared with PyTorch's: pip install onnxruntime"
+        if differs is None
+        else f"within {differs:.1e} of PyTorch's"
+    )
     print(f"Wrote {args.out}; its outputs are {checked}")
 
 

@@ -18,7 +18,9 @@ from acon_mm.files import replacing
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, epilog="example: %(prog)s relu torchvision://resnet50 out.pth --config CONFIG.py")
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="example: %(prog)s relu torchvision://resnet50 out.pth --config CONFIG.py"
+    )
     command_line.add_debug(parser)
     commands = parser.add_subparsers(dest="command", required=True)
 

@@ -71,7 +71,7 @@ struct Compiled {
   unsigned shared;
 };
 
-struct Hash {
+struct KeyHash {
   size_t operator()(const Launch::Key& key) const {
     return std::hash<std::string_view>()({reinterpret_cast<const char*>(&key), sizeof key});
   }
@@ -121,7 +121,7 @@ Compiled compile(const Launch::Key& key) {
 
 Compiled compiled(const Launch::Key& key) {
   static std::mutex mutex;
-  static std::unordered_map<Launch::Key, Compiled, Hash, Same> cache;
+  static std::unordered_map<Launch::Key, Compiled, KeyHash, Same> cache;
   {
     const std::lock_guard<std::mutex> lock(mutex);
     const auto found = cache.find(key);
