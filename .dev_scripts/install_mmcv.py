@@ -89,30 +89,25 @@ def precompile(header: Path, environment: dict[str, str]) -> None:
 
 def install(wanted: Requirement, *options: str) -> None:
     """Let pip install it. Of a compilation, print each file and an estimate of the time that is left."""
+    lines, times = [], []
     with tempfile.TemporaryDirectory() as directory:
         header = Path(directory, "torch_types.h")
         header.write_text("#include <torch/types.h>\n")
         environment = {**os.environ, "CFLAGS": f"{os.environ.get('CFLAGS', '')} -g0 -include {header}"}
-        pip = subprocess.Popen(
-            [*PIP_INSTALL, "--verbose", *options, str(wanted)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        lines, times = [], []
-        for line in pip.stdout:
-            lines.append(line)
-            if "building 'mmcv._ext' extension" in line:
-                print("Compiling mmcv", flush=True)
-                times.append(time.monotonic())
-                threading.Thread(target=precompile, args=(header, environment)).start()
-            if step := re.search(r"\[(\d+)/(\d+)\].* -c (\S+)", line):  # of ninja, at the end of each file
-                times = [*times[-10:], time.monotonic()]  # the first files take longer: their headers come as text
-                left = (times[-1] - times[0]) / (len(times) - 1) * (int(step[2]) - int(step[1]))
-                print(f"[{step[1]}/{step[2]}] {Path(step[3]).name}, about {left / 60:.1f} minutes left", flush=True)
-    if pip.wait():
+        command = [*PIP_INSTALL, "--verbose", *options, str(wanted)]
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+        with subprocess.Popen(command, env=environment, **output) as pip:
+            for line in pip.stdout:
+                lines.append(line)
+                if "building 'mmcv._ext' extension" in line:
+                    print("Compiling mmcv", flush=True)
+                    times.append(time.monotonic())
+                    threading.Thread(target=precompile, args=(header, environment)).start()
+                if step := re.search(r"\[(\d+)/(\d+)\].* -c (\S+)", line):  # of ninja, at the end of each file
+                    times = [*times[-10:], time.monotonic()]  # the first files take longer: their headers come as text
+                    left = (times[-1] - times[0]) / (len(times) - 1) * (int(step[2]) - int(step[1]))
+                    print(f"[{step[1]}/{step[2]}] {Path(step[3]).name}, about {left / 60:.1f} minutes left", flush=True)
+    if pip.returncode:
         print(*lines[-60:], sep="", file=sys.stderr)
         raise SystemExit(f"error: pip could not install {wanted}: see above")
 
