@@ -36,12 +36,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def set_start(cfg: Config, resume: str | None) -> None:
     """Merge `--resume` into the config. If training starts from a checkpoint, check it."""
+    start = cfg.get("load_from")
     if resume is not None:
         cfg.resume = True
         cfg.load_from = None if resume == "auto" else resume
     if cfg.get("resume") and cfg.get("load_from") is None:
         cfg.load_from = latest_checkpoint(cfg)
-    elif cfg.get("load_from") is not None:
+        if cfg.load_from is not None or start is None:
+            return
+        cfg.resume, cfg.load_from = False, start  # nothing to resume yet: it starts as the config says
+    if cfg.get("load_from") is not None:
         command_line.check_checkpoint(cfg.load_from, to_resume=cfg.get("resume", False))
 
 

@@ -90,11 +90,12 @@ def test_resumed_training_equals_uninterrupted(configs, tmp_path):
 
 
 @pytest.mark.slow
-def test_resume_without_a_value(configs, tmp_path):
-    """It resumes from the latest checkpoint. Without one, as after an early crash, it starts from scratch."""
-    run(train, configs["segmentation"], tmp_path, "--resume", options=("load_from=elsewhere.pth",))
-    assert "Auto resumed from the latest checkpoint None" in log_of(tmp_path)
-    run(train, configs["segmentation"], tmp_path, "--resume", options=("train_cfg.max_iters=4",))
+def test_resume_without_a_value(configs, trained, tmp_path):
+    """It resumes from the latest checkpoint. Without one, as after an early crash, it starts as the config says."""
+    start = trained["segmentation"]
+    run(train, configs["segmentation"], tmp_path, "--resume", options=(f"load_from={start}",))
+    assert f"Load checkpoint from {start}" in log_of(tmp_path) and "resumed" not in log_of(tmp_path)
+    run(train, configs["segmentation"], tmp_path, "--resume", options=(f"load_from={start}", "train_cfg.max_iters=4"))
     assert "resumed epoch: 0, iter: 2" in log_of(tmp_path)
 
 
