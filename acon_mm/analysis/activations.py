@@ -23,7 +23,7 @@ from ..compat import strict_zip
 from ..errors import UserError
 from ..layers import MetaAconC
 from ..learned import Layer, RecordedBetas, figures
-from .page import document, picture, save, style
+from .page import document, rendered, style
 
 #: what a picture is loaded as
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -159,10 +159,11 @@ def drawn(layers: Sequence[Layer], before: Sequence[Layer], seen: Seen | None, m
 
 def write(made: Mapping[str, Any], title: str, directory: Path) -> None:
     """Write each figure as PNG and SVG, and all of them as ``activations.html``."""
-    for name, figure in made.items():
-        save(figure, directory / name)
-    pictures = [picture(figure, name, figures.CAPTIONS[name], inline=False) for name, figure in made.items()]
-    (directory / "activations.html").write_text(document(title, [f"<h1>{title}</h1>", *pictures]))
+    pictures = [rendered(figure, name) for name, figure in made.items()]
+    for each in pictures:
+        each.save(directory)
+    pieces = [each.html(figures.CAPTIONS[each.name], inline=False) for each in pictures]
+    (directory / "activations.html").write_text(document(title, [f"<h1>{title}</h1>", *pieces]))
 
 
 def text(layers: Sequence[Layer]) -> str:

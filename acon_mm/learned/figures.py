@@ -95,6 +95,7 @@ def spreads(layers: Sequence[Layer]) -> Figure:
         axes.set_ylim(len(layers) - 0.5, -0.5)
         axes.set_yticks(range(len(layers)), names if index == 0 else [""] * len(layers), fontsize=6)
         axes.tick_params(axis="x", labelsize=7)
+        axes.locator_params(axis="x", nbins=4)
     return figure
 
 

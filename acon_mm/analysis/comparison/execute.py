@@ -32,6 +32,8 @@ from .variants import Variant, run_config
 
 #: seconds between two looks at the processes
 _PAUSE = 0.5
+#: the share of the training in a run; the rest is its test
+_TRAINING = 0.95
 
 
 @dataclass
@@ -69,9 +71,9 @@ class Run:
         return failed and failed["reason"]
 
     def fraction(self) -> float:
-        """How much of the training is done, from 0 to 1."""
+        """How much of the run is done, from 0 to less than 1, as long as its test has not ended."""
         lines = read_lines(self.directory / "steps.jsonl")
-        return lines[-1]["iter"] / lines[-1]["of"] if lines else 0.0
+        return _TRAINING * lines[-1]["iter"] / lines[-1]["of"] if lines else 0.0
 
     def commands(self) -> list[list[str]]:
         """Those of the training and, when it is known which checkpoint, of the test."""

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from ...learned.figures import CAPTIONS
-from ..page import Cell, document, number, picture
+from ..page import Cell, Picture, document, number
 from ..page import table as table_of
 from .figures import COSTS
 
@@ -21,18 +19,18 @@ _CAPTIONS = {
 }
 
 
-def table(results: Mapping[str, Any]) -> tuple[list[str], list[list[Cell]]]:
-    """Head and rows of the table of variants."""
+def answer_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[Cell]]]:
+    """Head and rows of the table that says which variant is better."""
     head = [
         "activation",
         results["metric"],
-        "std",
+        "std over seeds",
         "runs",
         f"difference to {results['base']}",
         "95 % interval",
         "answer",
+        "ACONs",
     ]
-    head += [text for text, _ in COSTS.values()] + ["ACONs"]
     rows = []
     for each in results["variants"]:
         found = each["difference"] or {"mean": None, "low": None, "high": None, "verdict": ""}
@@ -47,18 +45,30 @@ def table(results: Mapping[str, Any]) -> tuple[list[str], list[list[Cell]]]:
                 number(found["mean"], "+.4g"),
                 Cell(interval, found["low"] if interval else ""),
                 Cell(found["verdict"] or "(the base)", look=f"text {found['verdict'].split(' ')[0]}"),
-                *(number(each[name] and each[name] * factor) for name, (_, factor) in COSTS.items()),
                 Cell(f"{each['acons']} of {each['sites']}", each["acons"]),
             ]
         )
     return head, rows
 
 
+def cost_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[Cell]]]:
+    """Head and rows of the table of what each variant costs."""
+    head = ["activation", *(text for text, _ in COSTS.values())]
+    rows = [
+        [
+            Cell(each["label"], look="text"),
+            *(number(each[name] and each[name] * factor) for name, (_, factor) in COSTS.items()),
+        ]
+        for each in results["variants"]
+    ]
+    return head, rows
+
+
 def html(
     results: Mapping[str, Any],
     answers: Sequence[str],
-    drawn: Mapping[str, Figure],
-    learned: Mapping[str, Mapping[str, Figure]],
+    drawn: Mapping[str, Picture],
+    learned: Mapping[str, Mapping[str, Picture]],
     tips: Mapping[str, str],
 ) -> str:
     """The page.
@@ -78,13 +88,16 @@ def html(
         f"<p>Config <code>{escape(results['config'])}</code>; "
         f"metric <b>{escape(results['metric'])}</b> ({better} is better).</p>",
         "<ul>" + "".join(f"<li>{escape(each)}</li>" for each in answers) + "</ul>",
-        table_of(*table(results)),
-        *(picture(figure, name, _CAPTIONS[name]) for name, figure in drawn.items()),
+        table_of(*answer_table(results)),
+        *(picture.html(_CAPTIONS[name]) for name, picture in drawn.items() if name != "cost"),
+        "<h2>What does it cost?</h2>",
+        table_of(*cost_table(results)),
+        *(picture.html(_CAPTIONS[name]) for name, picture in drawn.items() if name == "cost"),
         "<h2>Is it fair?</h2>",
         _fairness(results),
         *(
             f"<h2>What {escape(label)} has learned</h2>"
-            + "".join(picture(figure, name, CAPTIONS[name], inline=False) for name, figure in of.items())
+            + "".join(picture.html(CAPTIONS[name], inline=False) for name, picture in of.items())
             for label, of in learned.items()
         ),
         "<h2>All runs</h2>",
@@ -121,7 +134,8 @@ counts as one as well, a sigmoid as four. Where other work goes on at the same t
 
 
 def _runs(results: Mapping[str, Any]) -> tuple[list[str], list[list[Cell]]]:
-    head = ["activation", "seed", "status", results["metric"], "step, ms", "inference, ms", "GiB", "seconds"]
+    head = ["activation", "seed", "status", results["metric"], "step, ms", "inference, ms", "memory, GiB"]
+    head.append("seconds, if not resumed")
     rows = [
         [
             Cell(run["variant"], look="text"),

@@ -3,14 +3,14 @@
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...files import replacing
 from ...learned import Layer
 from ...learned.figures import learned as figures_of_learned
-from ..page import save, style
+from ..page import Cell, Picture, rendered, style
 from . import figures, page
 from .results import read_json
 from .statistics import BETTER, NO_DIFFERENCE, UNKNOWN, WORSE
@@ -21,15 +21,17 @@ _COLUMNS = ("variant", "seed", "status", "value", "step_time", "inference_time",
 def write(results: Mapping[str, Any], work_dir: Path) -> None:
     """Write all files."""
     tips = figures.Tips()
-    drawn = figures.figures(results, tips)
-    with style():
-        learned = {label: made for label in _labels(results) if (made := figures_of_learned(_layers(results, label)))}
-    for name, figure in drawn.items():
-        save(figure, work_dir / "figures" / name)
-    for label, of_variant in learned.items():
+    drawn = {name: rendered(figure, name) for name, figure in figures.figures(results, tips).items()}
+    learned: dict[str, dict[str, Picture]] = {}
+    for label in _labels(results):
         directory = next(run["directory"] for run in results["runs"] if run["variant"] == label)
-        for name, figure in of_variant.items():
-            save(figure, work_dir / "figures" / f"{Path(directory).parent.name}-{name}")
+        with style():
+            made = figures_of_learned(_layers(results, label))
+        if made:
+            prefix = Path(directory).parent.name
+            learned[label] = {name: rendered(figure, f"{prefix}-{name}") for name, figure in made.items()}
+    for picture in (*drawn.values(), *(each for of_variant in learned.values() for each in of_variant.values())):
+        picture.save(work_dir / "figures")
     for name, text in {
         "results.json": json.dumps(results, indent=1) + "\n",
         "results.csv": _csv(results),
@@ -78,7 +80,7 @@ def sentences(results: Mapping[str, Any]) -> list[str]:
                 f"(95 % interval {found['low']:+.4g} to {found['high']:+.4g})"
             )
         if found["verdict"] == NO_DIFFERENCE:
-            text += ". The interval contains 0, so these runs do not show which one is better"
+            text += ". The interval contains 0, so these runs do not show which is better. More seeds narrow it"
         elif found["verdict"] == UNKNOWN:
             text += f". A comparison needs at least two seeds that both {base} and {each['label']} have finished"
         answers.append(text + ".")
@@ -92,9 +94,13 @@ def sentences(results: Mapping[str, Any]) -> list[str]:
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The table of variants, with the answer."""
-    head, rows = page.table(results)
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *([cell.text for cell in row] for row in rows)]
-    table = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+    """The answer, and the tables of variants."""
     answers = "\n".join(f"- {sentence}" for sentence in sentences(results))
-    return f"# {results['config']}: {results['metric']}\n\n{answers}\n\n{table}\n\n```\n{results['command']}\n```\n"
+    tables = "\n\n".join(markdown_table(*each) for each in (page.answer_table(results), page.cost_table(results)))
+    return f"# {results['config']}: {results['metric']}\n\n{answers}\n\n{tables}\n\n```\n{results['command']}\n```\n"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *([cell.text for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)

@@ -159,4 +159,5 @@ def machine() -> str:
     """What computes, in words."""
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()} and {processor()}"
-    return f"{processor()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{processor()}, {threads} {'thread' if threads == 1 else 'threads'}"

@@ -58,13 +58,39 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     return f'<table class="sortable"><thead><tr>{heads}</tr></thead><tbody>\n' + "\n".join(lines) + "\n</tbody></table>"
 
 
-def picture(figure: Figure, name: str, caption: str, inline: bool = True) -> str:
-    """A figure as SVG in the page, so that its parts have tips; those of thousands of curves as a picture."""
-    if inline:
-        image = svg(figure, prefix=name)
-    else:
-        image = f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(png(figure)).decode()}">'
-    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+class Picture(NamedTuple):
+    """A figure as it is written into files and pages; its SVG's ids start with its name."""
+
+    name: str
+    png: bytes
+    svg: str
+
+    def save(self, directory: Path) -> None:
+        """Write ``NAME.png`` and ``NAME.svg``."""
+        for suffix, content in ((".png", self.png), (".svg", self.svg.encode())):
+            with replacing(directory / (self.name + suffix)) as file:
+                file.write(content)
+
+    def html(self, caption: str, inline: bool = True) -> str:
+        """As SVG in the page, so that its parts have tips; figures of thousands of curves as PNG."""
+        data = base64.b64encode(self.png).decode()
+        image = self.svg if inline else f'<img alt="{self.name}" src="data:image/png;base64,{data}">'
+        return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def rendered(figure: Figure, name: str) -> Picture:
+    """Draw a figure, which takes a while."""
+    with style():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # where things are is known now; it takes as long as drawing
+        png, svg = io.BytesIO(), io.StringIO()
+        figure.savefig(png, format="png", dpi=130)
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    text = svg.getvalue()
+    text = text[text.index("<svg") :]
+    # Several can be in one page.
+    text = re.sub(r'\bid="(?!tip-)', f'id="{name}-', text)
+    return Picture(name, png.getvalue(), re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text))
 
 
 def style() -> AbstractContextManager[None]:
@@ -82,28 +108,3 @@ def style() -> AbstractContextManager[None]:
             "figure.dpi": 110,
         }
     )
-
-
-def svg(figure: Figure, prefix: str) -> str:
-    """The figure as an SVG element. Its ids start with the prefix, so that several can be in one page."""
-    file = io.StringIO()
-    with style():
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r'\bid="(?!tip-)', f'id="{prefix}-', text)
-    return re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", text)
-
-
-def png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    with style():
-        figure.savefig(file, format="png", dpi=130)
-    return file.getvalue()
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write the figure as ``path.png`` and ``path.svg``."""
-    for suffix, content in ((".png", png(figure)), (".svg", svg(figure, path.name).encode())):
-        with replacing(path.with_name(path.name + suffix)) as file:
-            file.write(content)
