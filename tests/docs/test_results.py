@@ -47,6 +47,12 @@ def test_a_table_is_filled_and_the_rest_is_kept(script, tmp_path):
     assert script.filled(text, tmp_path) == text == script.filled(text, tmp_path / "none")
 
 
+def test_the_figures_of_the_readme_are_on_the_page(script):
+    rows = re.findall(r"^\| digits, .*", (ROOT / "README.md").read_text(), re.MULTILINE)
+    figures = [cell for row in rows for cell in re.findall(r"(?<=\| )[\d.]+(?= \|)", row)]
+    assert len(figures) >= 3 and all(f"| {figure} |" in script.PAGE.read_text() for figure in figures)
+
+
 def test_each_table_has_a_command(script):
     """And each comparison a table."""
     page = script.PAGE.read_text()

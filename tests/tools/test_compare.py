@@ -74,6 +74,8 @@ def test_killed_resumed_and_one_run_fails(configs, tmp_path, monkeypatch, capsys
     (tmp_path / "go").touch()
     run = work_dir / "ReLU" / "seed_0"
     assert not (run / "done.json").exists() and (run / "iter_2.pth").exists()
+    error = error_of(capsys, tool.main, [*args, "--report", *options])
+    assert error == "there is nothing to report, since no run is done"
 
     with pytest.raises(SystemExit) as exit_:
         tool.main([*args, *options])

@@ -66,6 +66,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work-dir", help="default: work_dirs/compare_CONFIG_NAME")
     parser.add_argument("--delete-checkpoints", action="store_true", help="delete those of a run after its test")
     parser.add_argument("--only", type=int, metavar="I", help="do run number I (from 0) only, without a report")
+    parser.add_argument("--report", action="store_true", help="only write the report, of the runs that are done")
     parser.add_argument("--slurm", action="store_true", help="print a Slurm array script with all runs, and do none")
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override settings in all runs"
@@ -144,9 +145,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 raise command_line.UserError(f"--only must be from 0 to {len(runs) - 1}, got {args.only}")
             execute.execute([runs[args.only]], 1, not args.delete_checkpoints)
         else:
-            execute.execute(runs, args.jobs, not args.delete_checkpoints)
+            if not args.report:
+                execute.execute(runs, args.jobs, not args.delete_checkpoints)
             metric = results.choose_metric(runs, args.metric)
-            command = shlex.join(["python", "tools/analysis_tools/compare.py", *argv])
+            given = [each for each in argv if each != "--report"]
+            command = shlex.join(["python", "tools/analysis_tools/compare.py", *given])
             found = results.collect(runs, described, args.config, command, metric, args.less_is_better)
             report.write(found, work_dir)
             print(report.markdown(found))

@@ -19,9 +19,9 @@ _SIZE = (7.5, 3.6)
 COSTS = {
     "step_time": ("training step, ms", 1e3),
     "inference_time": ("inference, ms a picture", 1e3),
-    "memory": ("peak memory in training, GiB", 1 / 2**30),
+    "memory": ("peak memory, GiB", 1 / 2**30),
     "parameters": ("parameters, millions", 1e-6),
-    "flops": ("multiply-adds a picture, billions", 1e-9),
+    "flops": ("multiply-adds, billions", 1e-9),
 }
 
 

@@ -15,7 +15,7 @@ _CAPTIONS = {
     "that contains 0 shows no difference.",
     "validation": "Validation during training: the mean over the seeds, in a band from the lowest to the highest.",
     "loss": "The loss in training: the mean over the seeds, in a band from the lowest to the highest.",
-    "cost": "The metric against what it costs.",
+    "cost": "The metric against what it costs. Times mean little if other work went on at the same time.",
 }
 
 
@@ -127,8 +127,8 @@ the step, so dropout, sampling and augmentation are the same, however many rando
 <li>Schedule and settings are the same. ACON's own parameters have no weight decay, as in the authors' training,
 unless the config says otherwise.</li>
 <li>Training time is the median of a step without loading data; inference is the model's step in the test, without
-loading data. Multiply-adds are those of one picture of {height} x {width}; each other product or sum of an activation
-counts as one as well, a sigmoid as four. Where other work goes on at the same time on the device, times suffer.</li>
+loading data. Memory is the peak in training. Multiply-adds are those of one picture of {height} x {width}; each other
+product or sum of an activation counts as one as well, a sigmoid as four.</li>
 <li>The intervals are 95 % intervals, each by itself: of twenty comparisons without any difference, one shows one.</li>
 </ul>"""
 

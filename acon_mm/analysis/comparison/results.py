@@ -47,8 +47,8 @@ def choose_metric(runs: Sequence[Run], asked: str | None) -> str:
     """
     tested = [metrics_of(run) for run in runs if run.done]
     if not tested:
-        failures = [f"{run.name}: {run.failure}" for run in runs if run.failure]
-        raise UserError(f"there is nothing to report, since no run is done. {failures[0] if failures else ''}")
+        failures = [f". {run.name}: {run.failure}" for run in runs if run.failure]
+        raise UserError("there is nothing to report, since no run is done" + (failures[0] if failures else ""))
     if asked is not None and asked not in tested[0]:
         raise UserError(f"--metric must be one of {', '.join(tested[0])}, got {asked!r}")
     return asked or next(iter(tested[0]))
