@@ -151,12 +151,7 @@ class Pass(NamedTuple):
 
 def passes(model: BaseModel) -> list[Pass]:
     """The ways to run a model; none for a class that is not known."""
-    bases = {base.__name__ for base in type(model).__mro__}
-    if "BaseSegmentor" in bases:
-        first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
-        return _passes(partial(segmentation_batch, channels=first.in_channels))
-    if "BaseReID" in bases:
-        return _passes(reid_batch)
+    bases = _bases(model)
     if "SemiBaseDetector" in bases:
         return _passes(_detection(model.student), "student") + _passes(_detection(model.teacher), "teacher")[1:]
     if "BaseMOTModel" in bases:
@@ -165,9 +160,26 @@ def passes(model: BaseModel) -> list[Pass]:
         if hasattr(model, "track_head"):
             return _passes(track_batch)[:1] + detection[1:]
         return detection + (_passes(reid_batch, "reid") if getattr(model, "reid", None) is not None else [])
-    if "BaseDetector" in bases:
-        return _passes(_detection(model))
-    return []
+    batch = training_batch(model)
+    return _passes(batch) if batch else []
+
+
+def training_batch(model: BaseModel) -> Callable[..., tuple[Tensor, list]] | None:
+    """The function that makes pictures and their samples for a segmentor or a detector, out of ``size`` and ``count``.
+
+    None for other models, as those that learn from videos, or from pictures without labels.
+    """
+    bases = _bases(model)
+    if "BaseSegmentor" in bases:
+        first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+        return partial(segmentation_batch, channels=first.in_channels)
+    if "BaseReID" in bases:
+        return reid_batch
+    return _detection(model) if "BaseDetector" in bases and "SemiBaseDetector" not in bases else None
+
+
+def _bases(model: BaseModel) -> set[str]:
+    return {base.__name__ for base in type(model).__mro__}
 
 
 def _detection(detector: BaseModel) -> Callable:
@@ -180,7 +192,7 @@ def _passes(batch: Callable, part: str = "") -> list[Pass]:
     """Loss and prediction of a model, or of a part of it."""
 
     def loss(model: nn.Module, size: Size) -> Any:
-        MessageHub.get_current_instance().update_info_dict(dict(epoch=0, iter=0))  # TOOD and BoxInst read them
+        set_progress()
         return model.get_submodule(part)(*batch(size), mode="loss")
 
     def predict(model: nn.Module, size: Size) -> Any:
@@ -188,6 +200,11 @@ def _passes(batch: Callable, part: str = "") -> list[Pass]:
 
     suffix = f" ({part})" if part else ""
     return [Pass(f"loss{suffix}", True, loss), Pass(f"predict{suffix}", False, predict)]
+
+
+def set_progress() -> None:
+    """Tell the losses that read it, as TOOD's and BoxInst's, that the training begins."""
+    MessageHub.get_current_instance().update_info_dict(dict(epoch=0, iter=0))
 
 
 def total(losses: Any) -> Tensor:

@@ -108,7 +108,7 @@ def _activations(explanation: Explanation) -> str:
         _short(explanation.added_flops),
         "" if len(always) == len(rows) else "calls and FLOPs: inference only",
     ]
-    return _table(head, [*rows, total], right=range(2, 9))
+    return table(head, [*rows, total], right=range(2, 9))
 
 
 def _note(activation: Activation) -> str:
@@ -122,7 +122,7 @@ def _kept(explanation: Explanation) -> str:
         (re.sub(r"(?<=\.)\d+(?=\.|$)", "*", each.name), each.type, each.reason) for each in explanation.kept
     )
     rows = [[name, str(count), type_, reason] for (name, type_, reason), count in groups.items()]
-    return _table(["activation", "number", "type", "reason"], rows, right=(1,))
+    return table(["activation", "number", "type", "reason"], rows, right=(1,))
 
 
 def _range(values: Sequence[int]) -> str:
@@ -140,7 +140,7 @@ def _short(number: int) -> str:
     return str(number)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] | range) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] | range) -> str:
     """A table in Markdown with columns of equal width; those in ``right`` are aligned to the right."""
     cells = [[cell.replace("|", r"\|") for cell in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in strict_zip(*cells)]
