@@ -44,7 +44,8 @@ for _names, _layer, _options in (
             _function = getattr(_place, _name, None)
             for _each in filter(None, (_function, getattr(_function, "default", None))):
                 ACTIVATION_FUNCTIONS[_each] = (_layer, _options)
-_NAMES = {function.__name__ for function in ACTIVATION_FUNCTIONS} | {layer.__name__ for layer in ACTIVATIONS}
+#: the names of those functions and layers
+ACTIVATION_NAMES = {each.__name__ for each in (*ACTIVATION_FUNCTIONS, *ACTIVATIONS)}
 #: functions that take the slope of a PReLU
 WEIGHTED = (F.prelu, torch.prelu)
 #: the methods of tensors that activate
@@ -97,4 +98,4 @@ def same_as_function(function: FunctionType) -> nn.Module | None:
 def mentions_activation(code: CodeType) -> bool:
     """Whether the code names an activation."""
     inner = (each for each in code.co_consts if isinstance(each, CodeType))
-    return not _NAMES.isdisjoint(code.co_names) or any(map(mentions_activation, inner))
+    return not ACTIVATION_NAMES.isdisjoint(code.co_names) or any(map(mentions_activation, inner))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import NamedTuple, Union
+from functools import partial
+from typing import Any, NamedTuple, Union
 
+import torch
 from mmcv.cnn import ConvModule
 from torch import nn
 
-from .activations import ACTIVATIONS, GATE, GATES
+from .activations import ACTIVATION_NAMES, ACTIVATIONS, GATE, GATES, mentions_activation
 from .channels import Channels, channels_before, output_channels
 from .hosts import NEVER_CALLED, Host, host_of, inherited_hosts, inherited_sites
 from .own_sites import OwnSites
@@ -87,7 +89,8 @@ class _Walk:
         waiting = [module for module in model.modules() if self._is_read(module) and not _is_container(module)]
         while waiting:
             module = waiting.pop()
-            methods = () if type(module).forward is nn.Module.forward else ("forward",)
+            has_none = type(module).forward is nn.Module.forward and "forward" not in vars(module)
+            methods = () if has_none else ("forward",)
             self.readings[module] = reading = read(module, (*methods, *entered.get(module, ())))
             for other, method in reading.entered:
                 if method.startswith(_NO_FEATURES) and type(other).__module__.startswith(_OPENMMLAB):
@@ -121,6 +124,10 @@ class _Walk:
         host = host_of(module)
         if host is not None and host.reason_to_keep_all:
             yield Kept(prefix.rstrip(".") or type(module).__name__, host.reason_to_keep_all)
+            return
+        if isinstance(module, torch.jit.ScriptModule):
+            if any(f"aten::{name}(" in str(module.inlined_graph) for name in ACTIVATION_NAMES):
+                yield _unreadable(module, prefix.rstrip("."), "it is compiled: convert it before torch.jit")
             return
         found: list[Site | Kept] = []
         if host is not None:
@@ -172,6 +179,8 @@ class _Walk:
             )
         for name, reason in own.kept.items():
             yield Kept(prefix + name, reason)
+        if reading.problem and not own.sites and _may_activate(module.forward):
+            yield _unreadable(module, f"{prefix}forward", reading.problem)
 
     def _of_child(self, parent: nn.Module, name: str, path: str, owner: nn.Module | None) -> Site | Kept:
         """An activation that ``parent`` holds and no method that was read calls."""
@@ -194,6 +203,18 @@ class _Walk:
         if reading is not None and reading.problem:
             problem = reading.problem
         return Site(path, path, caller, None, parent, None, current, problem=problem)
+
+
+def _may_activate(forward: Any) -> bool:
+    """Whether a forward that cannot be read names an activation, or does not even show its code."""
+    while isinstance(forward, partial):
+        forward = forward.func
+    code = getattr(forward, "__code__", None)
+    return code is None or mentions_activation(code)
+
+
+def _unreadable(module: nn.Module, path: str, problem: str) -> Site:
+    return Site(path or type(module).__name__, path, path, None, module, None, None, problem=problem)
 
 
 def _of_host(module: nn.Module, prefix: str, host: type[Host]) -> Iterator[Site | Kept]:
