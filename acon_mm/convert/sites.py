@@ -179,7 +179,8 @@ class _Walk:
             )
         for name, reason in own.kept.items():
             yield Kept(prefix + name, reason)
-        if reading.problem and not own.sites and _may_activate(module.forward):
+        holds_some = any(isinstance(child, ACTIVATIONS) for child in module.children())  # which are sites then
+        if reading.problem and not own.sites and not holds_some and _may_activate(module.forward):
             yield _unreadable(module, f"{prefix}forward", reading.problem)
 
     def _of_child(self, parent: nn.Module, name: str, path: str, owner: nn.Module | None) -> Site | Kept:

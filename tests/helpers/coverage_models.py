@@ -30,7 +30,7 @@ class Unknown(_Backbone):
 
 
 def _activated(x):
-    return F.relu(x)
+    return F.relu(x).clamp(max=6)
 
 
 class TwoSizes(_Backbone):
