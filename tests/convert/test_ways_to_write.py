@@ -81,16 +81,6 @@ def inner_default(self, x):
     return inner(self.a, x)
 
 
-def by_match(self, x):
-    match self.act:
-        case "relu":
-            return F.relu(self.a(x))
-        case "gelu" | None:
-            return F.gelu(self.a(x))
-        case _:
-            return x
-
-
 def by_items(self, x):
     for _, layer in self.layers.items():
         x = layer(x)
@@ -141,7 +131,6 @@ CONVERTED = {
     "__call__": (of(Two, dunder, nn.ReLU()), 1),
     "default of an inner function": (of(Two, inner_default), 1),
     "forward of another name": (of(Two, other_forward), 2),
-    "match": (of(Two, by_match), 1),
     "items": (of(Layers, by_items), 2),
     "children": (of(Layers, by_children), 2),
     "while": (of(Layers, by_while), 2),
