@@ -1,6 +1,8 @@
 """With memory='least', the input of an ACON is made again too: the same gradients, and less is kept. It is kept where
 it cannot be made again."""
 
+from __future__ import annotations
+
 import copy
 import weakref
 from collections.abc import Callable

@@ -1,10 +1,13 @@
 """What backward makes again instead of keeping it (:mod:`acon_mm.ops.memory`)."""
 
+from __future__ import annotations
+
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from ...compat import strict_zip
 from ...ops.memory import keep_outputs, recompute_outputs
 from .checks import Findings, Setting, Skip
 from .kinds import Kind
@@ -26,7 +29,7 @@ def made_again(setting: Setting, kind: Kind) -> str:
     scale = max(g.abs().max().item() for g in expected)
     for name in ("default", "least"):
         gradients, kept = results[name]
-        for place, (gradient, wanted) in enumerate(zip(gradients, expected, strict=True)):
+        for place, (gradient, wanted) in enumerate(strict_zip(gradients, expected)):
             findings.close(f"{name}, gradient {place}", gradient, wanted, 1e-4, scale)
         if setting.on_gpu:
             saved = (most - kept) / (4 * 16 * (_SIZE - 2) ** 2 * 4)
