@@ -2,11 +2,11 @@
 
 import importlib.util
 import sys
-import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import tomllib
 
 ROOT = Path(__file__).parents[1]
 PRINT_STEPS = """

@@ -15,7 +15,17 @@ from acon_mm.ops import cpu as compiled
 from acon_mm.version import __version__
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("LICENSE", "MANIFEST.in", "README.md", "acon_mm", "acon_mm_cli.py", "configs", "pyproject.toml", "setup.py", "tools")
+SOURCES = (
+    "LICENSE",
+    "MANIFEST.in",
+    "README.md",
+    "acon_mm",
+    "acon_mm_cli.py",
+    "configs",
+    "pyproject.toml",
+    "setup.py",
+    "tools",
+)
 CONFIG = "detection/retinanet_r18-metaaconc_fpn_6e_digits.py"
 
 BUILD_SHIPPED_CONFIG = """
@@ -120,11 +130,19 @@ def test_extras_pin_what_results_depend_on(metadata):
         for extra in metadata.metadata.get_all("Provides-Extra"):
             if requirement.marker and requirement.marker.evaluate({"extra": extra}):
                 pins.setdefault(extra, {})[requirement.name] = str(requirement.specifier)
-    assert set(pins) == {"bootstrap", "openmmlab", "onedl", "sample", "tests"}
+    assert set(pins) == {
+        "bootstrap",
+        "openmmlab",
+        "onedl",
+        "sample",
+        "tests",
+        *(f"{name}-oldest" for name in ("bootstrap", "sample", "tests")),
+        "oldest",
+    }
     assert pins["sample"] == {name: f"=={version}" for name, version in PINNED.items()}
     loose = [
         f"{stack}: {name}{specifier}"
-        for stack in ("openmmlab", "onedl")
+        for stack in ("openmmlab", "onedl", "oldest")
         for name, specifier in pins[stack].items()
         if name not in ("ftfy", "regex") and not specifier.startswith("==")
     ]
