@@ -71,7 +71,10 @@ def kernels() -> dict:
         return {}
 
     class BuildKernels(BuildExtension):
-        """Compiles kernels.cpp once for each instruction set that the compiler knows, and then library.cpp."""
+        """Compiles kernels.cpp once for each instruction set that the compiler knows, and the other files as one.
+
+        One by one, each would read PyTorch's headers again, which takes most of the time.
+        """
 
         def build_extension(self, extension) -> None:
             if self.knows(["-fopenmp"]):  # Apple's Clang does not: the kernels have one thread there
@@ -81,6 +84,9 @@ def kernels() -> dict:
             extension.define_macros += [(f"ACON_{name.upper()}", None) for name in names]
             with ThreadPoolExecutor() as pool:
                 extension.extra_objects = [path for paths in pool.map(self.kernels_for, names) for path in paths]
+            together = Path(self.build_temp, "library.cpp")
+            together.write_text("".join(f'#include "{Path(path).resolve()}"\n' for path in extension.sources))
+            extension.sources = [str(together)]
             super().build_extension(extension)
 
         def kernels_for(self, name: str) -> list[str]:
@@ -107,7 +113,7 @@ def kernels() -> dict:
     version = "_".join(torch.__version__.split("+")[0].split(".")[:2])
     extension = CppExtension(
         f"acon_mm.ops._cpu_torch{version}",
-        [str(CSRC / "library.cpp")],
+        [str(path) for path in sorted(CSRC.glob("*.cpp")) if path.name != "kernels.cpp"],
         extra_compile_args=["-O3", "-g0"],
         depends=[str(path) for path in CSRC.glob("*")],
         optional=WANTED != "1",

@@ -15,17 +15,8 @@ from acon_mm.ops import cpu as compiled
 from acon_mm.version import __version__
 
 ROOT = Path(__file__).parents[1]
-SOURCES = (
-    "LICENSE",
-    "MANIFEST.in",
-    "README.md",
-    "acon_mm",
-    "acon_mm_cli.py",
-    "configs",
-    "pyproject.toml",
-    "setup.py",
-    "tools",
-)
+FILES = ("LICENSE", "MANIFEST.in", "README.md", "acon_mm_cli.py", "pyproject.toml", "setup.py")
+SOURCES = (*FILES, "acon_mm", "configs", "tools")
 CONFIG = "detection/retinanet_r18-metaaconc_fpn_6e_digits.py"
 
 BUILD_SHIPPED_CONFIG = """

@@ -33,7 +33,7 @@ def test_the_notebook_runs(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     outputs = [cell["outputs"] for cell in json.loads(source.read_text())["cells"] if cell["cell_type"] == "code"]
     printed = ["".join(text for each in cell for text in each.get("text", [])) for cell in outputs]
-    assert "Swapped in: 16 of 17 activations" in printed[1]
+    assert "Swapped in: 16 of 21 activations" in printed[1]
     assert "The report is in work_dirs/tutorial/report.html" in printed[2]
     assert any("AconC" in line for each in outputs[3] for line in each["data"]["text/markdown"])
     assert "The figures are in work_dirs/tutorial/activations/activations.html" in printed[4]
