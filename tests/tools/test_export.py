@@ -35,8 +35,8 @@ def test_a_detector(tmp_path, capsys):
     x = torch.randn(3, 3, 64, 96)  # another number of pictures than at the export
     found = runtime.InferenceSession(out, providers=["CPUExecutionProvider"]).run(None, {"x": x.numpy()})
     scores, boxes = model(x, mode="tensor")
-    for ours, expected in zip(found, [*scores, *boxes], strict=True):
-        torch.testing.assert_close(torch.from_numpy(ours), expected.detach(), rtol=1e-4, atol=1e-4)
+    expected = [each.detach() for each in (*scores, *boxes)]
+    torch.testing.assert_close([torch.from_numpy(each) for each in found], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -86,8 +86,11 @@ def difference(model: bytes, network: nn.Module, x: Tensor) -> float | None:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     found = map(torch.from_numpy, session.run(None, {"x": x.numpy()}))
     with torch.no_grad():
-        pairs = list(zip(found, network(x), strict=True))
-    return max(((y - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item() for y, expected in pairs)
+        return max(map(_relative, found, network(x)))
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    return ((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
