@@ -54,9 +54,8 @@ class BuildWithConfigsAndTools(build_py):
 
 def kernels() -> dict:
     """The arguments of ``setup`` that compile the kernels. None if they shall not or cannot be compiled."""
-    if WANTED == "0" or {"egg_info", "dist_info"} & {
-        *sys.argv
-    }:  # metadata needs none, and PyTorch takes seconds to import
+    metadata_alone = {"egg_info", "dist_info"} & {*sys.argv}  # PyTorch takes seconds to import
+    if WANTED == "0" or metadata_alone:
         return {}
     if find_spec("torch") is None:
         sys.path += [*site.getsitepackages(), site.getusersitepackages()]
