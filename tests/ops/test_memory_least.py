@@ -16,6 +16,7 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 from acon_mm import AconA, AconB, AconC, MetaAconC
+from acon_mm.compat import strict_zip
 from acon_mm.ops.memory import keep_outputs, recompute_outputs
 
 C, SIZE = 16, 64  # 2x16x64x64 in float32 are 512 KiB
@@ -64,7 +65,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        for conv, norm, act in zip(self.convs, self.norms, self.acts, strict=True):
+        for conv, norm, act in strict_zip(self.convs, self.norms, self.acts):
             y = norm(conv(x))
             if self.inplace:
                 y += x
@@ -105,7 +106,7 @@ def assert_same_as_default(net: nn.Module, x: Tensor, forward: Callable | None =
     net.load_state_dict(start)
     found = gradients(with_memory(net, "least"), x, forward)
     greatest = max(b.abs().max() for b in wanted)
-    for a, b in zip(found, wanted, strict=True):
+    for a, b in strict_zip(found, wanted):
         assert (a - b).abs().max() <= tolerance * greatest
     for name, value in net.state_dict().items():
         assert torch.equal(value, state[name]), name
