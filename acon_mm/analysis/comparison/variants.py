@@ -100,7 +100,8 @@ def variants(
         axes = [[(name, value) for value in values or [None]] for name, values in varied.items()]
         for combination in itertools.product(*axes):
             chosen = dict(combination)
-            named = [f"{name} {chosen[name]}" for (name, _), axis in strict_zip(combination, axes) if axis[1:]]
+            varied_here = [name for (name, _), axis in strict_zip(combination, axes) if axis[1:]]
+            named = [f"{name} {str(chosen[name]).removesuffix('.0')}" for name in varied_here]
             found.append(
                 Variant(
                     label=", ".join([act, *named]),

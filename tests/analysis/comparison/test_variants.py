@@ -42,7 +42,7 @@ def test_combinations():
     """ACONs alone have initial values; what is not varied is not in a name."""
     found = variants(["ReLU", "AconC"], sites=["paper", "all"], inits=["swish", "relu"], lr_mults=[1.0, 10.0])
     assert len(found) == 2 + 2 * 2 * 2
-    assert found[0].label == "ReLU, sites paper" and found[-1].label == "AconC, sites all, init relu, lr x 10.0"
+    assert found[0].label == "ReLU, sites paper" and found[-1].label == "AconC, sites all, init relu, lr x 10"
     assert (found[-1].act_cfg, found[-1].lr_mult) == ({"type": "AconC", "init": "relu"}, 10.0)
     assert [each.label for each in variants(["ReLU", "AconC"], inits=["relu"])] == ["ReLU", "AconC"]
 
