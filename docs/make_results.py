@@ -6,6 +6,8 @@ a directory in `work_dirs/`, and ``<!-- end -->``. ``<!-- results: NAME; ReLU 35
 published figures.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import re
