@@ -36,7 +36,7 @@ class Layer:
 
 
 def kept_layers(model: nn.Module, compute: Callable[[], Any], own: Iterable[Tensor]) -> tuple[list[Layer], list[str]]:
-    """What is kept as long as the result of ``compute`` is there, and the names of all modules in the order of their calls.
+    """What is kept as long as the result of ``compute`` is there. Also the names of the modules, as they are called.
 
     Forward hooks see each tensor that a module gets or makes. They remember its storage without keeping it. What no
     module gets or makes is not seen.

@@ -1,5 +1,6 @@
 """A training step on random pictures, and the memory that it takes."""
 
+import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -64,7 +65,7 @@ class TrainingStep:
         return next(self.model.parameters()).device
 
     def standing(self) -> int:
-        """The bytes that stay between two steps: weights, buffers, the optimizer's state, and gradients if they stay."""
+        """The bytes that stay between two steps: weights, buffers, the optimizer's state; gradients if they add up."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
         tensors += [each.grad for each in self.model.parameters() if each.grad is not None]
         for state in self._optim_wrapper.optimizer.state.values():
@@ -108,6 +109,7 @@ class TrainingStep:
             kept = torch.cuda.memory_allocated(self.device) - before
             self._update(count, loss)
             return Taken(kept, there + torch.cuda.max_memory_allocated(self.device) - before)
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or PyTorch's profiler prints when it starts and stops
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             loss = self.loss(*data)
             with record_function(_LOSS_IS_THERE):
