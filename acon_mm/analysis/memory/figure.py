@@ -31,11 +31,11 @@ def _by_kind(axes: Axes, found: Mapping[str, Memory]) -> None:
             size = memory.by_kind[kind] / MIB
             axes.barh(row, size, 0.6, left=left, color=color, label=None if row else kind)
             left += size
-        ratio = f" ({memory.kept / found[RELU].kept:.2f} x ReLU)" if row else ""
+        ratio = f" ({memory.kept[0] / found[RELU].kept[0]:.2f} x ReLU)" if row else ""
         axes.text(left, row, f" {left:,.0f} MiB{ratio}", va="center")
     axes.set_yticks(range(len(found)), list(found))
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.3 * max(memory.kept for memory in found.values()) / MIB)
+    axes.set_xlim(0, 1.3 * max(memory.kept[0] for memory in found.values()) / MIB)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("kept for backward, MiB")
     axes.legend(ncols=len(KINDS), loc="lower center", bbox_to_anchor=(0.45, 1.0))

@@ -1,7 +1,7 @@
 """The memory that a training step takes, with a config's ACONs and with ReLU."""
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -30,10 +30,9 @@ class Memory:
         batch: the number of pictures in a step.
         layers: what is kept for backward, by layer.
         modules: the names of the modules, in the order of their calls.
-        kept: all that is kept for backward.
         standing: weights, buffers and the optimizer's state.
-        peaks: the most that is in use in a step with ``batch`` pictures, and in one with twice as many; with
-            ``standing`` and the pictures.
+        kept: all that is kept for backward in a step with ``batch`` pictures, and in one with twice as many.
+        peaks: the most that is in use at a time in these two steps, with ``standing`` and the pictures.
     """
 
     model: str
@@ -41,25 +40,33 @@ class Memory:
     batch: int
     layers: list[Layer]
     modules: list[str]
-    kept: int
     standing: int
+    kept: tuple[int, int]
     peaks: tuple[int, int]
 
     @property
     def by_kind(self) -> dict[str, int]:
         """What is kept, by kind. What no module made or got is ``other``, too."""
         sizes = {kind: sum(each.bytes for each in self.layers if each.kind == kind) for kind in KINDS}
-        return sizes | {OTHER: self.kept - sum(size for kind, size in sizes.items() if kind != OTHER)}
+        return sizes | {OTHER: self.kept[0] - sum(size for kind, size in sizes.items() if kind != OTHER)}
 
     @property
     def per_picture(self) -> float:
-        """What one more picture takes."""
-        return (self.peaks[1] - self.peaks[0]) / self.batch
+        """What one more picture takes, where there are many."""
+        return max(slope for _, slope in self._lines())
 
     def pictures(self, limit: float) -> int:
-        """The number of pictures that fit into ``limit`` bytes: the peak grows evenly with their number."""
-        without = self.peaks[0] - self.batch * self.per_picture
-        return max(0, int((limit - without) / self.per_picture))
+        """The number of pictures that fit into ``limit`` bytes."""
+        return max(0, min(int((limit - start) / slope) for start, slope in self._lines() if slope > 0))
+
+    def _lines(self) -> Iterator[tuple[float, float]]:
+        """Lines below which the peak does not stay: what it takes without pictures, and for each.
+
+        With few pictures, the peak may be at the gradients of large weights, and then grow slowly. With many, it is at
+        least what is kept.
+        """
+        for small, large in (self.peaks, (self.standing + self.kept[0], self.standing + self.kept[1])):
+            yield 2 * small - large, (large - small) / self.batch
 
 
 def measure(cfg: Config, shape: tuple[int, int], batch: int, device: torch.device) -> Mapping[str, Memory]:
@@ -75,8 +82,7 @@ def measure(cfg: Config, shape: tuple[int, int], batch: int, device: torch.devic
         the twin as ``'ReLU'``, then the model of the config by the types of its ACONs.
 
     Raises:
-        UserError: the model has no ACON, cannot be built, or does not run; or the pictures are so small that their
-            number does not change the peak.
+        UserError: the model has no ACON, cannot be built, or does not run.
     """
     model_cfg = shipped_configs.without_weights(cfg.model.to_dict())
     relu_cfg = with_relu(model_cfg)
@@ -119,12 +125,6 @@ def _measure(
     standing = step.standing()
     taken = step.measured(batch)
     more = step.measured(2 * batch)
-    if more.peak <= taken.peak:
-        height, width = shape
-        raise UserError(
-            f"with pictures of {height} x {width}, their number does not change the peak of memory: take larger ones "
-            "by --shape"
-        )
     data = step.data(batch)
     layers, modules = kept_layers(model, lambda: step.loss(*data), own=data[:1])
     return Memory(
@@ -133,7 +133,7 @@ def _measure(
         batch=batch,
         layers=layers,
         modules=modules,
-        kept=taken.kept,
         standing=standing,
+        kept=(taken.kept, more.kept),
         peaks=(standing + taken.peak, standing + more.peak),
     )

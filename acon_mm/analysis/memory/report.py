@@ -62,7 +62,7 @@ def _pictures(count: int) -> str:
 
 def _summary(found: Mapping[str, Memory], limit_gib: float) -> str:
     rows = [_row(f"kept for backward: {kind}", {k: m.by_kind[kind] for k, m in found.items()}) for kind in KINDS]
-    rows.append(_row("**kept for backward**", {label: memory.kept for label, memory in found.items()}))
+    rows.append(_row("**kept for backward**", {label: memory.kept[0] for label, memory in found.items()}))
     rows.append(_row("weights, buffers, optimizer", {label: memory.standing for label, memory in found.items()}))
     rows.append(_row("**peak of a step, with these**", {label: memory.peaks[0] for label, memory in found.items()}))
     rows.append(_row("one picture more", {label: memory.per_picture for label, memory in found.items()}))
