@@ -3,6 +3,8 @@
 Writes `memory.md`, `memory.json`, `memory.png` and `memory.svg`.
 """
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
