@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from ...compat import strict_zip
 from ..activations import (
     ACTIVATION_METHODS,
     ACTIVATIONS,
@@ -87,7 +88,7 @@ class Calls(Part):
         if isinstance(callee, Choice):
             # What one of the layers takes is not what the next one meets.
             copies = ([Later(x.resolve, x.layer) if isinstance(x, Value) else x for x in args] for _ in callee)
-            outputs = [self._call(each, xs, kwargs, node, env) for each, xs in zip(callee, copies, strict=True)]
+            outputs = [self._call(each, xs, kwargs, node, env) for each, xs in strict_zip(callee, copies)]
             return self._join(outputs) if outputs else Value()
         if isinstance(callee, Ref):
             return self._layer(callee, args, kwargs, node)
@@ -145,10 +146,9 @@ class Calls(Part):
         env, spec = closure.env.new_child(), closure.node.args
         self._bind(spec, env, args, kwargs, None, None)
         names = [*spec.posonlyargs, *spec.args]
-        defaults = zip(
+        defaults = strict_zip(
             (*names[len(names) - len(spec.defaults) :], *spec.kwonlyargs),
             (*spec.defaults, *spec.kw_defaults),
-            strict=True,
         )
         for name, default in defaults:
             if default is not None and isinstance(env[name.arg], Given):
