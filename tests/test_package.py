@@ -125,6 +125,7 @@ def test_extras_pin_what_results_depend_on(metadata):
         "bootstrap",
         "openmmlab",
         "onedl",
+        "coverage",
         "sample",
         "tests",
         *(f"{name}-oldest" for name in ("bootstrap", "sample", "tests")),

@@ -290,7 +290,7 @@ std::optional<Recipe> recipe_of_sum(const torch::autograd::generated::AddBackwar
   }
   std::optional<Recipe> sum;
   for (const auto& edge : node.next_edges()) {
-    if (!edge.function || edge.input_nr != 0 || edge.function->input_metadata(0).shape_as_dim_vector() != x.sym_sizes()) {
+    if (!edge.function || edge.input_nr != 0 || !edge.function->input_metadata(0).is_same_shape(x)) {
       return std::nullopt;
     }
     const auto summand = recipe_of_output(*edge.function);
