@@ -19,7 +19,6 @@ from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 import acon_mm  # noqa: F401  registers activations
-from acon_mm.compat import strict_zip
 from acon_mm.engine import command_line
 from acon_mm.files import replacing
 
@@ -87,16 +86,11 @@ def difference(model: bytes, network: nn.Module, x: Tensor) -> float | None:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     found = map(torch.from_numpy, session.run(None, {"x": x.numpy()}))
     with torch.no_grad():
-<<<<<<< HEAD
         return max(map(_relative, found, network(x)))
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
-=======
-        pairs = list(strict_zip(found, network(x)))
-    return max(((y - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item() for y, expected in pairs)
->>>>>>> bf77a65 (Annotations and zip for Python 3.9 in the newer files)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
