@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from ...errors import UserError
 from ...layers import Acon
@@ -70,7 +72,7 @@ class Memory:
 
 
 def measure(cfg: Config, shape: tuple[int, int], batch: int, device: torch.device) -> Mapping[str, Memory]:
-    """Measure the model of a config and its twin with ReLU. They have random weights.
+    """Measure the model of a config and its twin with ReLU. They have random weights, and zeros in the heads.
 
     Args:
         cfg: with ``model``, ``optim_wrapper`` and ``default_scope``.
@@ -107,7 +109,17 @@ def _built(model_cfg: dict, package: str) -> tuple[BaseModel, bool]:
         raise UserError(f"the model cannot be built: {short(error)}") from error
     # By name, since mmcv's SyncBN is not a subclass of PyTorch's.
     found = any("SyncBatchNorm" in type(module).__name__ for module in model.modules())
+    _predict_nothing(model)
     return revert_sync_batchnorm(model), found
+
+
+def _predict_nothing(model: BaseModel) -> None:
+    """Set the weights of the heads to zero: both twins then propose the same boxes, and train with as many of them."""
+    for name, part in model.named_children():
+        for module in part.modules() if name not in ("backbone", "neck") else ():
+            if isinstance(module, (_ConvNd, nn.Linear)):
+                for parameter in module.parameters(recurse=False):
+                    nn.init.zeros_(parameter)
 
 
 def _label(model: BaseModel) -> str:

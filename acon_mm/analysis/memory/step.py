@@ -59,6 +59,8 @@ class TrainingStep:
                 self._optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
         except Exception as error:
             raise UserError(f"the optim_wrapper cannot be built: {short(error)}") from error
+        for group in self._optim_wrapper.optimizer.param_groups:
+            group["lr"] = 0.0  # all steps have the same weights, and so the same boxes
 
     @property
     def device(self) -> torch.device:
