@@ -15,7 +15,7 @@ import acon_mm  # noqa: F401  registers activations
 from acon_mm.analysis.explanation.picture_shape import picture_shape
 from acon_mm.analysis.machine import usable_device
 from acon_mm.analysis.memory import figure, measure, report
-from acon_mm.analysis.page import save
+from acon_mm.analysis.page import rendered
 from acon_mm.engine import command_line, devices
 from acon_mm.files import replacing
 
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             with replacing(directory / name) as file:
                 file.write(content.encode())
         title = f"Memory of a training step, {Path(args.config).stem}: {batch} pictures of {shape[0]} x {shape[1]}"
-        save(figure.figure(found, title, args.memory_gib), directory / "memory")
+        rendered(figure.figure(found, title, args.memory_gib), "memory").save(directory)
     print(text)
     print(f"The picture is {directory / 'memory.png'}")
 

@@ -1,11 +1,14 @@
 """The memory of a training step as a picture: by kind, and over the depth of the network."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ...compat import strict_zip
 from ..comparison.figures import COLORS
 from ..page import style
 from .layers import KINDS
@@ -27,7 +30,7 @@ def figure(found: Mapping[str, Memory], title: str, limit_gib: float) -> Figure:
 def _by_kind(axes: Axes, found: Mapping[str, Memory]) -> None:
     for row, memory in enumerate(found.values()):
         left = 0.0
-        for kind, color in zip(KINDS, COLORS[1:], strict=False):
+        for kind, color in zip(KINDS, COLORS[1:]):
             size = memory.by_kind[kind] / MIB
             axes.barh(row, size, 0.6, left=left, color=color, label=None if row else kind)
             left += size
@@ -44,7 +47,7 @@ def _by_kind(axes: Axes, found: Mapping[str, Memory]) -> None:
 def _over_depth(axes: Axes, found: Mapping[str, Memory]) -> None:
     order = found[RELU].modules
     places = {name: index for index, name in enumerate(order)}
-    for (label, memory), color, width in zip(found.items(), ("#BBBBBB", COLORS[1]), (5, 1.5), strict=True):
+    for (label, memory), color, width in strict_zip(found.items(), ("#BBBBBB", COLORS[1]), (5, 1.5)):
         sizes = [0.0] * len(order)
         for each in memory.layers:
             sizes[_place(each.module, places)] += each.bytes / MIB

@@ -1,5 +1,7 @@
 """Which layers made what is still in memory after the loss."""
 
+from __future__ import annotations
+
 import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

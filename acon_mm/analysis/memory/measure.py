@@ -1,5 +1,7 @@
 """The memory that a training step takes, with a config's ACONs and with ReLU."""
 
+from __future__ import annotations
+
 import gc
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

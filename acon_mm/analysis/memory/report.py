@@ -1,5 +1,7 @@
 """The memory of a training step as text, and as JSON: tables in Markdown that are aligned for a terminal."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from dataclasses import asdict

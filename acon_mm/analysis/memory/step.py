@@ -1,5 +1,7 @@
 """A training step on random pictures, and the memory that it takes."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -1,5 +1,7 @@
 """The config of a model, and that of its twin with ReLU."""
 
+from __future__ import annotations
+
 import inspect
 from typing import Any
 
