@@ -88,6 +88,11 @@ def cpu_capability() -> str:
     return found[1] if found else "unknown"
 
 
+def event_start(event: Any) -> int:
+    """When an event of PyTorch's profiler began. Before 2.4 the profiler counts in microseconds."""
+    return event.start_ns() if hasattr(event, "start_ns") else event.start_us()
+
+
 class _FlopCounterMode(TorchDispatchMode):
     """The same for torch 2.0, for convolutions and matrix products."""
 

@@ -14,7 +14,7 @@ from mmcv.cnn import is_norm
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from ...convert.activations import ACTIVATIONS, GATES
 
@@ -101,7 +101,7 @@ class _Watch:
             self.made[storage] = _Made(name, kind, tensor.untyped_storage().nbytes(), tensor._version)
 
     def _tensors(self, values: Any) -> Iterator[tuple[StorageWeakRef, Tensor]]:
-        for each in tree_leaves(values):
+        for each in tree_flatten(values)[0]:
             if isinstance(each, Tensor) and each.device == self._device and each.layout is torch.strided:
                 yield StorageWeakRef(each.untyped_storage()), each
 

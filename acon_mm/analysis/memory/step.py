@@ -14,6 +14,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from ...compat import event_start
 from ...errors import UserError
 from ..config_coverage import samples
 from ..config_coverage.passes import short
@@ -120,7 +121,7 @@ class TrainingStep:
                 pass
             self._update(count, loss)
         kept = total = peak = 0
-        for event in sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        for event in sorted(profiler.profiler.kineto_results.events(), key=event_start):
             if event.name() == _LOSS_IS_THERE:
                 kept = total
             elif event.name() == "[memory]":
