@@ -14,8 +14,6 @@ from typing import Any
 
 from mmengine.registry import Registry
 
-from acon_mm.compat import strict_zip
-
 PACKAGES = ("torch", "numpy", "mmengine", "mmcv", "mmdet", "mmseg", "builtins", "logging", "pickle", "warnings")
 CONTAINERS = (list, set, dict, OrderedDict, defaultdict)
 IMPORTED_FIRST = ("mmengine.runner", "mmcv.cnn", "mmcv.ops", "mmdet.models", "mmseg.models")
@@ -57,7 +55,7 @@ def _same(one: Any, other: Any) -> bool:
         return False
     if isinstance(one, dict):
         return all(key in other and other[key] is value for key, value in one.items())
-    return one == other if type(one) is not list else all(x is y for x, y in strict_zip(one, other))
+    return one == other if type(one) is not list else all(x is y for x, y in zip(one, other))
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

@@ -15,8 +15,6 @@ from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from ...compat import strict_zip
-
 #: height and width of pictures, or one number for both
 Size = Union[int, tuple[int, int]]
 
@@ -125,7 +123,7 @@ def _instances(shape: tuple[int, int]) -> Any:
     height, width = shape
     boxes = _boxes(shape)
     masks = np.zeros((2, height, width), np.uint8)
-    for mask, (left, top, right, bottom) in strict_zip(masks, boxes.int().tolist()):
+    for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist()):
         mask[top:bottom, left:right] = 1
     return InstanceData(
         bboxes=boxes,

@@ -40,13 +40,16 @@ def test_a_detector_whose_head_is_called_at_each_level():
     convs = [f"bbox_head.{branch}_convs.{i}.activate" for branch in ("cls", "reg") for i in (0, 1)]
     assert list(by_name) == [*blocks, *convs]
     conv = by_name[convs[0]]
-    assert (conv.type, conv.options, conv.channels, conv.channel_dim) == ("AconC", {"init": "relu"}, 128, 1)
+    assert (conv.type, conv.channels, conv.channel_dim) == ("AconC", 128, 1)
+    assert conv.options == dict(init="relu", memory="default")
     assert (conv.parameters, conv.runs, conv.frozen) == (3 * 128, "always", False)
     assert conv.shapes == [(1, 128, 8, 12), (1, 128, 4, 6), (1, 128, 2, 3)]
     assert conv.elements == [12288, 3072, 768] and conv.flops == 8 * sum(conv.elements) + 3 * 2 * 128
     block = by_name[blocks[0]]
     norm_cfg = dict(type="BN")
-    assert block.options == dict(init="swish", generator="channel", r=16, norm_cfg=norm_cfg, beta_scale=2.0)
+    assert block.options == dict(
+        init="swish", memory="default", generator="channel", r=16, norm_cfg=norm_cfg, beta_scale=2.0
+    )
     assert (block.type, block.channels, block.shapes) == ("MetaAconC", 64, [(1, 64, 16, 24)])
     assert kept(found) == {
         "backbone.stem": ("ReLU", "not among the default act_sites of backbone", True),
