@@ -64,7 +64,7 @@ demo: setup ## train RetinaNet-R18 with MetaAconC on handwritten digits, test it
 	    --out $(DEMO_DIR)/detections.png
 
 # The pins of ruff and mypy need a newer Python than the stack oldest has.
-test: $(if $(SUFFIX),setup,lint typecheck) ## ruff, mypy and all tests (6 to 7 minutes on two cores)
+test: $(if $(SUFFIX),setup,lint typecheck) ## ruff, mypy and all tests (9 minutes on two cores)
 	$(PYTEST) -m "not faults"
 
 test-fast: setup ## the tests that are not marked slow (at most 1 minute on two cores)
