@@ -322,6 +322,15 @@ def test_a_weight_of_the_norm_changed_before_backward_is_an_error():
         loss.backward()
 
 
+def test_a_freed_weight_of_the_norm_is_an_error():
+    net = network()
+    loss = net(picture()).square().mean()
+    recompute_outputs(loss)
+    net[1].weight.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match=r"was freed.*norm.*keep_outputs"):
+        loss.backward()
+
+
 def test_sums_of_others():
     """A scaled, a broadcast and a mixed one."""
     net = Residual(blocks=1)

@@ -64,6 +64,13 @@ Recipe Recipe::plus(const Recipe& other) const {
 }
 
 Tensor Recipe::make() const {
+  for (const Tensor& t : tensors) {
+    TORCH_CHECK(
+        !t.defined() || t.numel() == 0 || t.storage().nbytes() > 0,
+        "the memory of a parameter of an ACON was freed before the backward pass, or that of a norm before it, which "
+        "needs it to make the ACON's output or input again, as by a wrapper that shards parameters: "
+        "acon_mm.ops.memory.keep_outputs() turns that off");
+  }
   at::AutoDispatchBelowADInplaceOrView below;
   variable_list results;
   auto next = tensors.begin();

@@ -110,11 +110,6 @@ class Recomputed : public torch::autograd::SavedVariableHooks {
           "one of the variables needed for gradient computation has been modified by an inplace operation: the input "
           "or a parameter of an ACON, of shape ", t.sizes(), ", which the backward pass of the layer after it needs "
           "to make the ACON's output again. acon_mm.ops.memory.keep_outputs() turns that off");
-      TORCH_CHECK(
-          t.storage().nbytes() > 0 || t.numel() == 0,
-          "the memory of a parameter of an ACON was freed before the backward pass of the layer after it, which needs "
-          "it to make the ACON's output again, as by a wrapper that shards parameters: "
-          "acon_mm.ops.memory.keep_outputs() turns that off");
     }
     const Tensor y = recipe_.make();
     return y.sizes() == sizes_ ? y : y.view(sizes_);
