@@ -70,7 +70,7 @@ test: $(if $(SUFFIX),setup,lint typecheck) ## ruff, mypy and all tests (9 minute
 test-fast: setup ## the tests that are not marked slow (at most 1 minute on two cores)
 	$(PYTEST) -m "not slow"
 
-test-faults: setup ## plant faults (kills, damage, NaN, bad values) and count how they end (at most 15 minutes)
+test-faults: setup ## plant faults (kills, damage, NaN, bad values) and count how they end (5 minutes on two cores)
 	$(PYTEST) tests/faults
 
 test-gpu: setup ## the tests that need a GPU: AMP, SyncBN, nccl, the Triton kernels; skipped where there is none
