@@ -19,8 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from acon_mm import AconA, AconB, AconC, MetaAconC
 from acon_mm.compat import strict_zip
 from acon_mm.ops.memory import keep_outputs, recompute_outputs
-
-C, SIZE = 16, 64  # 2x16x64x64 in float32 are 512 KiB
+from helpers.recomputation import SIZE, C, gradients, picture
 
 #: what may keep the output of an ACON, by name
 KEEPERS: dict[str, Callable[[], nn.Module]] = {
@@ -59,22 +58,6 @@ ACTS = {
 def network(keeper: str = "conv", act: str = "AconC") -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, C, 3, padding=1), ACTS[act](C), KEEPERS[keeper]())
-
-
-def picture(dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    torch.manual_seed(1)
-    return torch.randn(2, 3, SIZE, SIZE, dtype=dtype)
-
-
-def gradients(net: nn.Module, x: torch.Tensor, forward: Callable | None = None) -> list[torch.Tensor]:
-    """The gradients of all parameters after a step, and of x."""
-    x = x.clone().requires_grad_()
-    net.zero_grad()
-    loss = (forward or net)(x).float().square().mean()
-    recompute_outputs(loss)
-    loss.backward()
-    assert x.grad is not None
-    return [x.grad, *(p.grad.clone() for p in net.parameters() if p.grad is not None)]
 
 
 def assert_same_as_kept(net: nn.Module, x: torch.Tensor, forward: Callable | None = None) -> None:

@@ -18,8 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from acon_mm import AconA, AconB, AconC, MetaAconC
 from acon_mm.compat import strict_zip
 from acon_mm.ops.memory import keep_outputs, recompute_outputs
-
-C, SIZE = 16, 64  # 2x16x64x64 in float32 are 512 KiB
+from helpers.recomputation import C, gradients, picture
 
 ACTS = {
     "AconA": AconA,
@@ -73,22 +72,6 @@ class Residual(nn.Module):
                 y = x + y
             x = act(y)
         return x
-
-
-def picture(dtype: torch.dtype = torch.float32) -> Tensor:
-    torch.manual_seed(1)
-    return torch.randn(2, 3, SIZE, SIZE, dtype=dtype)
-
-
-def gradients(net: nn.Module, x: Tensor, forward: Callable | None = None) -> list[Tensor]:
-    """The gradients of x and of all parameters after a step."""
-    x = x.clone().requires_grad_()
-    net.zero_grad()
-    loss = (forward or net)(x).float().square().mean()
-    recompute_outputs(loss)
-    loss.backward()
-    assert x.grad is not None
-    return [x.grad, *(p.grad.clone() for p in net.parameters() if p.grad is not None)]
 
 
 def with_memory(net: nn.Module, memory: str) -> nn.Module:
