@@ -55,8 +55,20 @@ is_compiling: Callable[[], bool] = getattr(_compiler, "is_compiling", None) or t
 #: whether ``torch.export`` traces this call. Before 2.7, PyTorch does not tell.
 is_exporting: Callable[[], bool] = getattr(_compiler, "is_exporting", _never)
 
-#: a context in which operators are called below autograd; its name is of 2.1
-BelowAutograd: Any = getattr(torch._C, "_AutoDispatchBelowADInplaceOrView", None) or torch._C._AutoDispatchBelowAutograd
+_guard: Any = getattr(torch._C, "_AutoDispatchBelowADInplaceOrView", None) or torch._C._AutoDispatchBelowAutograd
+
+
+@contextmanager
+def _held() -> Iterator[None]:
+    guard = _guard()
+    try:
+        yield
+    finally:
+        del guard
+
+
+#: a context in which operators are called below autograd; in 2.0 it is one as long as the object is there
+BelowAutograd: Any = _guard if hasattr(_guard, "__enter__") else _held
 
 
 def define(library: torch.library.Library, schema: str) -> None:

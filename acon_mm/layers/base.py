@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.fx.proxy import TraceError
 from typing_extensions import Self
 
+from ..compat import is_compiling
 from ..ops.memory import least
 
 #: beta of ``init='relu'``: ``|ACON-C - ReLU| <= 0.2785 / beta``, which is 0.007 (at ``|x| = 0.032``)
@@ -136,7 +137,7 @@ class Acon(nn.Module):
         dim = 1 if self.channel_dim is None else self.channel_dim
         if not max(2, dim + 1, -dim) <= x.dim() or x.shape[dim] != self.num_channels:
             self._check_channels(x, dim)
-        if self.memory == "least" and not torch.compiler.is_compiling():
+        if self.memory == "least" and not is_compiling():
             with least(x):
                 return self._activate(x, dim)
         return self._activate(x, dim)
