@@ -33,8 +33,8 @@ class AconA(Acon):
     def reset_parameters(self) -> None:
         reset_beta(self.beta, self.init)
 
-    def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
-        return F.acon_a(x, self.beta, channel_dim)
+    def _activate(self, x: Tensor, channel_dim: int, inplace: bool) -> Tensor:
+        return F.acon_a(x, self.beta, channel_dim, inplace)
 
 
 @register(MODELS)
@@ -59,8 +59,8 @@ class AconB(Acon):
         nn.init.constant_(self.p, 0.25 if self.init == "paper" else 0.0)
         reset_beta(self.beta, self.init)
 
-    def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
-        return F.acon_b(x, self.p, self.beta, channel_dim)
+    def _activate(self, x: Tensor, channel_dim: int, inplace: bool) -> Tensor:
+        return F.acon_b(x, self.p, self.beta, channel_dim, inplace)
 
 
 @register(MODELS)
@@ -91,5 +91,5 @@ class AconC(Acon):
         reset_slopes(self.p1, self.p2, self.init)
         reset_beta(self.beta, self.init)
 
-    def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
-        return F.acon_c(x, self.p1, self.p2, self.beta, channel_dim)
+    def _activate(self, x: Tensor, channel_dim: int, inplace: bool) -> Tensor:
+        return F.acon_c(x, self.p1, self.p2, self.beta, channel_dim, inplace)

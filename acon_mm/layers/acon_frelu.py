@@ -64,9 +64,9 @@ class AconFReLU(Acon):
     def _follow_parameters(self) -> None:
         self.num_channels = len(self.conv_frelu.weight)
 
-    def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
+    def _activate(self, x: Tensor, channel_dim: int, inplace: bool) -> Tensor:
         if channel_dim != 1 and x.dim() == 3 and self._has_batch_second(x):
-            return self._activate(x.permute(1, 2, 0), 1).permute(2, 0, 1)
+            return self._activate(x.permute(1, 2, 0), 1, False).permute(2, 0, 1)
         maps, restore = _as_maps(x.to(self.conv_frelu.weight.dtype), channel_dim)
         eta = normalize(self.bn1, self.conv_frelu(maps))
         return restore(normalize(self.bn2, F.acon_frelu(maps, eta)).to(x.dtype))

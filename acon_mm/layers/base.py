@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx.proxy import TraceError
+from torch.nn.modules.module import _global_forward_hooks
 from typing_extensions import Self
 
 from ..compat import is_compiling
@@ -21,6 +23,27 @@ MAX_CHANNELS = 65536
 
 INITS = ("paper", "swish", "relu")
 MEMORY = ("default", "least")
+
+
+class _CountReferences(nn.Module):
+    def forward(self, x: Tensor) -> int:
+        return sys.getrefcount(x)
+
+
+def _count_references() -> int:
+    x = torch.empty(0)
+    return _CountReferences()(x)
+
+
+_REFERENCES_OF_A_CALL = _count_references()
+
+
+def is_held_by_caller_alone(references: int) -> bool:
+    """Whether one variable of the caller holds a tensor, and nothing else, as a hook or a list of features.
+
+    ``references`` are those that :func:`sys.getrefcount` counts in a module's ``forward``.
+    """
+    return references <= _REFERENCES_OF_A_CALL and not _global_forward_hooks
 
 
 class Acon(nn.Module):
@@ -39,7 +62,9 @@ class Acon(nn.Module):
         memory: what is kept for backward. ``'default'``: the input, not the output. ``'least'``: not the input either,
             where the layer before keeps what it takes to compute it again; this costs some time. It concerns ACON-A,
             -B and -C, and Meta-ACON with one beta per channel or layer. (:mod:`acon_mm.ops.memory`)
-        inplace: without effect, because backward needs the input. It is accepted because ConvModule adds it.
+        inplace: whether the output may overwrite the input. It does where both are one operator with the batch norm
+            before, and nobody else has the norm's output (:mod:`acon_mm.ops.memory`). Elsewhere backward needs the
+            input.
 
     Raises:
         RuntimeError: at a call, if the number of channels is not known.
@@ -50,6 +75,8 @@ class Acon(nn.Module):
 
     #: the values of ``init`` that the class accepts
     inits: tuple[str, ...] = INITS
+    # An instance that was pickled by an older version has none of its own.
+    inplace = False
 
     def __init__(
         self,
@@ -78,6 +105,7 @@ class Acon(nn.Module):
         self.batch_first = batch_first
         self.init = init
         self.memory = memory
+        self.inplace = inplace
         #: the place where the module was attached, for error messages: ``"ConvModule.activate"``
         self.location: str | None = None
         if num_channels is not None:
@@ -137,13 +165,16 @@ class Acon(nn.Module):
         dim = 1 if self.channel_dim is None else self.channel_dim
         if not max(2, dim + 1, -dim) <= x.dim() or x.shape[dim] != self.num_channels:
             self._check_channels(x, dim)
-        if self.memory == "least" and not is_compiling():
+        if is_compiling():
+            return self._activate(x, dim, False)
+        inplace = self.inplace and not self._forward_hooks and is_held_by_caller_alone(sys.getrefcount(x))
+        if self.memory == "least":
             with least(x):
-                return self._activate(x, dim)
-        return self._activate(x, dim)
+                return self._activate(x, dim, inplace)
+        return self._activate(x, dim, inplace)
 
-    def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
-        """The activation of an input that fits."""
+    def _activate(self, x: Tensor, channel_dim: int, inplace: bool) -> Tensor:
+        """The activation of an input that fits; ``inplace``: it may be overwritten."""
         raise NotImplementedError
 
     def _check_channels(self, x: Tensor, dim: int) -> None:
@@ -208,7 +239,8 @@ class Acon(nn.Module):
         channels = "channels from the layer before" if self.num_channels is None else str(self.num_channels)
         dim = "" if self.channel_dim in (None, 1) else f", channel_dim={self.channel_dim}"
         memory = "" if self.memory == "default" else f", memory={self.memory!r}"
-        return f"{channels}{dim}, init={self.init!r}{memory}"
+        inplace = ", inplace=True" if self.inplace else ""
+        return f"{channels}{dim}, init={self.init!r}{memory}{inplace}"
 
 
 def reset_slopes(p1: Tensor, p2: Tensor, init: str) -> None:

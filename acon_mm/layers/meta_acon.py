@@ -134,18 +134,18 @@ class MetaAconC(Acon):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
+    def _activate(self, x: Tensor, channel_dim: int, inplace: bool) -> Tensor:
         if channel_dim != 1 and x.dim() == 3 and self.generator != "pixel" and self._has_batch_second(x):
-            return self._activate(x.permute(1, 2, 0), 1).permute(2, 0, 1)
+            return self._activate(x.permute(1, 2, 0), 1, False).permute(2, 0, 1)
         if not F.is_exporting() and x.numel() == 0 and x.dim() > 2:
             # Without space there is no mean, and nothing for running statistics to learn from: as an empty batch.
-            return self._activate(x.reshape(0, x.shape[channel_dim]), 1).reshape(x.shape)
+            return self._activate(x.reshape(0, x.shape[channel_dim]), 1, False).reshape(x.shape)
         if self.generator == "pixel":
             return F.acon_c_pixel(x, self.p1, self.p2, channel_dim, self.beta_scale)
         if self.generator == "layer":
             beta = self._layer_beta(x)
         else:
-            y = fused_meta_acon(self, x, channel_dim)
+            y = fused_meta_acon(self, x, channel_dim, inplace)
             if y is not None:
                 return y
             x, mean = F.input_and_mean(x, channel_dim)
@@ -207,7 +207,7 @@ class MetaAconC(Acon):
         return f"{super().extra_repr()}, generator={self.generator!r}, beta_scale={self.beta_scale:g}"
 
 
-def fused_meta_acon(module: MetaAconC, x: Tensor, channel_dim: int) -> Tensor | None:
+def fused_meta_acon(module: MetaAconC, x: Tensor, channel_dim: int, inplace: bool = False) -> Tensor | None:
     """The output of a channel-wise :class:`MetaAconC`, by one operator; None where the operator cannot compute it.
 
     The module must call its layers one by one:
@@ -218,6 +218,8 @@ def fused_meta_acon(module: MetaAconC, x: Tensor, channel_dim: int) -> Tensor | 
     - where a parameter has another dtype than the operator computes in;
     - where a layer has hooks or a ``forward`` of its own, was replaced by another class, or computes its weight, and
       where there are hooks on all modules.
+
+    ``inplace``: x may be overwritten, see :class:`Acon`.
 
     Shape:
         x ``(N, ..., C, ...)`` with C at ``channel_dim``; the result has the same shape.
@@ -244,7 +246,7 @@ def fused_meta_acon(module: MetaAconC, x: Tensor, channel_dim: int) -> Tensor | 
     generator = Generator._make((*first, *second, batch_statistics, momentum, eps, module.beta_scale))
     if {t.dtype for t in (p1, p2, *generator.learned())} != {torch.promote_types(x.dtype, torch.float32)}:
         return None
-    return cpu.meta_acon_c(x, p1, p2, generator, channel_dim)
+    return cpu.meta_acon_c(x, p1, p2, generator, channel_dim, inplace)
 
 
 def _values(linear: nn.Module | None, norm: nn.Module | None) -> tuple[Tensor | None, ...] | None:

@@ -29,7 +29,9 @@ def is_meant_for(x: Tensor, *parameters: Tensor) -> bool:
     return x.device.type == "cpu" and x.is_floating_point() and not wide
 
 
-def meta_acon_c(x: Tensor, p1: Tensor, p2: Tensor, generator: Generator, channel_dim: int) -> Tensor:
+def meta_acon_c(
+    x: Tensor, p1: Tensor, p2: Tensor, generator: Generator, channel_dim: int, inplace: bool = False
+) -> Tensor:
     r"""Meta-ACON-C with its channel-wise generator, in one operator, twice differentiable.
 
     .. math::
@@ -47,7 +49,8 @@ def meta_acon_c(x: Tensor, p1: Tensor, p2: Tensor, generator: Generator, channel
         RuntimeError: one norm without the other, another shape, dtype or device of a tensor, or batch statistics of
             less than two samples.
     """
-    return torch.ops.acon_mm.meta_acon_c.default(x, p1, p2, *generator, channel_dim)
+    operator = torch.ops.acon_mm.meta_acon_c_ if inplace else torch.ops.acon_mm.meta_acon_c
+    return operator.default(x, p1, p2, *generator, channel_dim)
 
 
 def instruction_set() -> str:

@@ -2,7 +2,8 @@
 
 The input ``x`` has any rank, the batch first, and the channels at ``channel_dim``. A parameter has one value per
 channel, ``(C,)``. It may also have one per sample and channel, ``(N, C)``, or one per sample, ``(N, 1)``. The result
-has the shape and dtype of ``x``. Only ``x`` and the parameters are kept for backward.
+has the shape and dtype of ``x``. Only ``x`` and the parameters are kept for backward. With ``inplace=True``, ``x`` may be
+overwritten where a batch norm made it and is one operator with the activation (:mod:`acon_mm.ops.memory`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from . import reference
 from .arguments import check_arguments, check_input
 from .backends import fuses
 
-_acon_c = torch.ops.acon_mm.acon_c.default
+_acon_c, _acon_c_ = torch.ops.acon_mm.acon_c.default, torch.ops.acon_mm.acon_c_.default
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -50,25 +51,27 @@ class _AconCPixel(torch.autograd.Function):
         return None if grad_x is None else grad_x.to(x.dtype), grad_p1, grad_p2, None, None
 
 
-def acon_a(x: Tensor, beta: Tensor, channel_dim: int = 1) -> Tensor:
+def acon_a(x: Tensor, beta: Tensor, channel_dim: int = 1, inplace: bool = False) -> Tensor:
     r"""ACON-A, which is Swish with a learned beta: :math:`x\,\sigma(\beta x)` (section 3.2).
 
     Raises:
         IndexError, RuntimeError: as :func:`acon_c`.
     """
-    return acon_c(x, torch.ones_like(beta), torch.zeros_like(beta), beta, channel_dim)
+    return acon_c(x, torch.ones_like(beta), torch.zeros_like(beta), beta, channel_dim, inplace)
 
 
-def acon_b(x: Tensor, p: Tensor, beta: Tensor, channel_dim: int = 1) -> Tensor:
+def acon_b(x: Tensor, p: Tensor, beta: Tensor, channel_dim: int = 1, inplace: bool = False) -> Tensor:
     r"""ACON-B: :math:`(1-p)\,x\,\sigma(\beta (1-p)\,x) + p\,x` (section 3.2).
 
     Raises:
         IndexError, RuntimeError: as :func:`acon_c`.
     """
-    return acon_c(x, torch.ones_like(p), p, beta, channel_dim)
+    return acon_c(x, torch.ones_like(p), p, beta, channel_dim, inplace)
 
 
-def acon_c(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int = 1) -> Tensor:
+def acon_c(
+    x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int = 1, inplace: bool = False
+) -> Tensor:
     r"""ACON-C: :math:`(p_1 - p_2)\,x\,\sigma(\beta (p_1 - p_2)\,x) + p_2\,x` (equation 7).
 
     Raises:
@@ -79,7 +82,7 @@ def acon_c(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int = 1
     if is_exporting():
         check_arguments(x, p1, p2, beta, channel_dim)
         return reference.forward_composed(x, p1, p2, beta, channel_dim)
-    return _acon_c(x, p1, p2, beta, channel_dim)
+    return (_acon_c_ if inplace else _acon_c)(x, p1, p2, beta, channel_dim)
 
 
 def acon_c_pixel(x: Tensor, p1: Tensor, p2: Tensor, channel_dim: int = 1, scale: float = 1.0) -> Tensor:

@@ -2,9 +2,11 @@
 
 =====================  ==============================================================================================
 ``acon_c``             ACON-C, with autograd; equation 7. p1, p2 and beta are ``(C,)``, ``(N, C)`` or ``(N, 1)``.
+``acon_c_``            the same, which may overwrite x where a norm made it, and then returns x (``csrc/norm_before.h``)
 ``acon_c_backward``    its gradients; ``output_mask`` says which of x, p1, p2 and beta need theirs, the others are None
 ``channel_mean``       the mean per sample and channel, ``(N, C)``
 ``meta_acon_c``        Meta-ACON-C with its channel-wise generator, with autograd (only with the compiled library)
+``meta_acon_c_``       the same, as ``acon_c_``
 ``*_reference``        the same by ``reference.py``, on every device
 =====================  ==============================================================================================
 
@@ -48,11 +50,13 @@ _META = (
 library = torch.library.Library("acon_mm", "DEF")
 for _schema in (
     "acon_c" + _ACON_C,
+    "acon_c_(Tensor(a!) x, Tensor p1, Tensor p2, Tensor beta, int channel_dim=1) -> Tensor(a)",
     "acon_c_backward" + _BACKWARD,
     "channel_mean(Tensor x, int channel_dim=1) -> Tensor",
     "acon_c_reference" + _ACON_C,
     "acon_c_backward_reference" + _BACKWARD,
     "meta_acon_c" + _META,
+    "meta_acon_c_" + _META.replace("Tensor x", "Tensor(x!) x").replace("-> Tensor", "-> Tensor(x)"),
     "meta_acon_c_reference" + _META,
     # The machine code of a kernel for GPUs, which C++ asks for (`gpu.machine_code`).
     "gpu_kernel(str name, int[] types, int[] divisors, int[] constants, int warps, int device) -> (Tensor, str, int)",
@@ -112,6 +116,7 @@ def implement_autograd() -> None:
             return torch.ops.acon_mm.acon_c_backward.default(*arguments)
 
     library.impl("acon_c", with_autograd(forward, backward), "Autograd")
+    library.impl("acon_c_", torch.ops.acon_mm.acon_c.default, "Autograd")
     library.impl("acon_c_backward", backward, "Autograd")
 
 
@@ -127,6 +132,9 @@ def _channel_mean_reference(x: Tensor, channel_dim: int = 1) -> Tensor:
 
 implement(reference.forward, reference.backward, "CompositeExplicitAutograd")
 library.impl("channel_mean", _channel_mean_reference, "CompositeExplicitAutograd")
+# Only autograd of the library overwrites x.
+library.impl("acon_c_", torch.ops.acon_mm.acon_c.default, "CompositeExplicitAutograd")
+library.impl("acon_c_", torch.ops.acon_mm.acon_c.default, "FuncTorchBatched")
 # C++ calls these for double backward, and for tensors that its kernels do not take.
 library.impl("acon_c_reference", reference.forward, "CompositeImplicitAutograd")
 library.impl("acon_c_backward_reference", reference.backward, "CompositeImplicitAutograd")

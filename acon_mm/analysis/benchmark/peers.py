@@ -35,7 +35,7 @@ class OfficialAconC(AconC):
 
     form: Callable[..., Tensor] = staticmethod(official)
 
-    def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
+    def _activate(self, x: Tensor, channel_dim: int, inplace: bool) -> Tensor:
         return self.form(x, *_align(x, channel_dim, self.p1, self.p2, self.beta))
 
 
@@ -44,7 +44,7 @@ class OfficialMetaAconC(MetaAconC):
 
     form: Callable[..., Tensor] = staticmethod(official)
 
-    def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
+    def _activate(self, x: Tensor, channel_dim: int, inplace: bool) -> Tensor:
         mean = x
         for space in sorted((d for d in range(1, x.dim()) if d != channel_dim % x.dim()), reverse=True):
             mean = mean.mean(space)
@@ -70,14 +70,14 @@ _fallback = operators.with_autograd(reference.forward, reference.backward)
 class FallbackAconC(AconC):
     """ACON-C as it runs without compiled kernels."""
 
-    def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
+    def _activate(self, x: Tensor, channel_dim: int, inplace: bool) -> Tensor:
         return _fallback(x, self.p1, self.p2, self.beta, channel_dim)
 
 
 class FallbackMetaAconC(MetaAconC):
     """Meta-ACON-C as it runs without compiled kernels."""
 
-    def _activate(self, x: Tensor, channel_dim: int) -> Tensor:
+    def _activate(self, x: Tensor, channel_dim: int, inplace: bool) -> Tensor:
         beta = self._channel_beta(reference.spatial_mean(x, channel_dim))
         return _fallback(x, self.p1, self.p2, beta, channel_dim)
 

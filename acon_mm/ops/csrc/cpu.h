@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <functional>
 #include <tuple>
 
 #include "arguments.h"
@@ -18,9 +19,41 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 using Mask = std::array<bool, 4>;
 
 Tensor acon_c_cpu(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim);
+// Whether these kernels take the tensors.
+bool cpu_serves(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta);
+
+// In place.
+void acon_c_cpu_(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim);
+// The gradient of x takes the memory of `grad_y` where that is ours.
 Gradients acon_c_backward_cpu(
-    const Tensor& grad_y, const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta,
+    Tensor grad_y, const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta,
     int64_t channel_dim, Mask output_mask);
+
+// Whether nobody else has the tensor or a view of it, and no graph records it: then it may be changed.
+bool is_ours(const Tensor& t);
+
+// A batch norm: its output is z = scale u + shift, with its input u. All are per channel, in the compute type.
+struct Norm {
+  Tensor scale, shift, mean, rstd;
+  bool batch_statistics; // whether mean and rstd are those of u
+  Tensor mean_of_samples; // of u, (N, C); only where somebody needs the gradient of the mean of z
+};
+
+// ACON-C of z. u must be walkable.
+Tensor normed_acon_c_cpu(
+    const Tensor& u, const Tensor& scale, const Tensor& shift, const Tensor& p1, const Tensor& p2, const Tensor& beta,
+    int64_t channel_dim);
+
+// `weight` and `bias` are those of the norm.
+struct NormedAconGradients {
+  Tensor u, weight, bias, p1, p2, beta;
+};
+// Returns the gradient of the mean of z over space, (N, C), out of that of beta.
+using GradientOfMean = std::function<Tensor(const Tensor& grad_beta)>;
+// The gradient of u takes the memory of `grad_y` where that is ours.
+NormedAconGradients normed_acon_c_backward_cpu(
+    Tensor grad_y, const Tensor& u, const Norm& norm, const Tensor& p1, const Tensor& p2, const Tensor& beta,
+    int64_t channel_dim, const GradientOfMean& gradient_of_mean = nullptr);
 
 // The mean of each sample and channel, (N, C), in the compute type.
 Tensor channel_mean_cpu(const Tensor& x, int64_t channel_dim);

@@ -20,6 +20,19 @@ struct Sums {
   }
 };
 
+// Where a norm is before, with z = scale u + shift: what its own gradients are made of.
+template <typename A>
+struct NormedSums : Sums<A> {
+  typename Vector<A>::type z; // of grad_z
+  typename Vector<A>::type z_u; // of grad_z (u - mean)
+
+  void add(const NormedSums& other, typename Vector<A>::ints mask) {
+    Sums<A>::add(other, mask);
+    z += mask ? other.z : typename Vector<A>::type{};
+    z_u += mask ? other.z_u : typename Vector<A>::type{};
+  }
+};
+
 // ACON-C (arXiv 2009.04759, equations 7 and 8). With p_diff = p1 - p2, z = beta p_diff x, s = sigmoid(z):
 //
 //   y      = x (p2 + p_diff s)
@@ -28,6 +41,7 @@ struct Sums {
 template <typename A>
 struct AconC {
   using V = typename Vector<A>::type;
+  using OfSums = Sums<A>;
 
   V p_diff, p2, z_slope; // z = z_slope x
 
@@ -68,6 +82,55 @@ struct AconC {
       sums.beta += weighted * slope * x;
     }
     return grad_y * (p2 + p_diff * h);
+  }
+};
+
+// ACON-C of a norm's output, out of the norm's input.
+template <typename A>
+struct NormedAconC : AconC<A> {
+  using V = typename AconC<A>::V;
+
+  V scale, shift;
+
+  static NormedAconC selected(typename Vector<A>::ints mask, const NormedAconC& first, const NormedAconC& second) {
+    return {
+        AconC<A>::selected(mask, first, second), mask ? first.scale : second.scale,
+        mask ? first.shift : second.shift};
+  }
+
+  V normalized(V u) const {
+    return u * scale + shift;
+  }
+
+  V y(V u) const {
+    return AconC<A>::y(normalized(u));
+  }
+};
+
+// The gradients of both.
+template <typename A>
+struct NormedAconCGradients : NormedAconC<A> {
+  using V = typename AconC<A>::V;
+  using OfSums = NormedSums<A>;
+
+  V mean, a, b, c;
+
+  static NormedAconCGradients selected(
+      typename Vector<A>::ints mask, const NormedAconCGradients& first, const NormedAconCGradients& second) {
+    return {
+        NormedAconC<A>::selected(mask, first, second), mask ? first.mean : second.mean, mask ? first.a : second.a,
+        mask ? first.b : second.b, mask ? first.c : second.c};
+  }
+
+  // Returns grad_u. Adds to the sums, if wanted.
+  template <bool with_sums>
+  V grad_x(V grad_y, V u, NormedSums<A>& sums) const {
+    const V grad_z = AconC<A>::template grad_x<with_sums>(grad_y, this->normalized(u), sums);
+    if constexpr (with_sums) {
+      sums.z += grad_z;
+      sums.z_u += grad_z * (u - mean);
+    }
+    return grad_z * a + (u * b + c);
   }
 };
 

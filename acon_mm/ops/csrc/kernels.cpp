@@ -11,8 +11,9 @@ template <typename S>
 constexpr acon::Kernels<S> loops() {
   using P = PlaneLoops<S>;
   using R = RowLoops<S>;
-  return {P::planes_forward, P::planes_backward, P::planes_sum, P::add_to_planes,
-          R::rows_forward,   R::rows_backward,   R::rows_sum,   R::add_to_rows};
+  return {P::planes_forward,        P::planes_backward, P::normed_planes_forward, P::normed_planes_backward,
+          P::planes_sum,            P::add_to_planes,   R::rows_forward,          R::rows_backward,
+          R::normed_rows_forward,   R::normed_rows_backward, R::rows_sum,         R::add_to_rows};
 }
 
 } // namespace

@@ -42,6 +42,19 @@ struct Parameters {
   Parameter<A> p1, p2, beta;
 };
 
+// The same where a batch norm is before the ACON, which has z = scale u + shift out of its input u. These are per channel.
+template <typename A>
+struct NormedParameters : Parameters<A> {
+  const A *scale, *shift;
+};
+
+// The same for backward: the gradient of u is a grad_z + b u + c. The sums need the mean of u.
+template <typename A>
+struct NormedGradients : NormedParameters<A> {
+  const A *mean, *a, *b;
+  Parameter<A> c;
+};
+
 // A task of planes: `channels` planes of `count` elements of each unit. They follow one another; units follow at a
 // distance. With one channel, a plane may be a part of one.
 struct Planes {
@@ -65,9 +78,11 @@ template <typename A>
 struct SumsTo {
   A *p1, *p2, *beta;
   int64_t beta_stride;
+  // Where a norm is before: of grad_z and of grad_z (u - mean), one per channel.
+  A *z, *z_u;
 };
 
-// x, y and gradients begin at the first element of the task.
+// x, y, u and gradients begin at the first element of the task.
 template <typename S>
 struct Kernels {
   using A = typename Compute<S>::type;
@@ -78,6 +93,11 @@ struct Kernels {
   void (*planes_backward)(
       const S* grad_y, const S* x, S* grad_x, const Planes& planes, const Parameters<A>& parameters,
       const SumsTo<A>& sums);
+  // The same with a norm before, of its input u.
+  void (*normed_planes_forward)(const S* u, S* y, const Planes& planes, const NormedParameters<A>& parameters);
+  void (*normed_planes_backward)(
+      const S* grad_y, const S* u, S* grad_u, const Planes& planes, const NormedGradients<A>& parameters,
+      const SumsTo<A>& sums);
   // The sums of each unit follow at a distance of `sums_stride`, the values of `add_to_planes` at `values_stride`.
   void (*planes_sum)(const S* x, const Planes& planes, A* sums, int64_t sums_stride);
   void (*add_to_planes)(S* x, const Planes& planes, const A* values, int64_t values_stride);
@@ -85,6 +105,10 @@ struct Kernels {
   void (*rows_forward)(const S* x, S* y, const Rows& rows, const Parameters<A>& parameters);
   void (*rows_backward)(
       const S* grad_y, const S* x, S* grad_x, const Rows& rows, const Parameters<A>& parameters,
+      const SumsTo<A>& sums);
+  void (*normed_rows_forward)(const S* u, S* y, const Rows& rows, const NormedParameters<A>& parameters);
+  void (*normed_rows_backward)(
+      const S* grad_y, const S* u, S* grad_u, const Rows& rows, const NormedGradients<A>& parameters,
       const SumsTo<A>& sums);
   void (*rows_sum)(const S* x, const Rows& rows, A* sums, int64_t sums_stride);
   void (*add_to_rows)(S* x, const Rows& rows, const A* values, int64_t values_stride);

@@ -38,6 +38,8 @@ struct Layout {
   static constexpr int64_t kFewElements = 16384, kManyElements = 131072, kTasks = 128;
   // A task of rows has a sum per channel. With more rows, these are few, compared with the elements.
   static constexpr int64_t kFewRows = 32;
+  // With more rows, sums of one after the other would be less exact.
+  static constexpr int64_t kManyRows = 2048;
 
   Layout(at::IntArrayRef sizes, int64_t channel_dim, bool channels_last, Units task_units) {
     samples = sizes[0];
@@ -59,7 +61,7 @@ struct Layout {
     if (rows) {
       units = samples;
       part = channels, parts = 1;
-      chunk = std::clamp(elements / at_least_1(channels), kFewRows, std::max(blocks, kFewRows));
+      chunk = std::clamp(elements / at_least_1(channels), kFewRows, std::clamp(blocks, kFewRows, kManyRows));
       chunks = divided_up(blocks, chunk);
     } else {
       units = samples * blocks;

@@ -10,6 +10,7 @@
 #include "compat.h"
 #include "gpu.h"
 #include "meta.h"
+#include "norm_before.h"
 #include "recompute.h"
 
 namespace acon {
@@ -19,11 +20,13 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 Tensor meta_acon_c(
-    const Tensor& x, const Tensor& p1, const Tensor& p2, const Generator& generator, int64_t channel_dim);
+    const Tensor& x, const Tensor& p1, const Tensor& p2, const Generator& generator, int64_t channel_dim,
+    bool may_overwrite);
 
 // The arguments come in the order of the schema, whose names from fc1_weight to beta_scale are the fields of
 // `Generator` in ops/generator.py.
 // Packs the arguments.
+template <bool may_overwrite>
 Tensor meta_acon_c_operator(
     const Tensor& x, const Tensor& p1, const Tensor& p2,
     // first layer
@@ -46,7 +49,7 @@ Tensor meta_acon_c_operator(
       momentum,
       eps,
       beta_scale};
-  return meta_acon_c(x, p1, p2, generator, channel_dim);
+  return meta_acon_c(x, p1, p2, generator, channel_dim, may_overwrite);
 }
 
 // Unpacks them for the operator that ops/operators.py registers: the same out of PyTorch's operators and acon_c. It
@@ -55,7 +58,7 @@ Tensor call_reference(
     const Tensor& x, const Tensor& p1, const Tensor& p2, const Generator& generator, int64_t channel_dim) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("acon_mm::meta_acon_c_reference", "")
-                             .typed<decltype(meta_acon_c_operator)>();
+                             .typed<decltype(meta_acon_c_operator<false>)>();
   const auto maybe = [](const Tensor& t) { return t.defined() ? MaybeTensor(t) : MaybeTensor(); };
   const GeneratorLayer &first = generator.first, &second = generator.second;
   return op.call(
@@ -80,12 +83,16 @@ void append_learned(variable_list& list, const G& generator) {
   });
 }
 
-// The inputs, and what backward needs besides them. `kept` comes last, because its length depends on the device.
-void save(AutogradContext* context, const MetaInputs& in, const Recipe& recipe_of_x, const variable_list& kept) {
+// The inputs, and what backward needs besides them. `kept` comes last, because its length depends on the device. With a
+// norm before, `in.x` is the norm's input.
+void save(
+    AutogradContext* context, const MetaInputs& in, const Recipe& recipe_of_x, const variable_list& kept,
+    const NormBefore& before) {
   variable_list list = {Tensor(), in.p1, in.p2};
   // Without running statistics, which may move before backward.
   for_each_learned(in.generator, [&](const Tensor& t) { list.push_back(t); });
   list.insert(list.end(), kept.begin(), kept.end());
+  save_norm(*context, list, before);
   save_input(*context, in.x, recipe_of_x, std::move(list));
   auto& data = context->saved_data;
   data["batch_statistics"] = in.generator.batch_statistics;
@@ -99,10 +106,12 @@ struct Saved {
   SavedInput x;
   MetaInputs in; // where x is not kept, with a stand-in of its shape
   variable_list kept;
+  NormBefore before;
 };
 
 Saved load(AutogradContext* context) {
-  Saved saved{load_input(*context), {}, {}};
+  Saved saved{load_input(*context), {}, {}, {}};
+  saved.before = load_norm(*context, saved.x.list);
   MetaInputs& in = saved.in;
   auto next = saved.x.list.cbegin();
   in.x = *next++, in.p1 = *next++, in.p2 = *next++;
@@ -115,151 +124,6 @@ Saved load(AutogradContext* context) {
   in.channel_dim = data["channel_dim"].toInt();
   saved.kept.assign(next, saved.x.list.cend());
   return saved;
-}
-
-const MetaKernels& kernels_for(const Tensor& x) {
-  return x.device().type() == gpu_device_type() ? meta_gpu : meta_cpu;
-}
-
-// One node for mean, generator and activation: for small tensors, calls cost more than the computation.
-struct MetaAconC : torch::autograd::Function<MetaAconC> {
-  // Autograd records the tensors; `learned` are those of the generator.
-  static Tensor forward(
-      AutogradContext* context, const Tensor& x, const Tensor& p1, const Tensor& p2, at::TensorList /* learned */,
-      const Generator& generator, int64_t channel_dim, const Recipe& recipe_of_x) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    const MetaInputs in{x, p1, p2, generator, channel_dim};
-    MetaResult result = kernels_for(x).forward(in);
-    save(context, in, recipe_of_x, result.kept);
-    return result.y;
-  }
-
-  static std::optional<Recipe> recipe_of(AutogradContext& context) {
-    if (!context.saved_data["saved_plainly"].toBool()) {
-      return std::nullopt;
-    }
-    const auto [x, in, kept] = load(&context);
-    const Tensor beta = kernels_for(in.x).beta(in, kept);
-    return x.recipe.then(Recipe::activate, static_cast<double>(in.channel_dim), {in.p1, in.p2, beta});
-  }
-
-  static variable_list backward(AutogradContext* context, variable_list grads) {
-    auto [x, in, kept] = load(context);
-    check_gradient(grads[0], in.x);
-    in.x = x.make();
-    const bool create_graph = at::GradMode::is_enabled(); // see acon_c_backward_autograd in ops.cpp
-    variable_list result = create_graph || at::isTensorSubclassLike(grads[0])
-        ? composed_backward(grads[0], in, kept, create_graph)
-        : kernel_backward(grads[0], in, kept);
-    result.resize(result.size() + 3); // the generator, the channel dimension and the recipe have no gradient
-    return result;
-  }
-
- private:
-  static variable_list kernel_backward(const Tensor& grad_y, const MetaInputs& in, const variable_list& kept) {
-    MetaGradients grad = kernels_for(in.x).backward(grad_y, in, kept);
-    variable_list result = {std::move(grad.x), std::move(grad.p1), std::move(grad.p2)};
-    append_learned(result, grad.generator);
-    return result;
-  }
-
-  // Computes y again out of PyTorch's operators, and differentiates that.
-  static variable_list composed_backward(
-      const Tensor& grad_y, const MetaInputs& in, const variable_list& kept, bool create_graph) {
-    at::AutoGradMode recording(true);
-    Generator generator = in.generator;
-    if (generator.has_norm() && !generator.batch_statistics) {
-      // The running statistics as they were in forward.
-      const auto restore = [&](GeneratorLayer& layer, const NormStatistics& statistics) {
-        layer.bn_running_mean = statistics.mean;
-        layer.bn_running_var = statistics.rstd.pow(-2) - generator.eps;
-      };
-      const auto statistics = kernels_for(in.x).statistics(in, kept);
-      restore(generator.first, statistics[0]);
-      restore(generator.second, statistics[1]);
-    }
-    variable_list inputs = {in.x, in.p1, in.p2}, wanted;
-    append_learned(inputs, generator);
-    for (const Tensor& input : inputs) {
-      if (input.requires_grad()) {
-        wanted.push_back(input);
-      }
-    }
-    const Tensor y = call_reference(in.x, in.p1, in.p2, generator, in.channel_dim);
-    const variable_list found = torch::autograd::grad({y}, wanted, {grad_y}, create_graph, create_graph);
-    auto next = found.begin();
-    variable_list result;
-    for (const Tensor& input : inputs) {
-      result.push_back(input.requires_grad() ? *next++ : Tensor());
-    }
-    return result;
-  }
-};
-
-const bool meta_acon_c_is_known = register_acon<MetaAconC>();
-
-// The number of tensors that a norm has.
-int64_t count(const std::array<Tensor, 5>& norm) {
-  return std::count_if(norm.begin(), norm.end(), [](const Tensor& t) { return t.defined(); });
-}
-
-// Whether the kernels of x's device can read a tensor: one of this device, with memory of its own.
-bool is_readable(const Tensor& t, const c10::Device& device) {
-  return !t.defined() || (t.device() == device && !at::isTensorSubclassLike(t) && !t.is_neg());
-}
-
-// The checks of a layer, and whether the kernels can read its tensors.
-bool is_readable(const GeneratorLayer& layer, int64_t inputs, const Tensor& p1) {
-  const int64_t outputs = layer.fc_weight.size(0);
-  TORCH_CHECK(
-      layer.fc_weight.numel() == outputs * inputs, "a layer of the generator with ", inputs,
-      " inputs takes a weight (out, ", inputs, ", 1, 1), got ", layer.fc_weight.sizes());
-  bool readable = true;
-  for (const Tensor* t :
-       {&layer.fc_weight, &layer.fc_bias, &layer.bn_weight, &layer.bn_bias, &layer.bn_running_mean,
-        &layer.bn_running_var}) {
-    if (!t->defined()) {
-      continue;
-    }
-    TORCH_CHECK(
-        t->device() == p1.device() && t->scalar_type() == p1.scalar_type() && t->dim() > 0 && t->size(0) == outputs &&
-            (t == &layer.fc_weight || t->dim() == 1),
-        "a layer of the generator with ", outputs, " outputs takes tensors with as many values, ", p1.scalar_type(),
-        " on ", p1.device(), ", got ", t->scalar_type(), " of shape ", t->sizes(), " on ", t->device());
-    readable = readable && t->is_contiguous() && is_readable(*t, p1.device());
-  }
-  return readable && is_readable(layer.bn_num_batches_tracked, p1.device());
-}
-
-Tensor meta_acon_c(
-    const Tensor& x, const Tensor& p1, const Tensor& p2, const Generator& generator, int64_t channel_dim) {
-  const int64_t first = count(generator.first.norm()), second = count(generator.second.norm());
-  TORCH_CHECK(
-      first == second && (first == 0 || first == 5),
-      "meta_acon_c takes all five tensors of bn1 and of bn2, or None for all of them, got ", first, " and ", second);
-  const int64_t dim = check_arguments(x, p1, p2, p1, channel_dim);
-  TORCH_CHECK(
-      p1.dim() == 1 && p2.dim() == 1, "meta_acon_c takes p1 and p2 per channel, got shapes ", p1.sizes(), " and ",
-      p2.sizes());
-  TORCH_CHECK(
-      !generator.has_norm() || !generator.batch_statistics || x.sym_size(0) > 1,
-      "batch statistics need two samples or more, got ", x.sym_size(0), ": use batch_statistics=False");
-  const auto type = x.device().type();
-  const auto wide = compute_type(x);
-  // PyTorch has not chosen by device, as this operator is for all of them.
-  const bool served = (type == gpu_device_type() ? gpu_serves(x, dim) : type == at::kCPU) && x.numel() > 0 &&
-      p1.scalar_type() == wide && p2.scalar_type() == wide && p1.is_contiguous() && p2.is_contiguous() &&
-      is_readable(x, x.device()) && is_readable(p1, x.device()) && is_readable(p2, x.device());
-  if (!served || !is_readable(generator.first, x.size(dim), p1) ||
-      !is_readable(generator.second, generator.first.fc_weight.size(0), p1)) {
-    return call_reference(x, p1, p2, generator, dim);
-  }
-  variable_list learned;
-  append_learned(learned, generator);
-  const Recipe recipe_of_x = prepare_input(x);
-  const Tensor y = MetaAconC::apply(x, p1, p2, at::TensorList(learned), generator, dim, recipe_of_x);
-  finish_output(y);
-  return y;
 }
 
 // Meta-ACON-C on a CPU.
@@ -299,6 +163,29 @@ MetaGradients backward(const Tensor& grad_y, const MetaInputs& in, const variabl
       std::move(generator)};
 }
 
+// What the norm before computed is overwritten by the result. Its mean is that of its input, shifted and scaled.
+MetaResult forward_after_norm(const MetaInputs& in, Norm& norm, const Tensor& z) {
+  norm.mean_of_samples = channel_mean_cpu(in.x, in.channel_dim);
+  const Tensor mean = norm.mean_of_samples * norm.scale + norm.shift;
+  GeneratorOutputs outputs = generator_cpu(mean, in.generator);
+  acon_c_cpu_(z, in.p1, in.p2, outputs.beta(), in.channel_dim);
+  MetaResult result{z.alias(), {mean}};
+  for_each(outputs, [&](const Tensor& t) { result.kept.push_back(t); });
+  return result;
+}
+
+NormedAconGradients backward_after_norm(
+    Tensor grad_y, const MetaInputs& in, const variable_list& kept, const Norm& norm,
+    GeneratorGradients& of_generator) {
+  const auto [mean, outputs] = restored(kept);
+  const auto gradient_of_mean = [&, &mean = mean, &outputs = outputs](const Tensor& grad_beta) {
+    of_generator = generator_backward_cpu(grad_beta, mean, in.generator, outputs);
+    return of_generator.mean;
+  };
+  return normed_acon_c_backward_cpu(
+      std::move(grad_y), in.x, norm, in.p1, in.p2, outputs.beta(), in.channel_dim, gradient_of_mean);
+}
+
 Tensor beta(const MetaInputs&, const variable_list& kept) {
   return restored(kept).second.beta();
 }
@@ -309,6 +196,205 @@ std::array<NormStatistics, 2> statistics(const MetaInputs&, const variable_list&
 }
 
 } // namespace on_cpu
+
+const MetaKernels& kernels_for(const Tensor& x) {
+  return x.device().type() == gpu_device_type() ? meta_gpu : meta_cpu;
+}
+
+// The generator with the running statistics of forward.
+Generator as_in_forward(const MetaInputs& in, const variable_list& kept) {
+  Generator generator = in.generator;
+  if (generator.has_norm() && !generator.batch_statistics) {
+    const auto restore = [&](GeneratorLayer& layer, const NormStatistics& statistics) {
+      layer.bn_running_mean = statistics.mean;
+      layer.bn_running_var = statistics.rstd.pow(-2) - generator.eps;
+    };
+    const auto statistics = kernels_for(in.x).statistics(in, kept);
+    restore(generator.first, statistics[0]);
+    restore(generator.second, statistics[1]);
+  }
+  return generator;
+}
+
+// One node for mean, generator and activation: for small tensors, calls cost more than the computation. `normed`: the
+// norm before belongs to it too.
+template <bool normed>
+struct MetaAconC : torch::autograd::Function<MetaAconC<normed>> {
+  // Autograd records the tensors. x is the norm's input where there is a norm, `affine` are the norm's parameters, and
+  // `z` is its output, which is overwritten. `learned` are the parameters of the generator.
+  static Tensor forward(
+      AutogradContext* context, const Tensor& x, at::TensorList /* affine */, const Tensor& p1, const Tensor& p2,
+      at::TensorList /* learned */, const Generator& generator, int64_t channel_dim, const Recipe& recipe_of_x,
+      NormBefore before, const Overwritten& z) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    const MetaInputs in{x, p1, p2, generator, channel_dim};
+    MetaResult result = normed ? on_cpu::forward_after_norm(in, before.norm, z.tensor) : kernels_for(x).forward(in);
+    save(context, in, recipe_of_x, result.kept, before);
+    return result.y;
+  }
+
+  static std::optional<Recipe> recipe_of(AutogradContext& context) {
+    if (!context.saved_data["saved_plainly"].toBool()) {
+      return std::nullopt;
+    }
+    const auto [x, in, kept, before] = load(&context);
+    const Tensor beta = kernels_for(in.x).beta(in, kept);
+    if (normed) {
+      return before.then_activate(in.channel_dim, in.p1, in.p2, beta);
+    }
+    return x.recipe.then(Recipe::activate, static_cast<double>(in.channel_dim), {in.p1, in.p2, beta});
+  }
+
+  // `grads` is a reference, because a copy of the list would own its tensors too.
+  static variable_list backward(AutogradContext* context, variable_list& grads) {
+    auto [x, in, kept, before] = load(context);
+    check_gradient(grads[0], in.x);
+    in.x = x.make();
+    const bool create_graph = at::GradMode::is_enabled(); // see acon_c_backward_autograd in ops.cpp
+    const bool composed = create_graph || at::isTensorSubclassLike(grads[0]);
+    variable_list result;
+    if (normed) {
+      result = composed ? composed_backward(grads[0], in, kept, before)
+                        : kernel_backward(std::move(grads[0]), in, kept, before);
+    } else {
+      result = composed ? composed_backward(grads[0], in, kept, create_graph) : kernel_backward(grads[0], in, kept);
+    }
+    result.resize(result.size() + 5); // the last five arguments have no gradient
+    return result;
+  }
+
+ private:
+  static variable_list kernel_backward(
+      Tensor grad_y, const MetaInputs& in, const variable_list& kept, const NormBefore& before) {
+    GeneratorGradients of_generator;
+    const auto found = on_cpu::backward_after_norm(std::move(grad_y), in, kept, before.norm, of_generator);
+    variable_list others = {found.p1, found.p2};
+    append_learned(others, of_generator);
+    return before.gradients(found, others);
+  }
+
+  static variable_list composed_backward(
+      const Tensor& grad_y, const MetaInputs& in, const variable_list& kept, const NormBefore& before) {
+    const Generator generator = as_in_forward(in, kept);
+    variable_list others = {in.p1, in.p2};
+    append_learned(others, generator);
+    return before.composed_gradients(
+        grad_y,
+        [&](const Tensor& z) { return call_reference(z, in.p1, in.p2, generator, in.channel_dim); },
+        others);
+  }
+
+  static variable_list kernel_backward(const Tensor& grad_y, const MetaInputs& in, const variable_list& kept) {
+    MetaGradients grad = kernels_for(in.x).backward(grad_y, in, kept);
+    variable_list result = {std::move(grad.x), std::move(grad.p1), std::move(grad.p2)};
+    append_learned(result, grad.generator);
+    return result;
+  }
+
+  // Computes y again out of PyTorch's operators, and differentiates that.
+  static variable_list composed_backward(
+      const Tensor& grad_y, const MetaInputs& in, const variable_list& kept, bool create_graph) {
+    at::AutoGradMode recording(true);
+    const Generator generator = as_in_forward(in, kept);
+    variable_list inputs = {in.x, in.p1, in.p2}, wanted;
+    append_learned(inputs, generator);
+    for (const Tensor& input : inputs) {
+      if (input.requires_grad()) {
+        wanted.push_back(input);
+      }
+    }
+    const Tensor y = call_reference(in.x, in.p1, in.p2, generator, in.channel_dim);
+    const variable_list found = torch::autograd::grad({y}, wanted, {grad_y}, create_graph, create_graph);
+    auto next = found.begin();
+    variable_list result;
+    for (const Tensor& input : inputs) {
+      result.push_back(input.requires_grad() ? *next++ : Tensor());
+    }
+    return result;
+  }
+};
+
+const bool meta_acon_c_is_known =
+    register_acon<MetaAconC<false>>() && register_acon<MetaAconC<true>>(/*version=*/1);
+
+// The number of tensors that a norm has.
+int64_t count(const std::array<Tensor, 5>& norm) {
+  return std::count_if(norm.begin(), norm.end(), [](const Tensor& t) { return t.defined(); });
+}
+
+// Whether the kernels of x's device can read a tensor: one of this device, with memory of its own.
+bool is_readable(const Tensor& t, const c10::Device& device) {
+  return !t.defined() || (t.device() == device && !at::isTensorSubclassLike(t) && !t.is_neg());
+}
+
+// The checks of a layer, and whether the kernels can read its tensors.
+bool is_readable(const GeneratorLayer& layer, int64_t inputs, const Tensor& p1) {
+  const int64_t outputs = layer.fc_weight.size(0);
+  TORCH_CHECK(
+      layer.fc_weight.numel() == outputs * inputs, "a layer of the generator with ", inputs,
+      " inputs takes a weight (out, ", inputs, ", 1, 1), got ", layer.fc_weight.sizes());
+  bool readable = true;
+  for (const Tensor* t :
+       {&layer.fc_weight, &layer.fc_bias, &layer.bn_weight, &layer.bn_bias, &layer.bn_running_mean,
+        &layer.bn_running_var}) {
+    if (!t->defined()) {
+      continue;
+    }
+    TORCH_CHECK(
+        t->device() == p1.device() && t->scalar_type() == p1.scalar_type() && t->dim() > 0 && t->size(0) == outputs &&
+            (t == &layer.fc_weight || t->dim() == 1),
+        "a layer of the generator with ", outputs, " outputs takes tensors with as many values, ", p1.scalar_type(),
+        " on ", p1.device(), ", got ", t->scalar_type(), " of shape ", t->sizes(), " on ", t->device());
+    readable = readable && t->is_contiguous() && is_readable(*t, p1.device());
+  }
+  return readable && is_readable(layer.bn_num_batches_tracked, p1.device());
+}
+
+Tensor meta_acon_c(
+    const Tensor& x, const Tensor& p1, const Tensor& p2, const Generator& generator, int64_t channel_dim,
+    bool may_overwrite) {
+  const int64_t first = count(generator.first.norm()), second = count(generator.second.norm());
+  TORCH_CHECK(
+      first == second && (first == 0 || first == 5),
+      "meta_acon_c takes all five tensors of bn1 and of bn2, or None for all of them, got ", first, " and ", second);
+  const int64_t dim = check_arguments(x, p1, p2, p1, channel_dim);
+  TORCH_CHECK(
+      p1.dim() == 1 && p2.dim() == 1, "meta_acon_c takes p1 and p2 per channel, got shapes ", p1.sizes(), " and ",
+      p2.sizes());
+  TORCH_CHECK(
+      !generator.has_norm() || !generator.batch_statistics || x.sym_size(0) > 1,
+      "batch statistics need two samples or more, got ", x.sym_size(0), ": use batch_statistics=False");
+  const auto type = x.device().type();
+  const auto wide = compute_type(x);
+  // PyTorch has not chosen by device, as this operator is for all of them.
+  const bool served = (type == gpu_device_type() ? gpu_serves(x, dim) : type == at::kCPU) && x.numel() > 0 &&
+      p1.scalar_type() == wide && p2.scalar_type() == wide && p1.is_contiguous() && p2.is_contiguous() &&
+      is_readable(x, x.device()) && is_readable(p1, x.device()) && is_readable(p2, x.device());
+  if (!served || !is_readable(generator.first, x.size(dim), p1) ||
+      !is_readable(generator.second, generator.first.fc_weight.size(0), p1)) {
+    return call_reference(x, p1, p2, generator, dim);
+  }
+  variable_list learned;
+  append_learned(learned, generator);
+  const NormBefore before = may_overwrite ? norm_before(x, p1, p2, p1, dim) : NormBefore();
+  const variable_list affine = before.affine();
+  const Recipe recipe_of_x = prepare_input(x);
+  Tensor y;
+  if (before.defined()) {
+    take_history(
+        x, MetaAconC<true>::apply(
+               before.input, at::TensorList(affine), p1, p2, at::TensorList(learned), generator, dim,
+               Recipe::of(before.input), before, Overwritten{x}));
+    y = x;
+  } else {
+    y = MetaAconC<false>::apply(
+        x, at::TensorList(affine), p1, p2, at::TensorList(learned), generator, dim, recipe_of_x, before,
+        Overwritten{});
+  }
+  finish_output(y);
+  return y;
+}
+
 } // namespace
 
 const MetaKernels meta_cpu{on_cpu::forward, on_cpu::backward, on_cpu::beta, on_cpu::statistics};
@@ -321,7 +407,8 @@ c10::DeviceType& gpu_device_type() {
 TORCH_LIBRARY_IMPL(acon_mm, CompositeImplicitAutograd, m) {
   // Not for torch.compile, where an operator must not choose by the type of a tensor. The module calls its layers
   // there.
-  m.impl("meta_acon_c", &meta_acon_c_operator);
+  m.impl("meta_acon_c", &meta_acon_c_operator<false>);
+  m.impl("meta_acon_c_", &meta_acon_c_operator<true>);
 }
 
 } // namespace acon

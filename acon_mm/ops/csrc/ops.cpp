@@ -11,6 +11,7 @@
 #include "gpu.h"
 #include "kernels.h"
 #include "layout.h"
+#include "norm_before.h"
 #include "recompute.h"
 
 namespace acon {
@@ -52,17 +53,6 @@ Gradients reference_acon_c_backward(
   return op.call(grad_y, x, p1, p2, beta, channel_dim, output_mask);
 }
 
-// Whether the CPU's kernels take these tensors.
-bool cpu_serves(const Tensor& x) {
-  const auto type = x.scalar_type();
-  return type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16;
-}
-bool cpu_serves(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta) {
-  const bool wide = x.scalar_type() != at::kDouble &&
-      (p1.scalar_type() == at::kDouble || p2.scalar_type() == at::kDouble || beta.scalar_type() == at::kDouble);
-  return cpu_serves(x) && !wide;
-}
-
 namespace on_cpu {
 
 Tensor acon_c(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
@@ -74,8 +64,8 @@ Gradients acon_c_backward(
     int64_t channel_dim, Mask output_mask) {
   const int64_t dim = check_arguments(x, p1, p2, beta, channel_dim);
   check_gradient(grad_y, x);
-  const bool serves = cpu_serves(x, p1, p2, beta);
-  return (serves ? acon_c_backward_cpu : reference_acon_c_backward)(grad_y, x, p1, p2, beta, dim, output_mask);
+  return cpu_serves(x, p1, p2, beta) ? acon_c_backward_cpu(grad_y, x, p1, p2, beta, dim, output_mask)
+                                     : reference_acon_c_backward(grad_y, x, p1, p2, beta, dim, output_mask);
 }
 Tensor channel_mean(const Tensor& x, int64_t channel_dim) {
   return channel_mean_cpu(x, check_input(x, channel_dim));
@@ -162,16 +152,22 @@ struct AconCFunction : torch::autograd::Function<AconCFunction> {
     return in.recipe.then(Recipe::activate, dim, {in.list[1], in.list[2], in.list[3]});
   }
 
-  static variable_list backward(AutogradContext* context, variable_list grads) {
+  // `grads` is a reference, because a copy of the list would own its tensors too.
+  static variable_list backward(AutogradContext* context, variable_list& grads) {
     const SavedInput in = load_input(*context);
     const int64_t channel_dim = context->saved_data["channel_dim"].toInt();
     Mask mask;
     for (size_t i = 0; i < mask.size(); ++i) {
       mask[i] = context->needs_input_grad(i);
     }
-    auto [x, p1, p2, beta] =
-        call_acon_c_backward(grads[0], in.make(), in.list[1], in.list[2], in.list[3], channel_dim, mask);
-    return {std::move(x), std::move(p1), std::move(p2), std::move(beta), Tensor(), Tensor()};
+    const Tensor made = in.make();
+    const Tensor &p1 = in.list[1], &p2 = in.list[2], &beta = in.list[3];
+    const bool reuse = is_ours(grads[0]) && made.is_cpu() && gpu_device_type() != at::kCPU && cpu_serves(made, p1, p2, beta);
+    auto [x, of_p1, of_p2, of_beta] = reuse
+        ? acon_c_backward_cpu(
+              std::move(grads[0]), made, p1, p2, beta, at::maybe_wrap_dim(channel_dim, made.dim()), mask)
+        : call_acon_c_backward(grads[0], made, p1, p2, beta, channel_dim, mask);
+    return {std::move(x), std::move(of_p1), std::move(of_p2), std::move(of_beta), Tensor(), Tensor()};
   }
 };
 
@@ -183,6 +179,62 @@ Tensor acon_c_autograd(
   const Tensor y = AconCFunction::apply(x, p1, p2, beta, channel_dim, recipe_of_x);
   finish_output(y);
   return y;
+}
+
+// The same with the norm before, of whose input the gradient is computed.
+struct NormedAconCFunction : torch::autograd::Function<NormedAconCFunction> {
+  // Autograd records the norm's input and parameters, p1, p2 and beta. The norm's output `z` is overwritten.
+  static Tensor forward(
+      AutogradContext* context, const Tensor& input, at::TensorList /* affine */, const Tensor& p1, const Tensor& p2,
+      const Tensor& beta, const NormBefore& before, const Overwritten& z) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    variable_list list = {input, p1, p2, beta};
+    save_norm(*context, list, before);
+    context->save_for_backward(std::move(list));
+    acon_c_cpu_(z.tensor, p1, p2, beta, 1);
+    return z.tensor.alias();
+  }
+
+  static std::optional<Recipe> recipe_of(AutogradContext& context) {
+    variable_list list = context.get_saved_variables();
+    return load_norm(context, list).then_activate(1, list[1], list[2], list[3]);
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list& grads) {
+    variable_list list = context->get_saved_variables();
+    const NormBefore before = load_norm(*context, list);
+    const Tensor &p1 = list[1], &p2 = list[2], &beta = list[3];
+    if (at::GradMode::is_enabled() || at::isTensorSubclassLike(grads[0])) {
+      const auto compose = [&](const Tensor& z) { return call_acon_c(z, p1, p2, beta, 1); };
+      variable_list result = before.composed_gradients(grads[0], compose, {p1, p2, beta});
+      result.resize(result.size() + 2);
+      return result;
+    }
+    check_gradient(grads[0], before.input);
+    const auto grad = normed_acon_c_backward_cpu(std::move(grads[0]), before.input, before.norm, p1, p2, beta, 1);
+    variable_list result = before.gradients(grad, {grad.p1, grad.p2, grad.beta});
+    result.resize(result.size() + 2); // `before` and `z` have no gradient
+    return result;
+  }
+};
+
+const bool normed_acon_c_is_known = register_acon<NormedAconCFunction>(/*version=*/1);
+
+// May overwrite x, and then returns x.
+Tensor acon_c_autograd_(
+    const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
+  const NormBefore before = norm_before(x, p1, p2, beta, channel_dim);
+  if (!before.defined()) {
+    return acon_c_autograd(x, p1, p2, beta, channel_dim);
+  }
+  check_arguments(x, p1, p2, beta, channel_dim);
+  prepare_input(x);
+  const variable_list affine = before.affine();
+  take_history(
+      x, NormedAconCFunction::apply(
+             before.input, at::TensorList(affine), p1, p2, beta, before, Overwritten{x}));
+  finish_output(x);
+  return x;
 }
 
 Gradients acon_c_backward_autograd(
@@ -269,6 +321,7 @@ TORCH_LIBRARY_IMPL(acon_mm, Meta, m) {
 
 TORCH_LIBRARY_IMPL(acon_mm, Autograd, m) {
   m.impl("acon_c", &acon_c_autograd);
+  m.impl("acon_c_", &acon_c_autograd_);
   m.impl("acon_c_backward", &acon_c_backward_autograd);
 }
 

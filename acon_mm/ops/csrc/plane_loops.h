@@ -6,6 +6,8 @@
 namespace {
 
 using acon::kMaxPlanes;
+using acon::NormedGradients;
+using acon::NormedParameters;
 using acon::Parameters;
 using acon::Planes;
 using acon::SumsTo;
@@ -36,7 +38,7 @@ struct PlaneLoops : Steps<S> {
 
   // Calls in_plane(i, io, acon) for each step of the planes of a run, from element `i` on; two_planes(i, acon, next,
   // first, c) for a step that begins in plane c and ends in the next one, where `first` has the lanes of plane c; and
-  // end(c) after each plane. acon_at(c) returns the AconC of a plane. The first `head` elements, fewer than a step, are
+  // end(c) after each plane. acon_at(c) returns the activation of a plane. The first `head` elements, fewer than a step, are
   // a step of their own.
   template <typename AconAt, typename InPlane, typename TwoPlanes, typename End>
   ALWAYS_INLINE static void for_run(
@@ -48,7 +50,7 @@ struct PlaneLoops : Steps<S> {
     V number[group];
     WideIo<S>::load(numbers, number);
 
-    AconC<A> acon = acon_at(0);
+    auto acon = acon_at(0);
     int64_t i = head;
     if (head > 0) {
       in_plane(0, Rest<S>{static_cast<int>(head)}, acon);
@@ -66,7 +68,7 @@ struct PlaneLoops : Steps<S> {
         end(c);
         break;
       }
-      const AconC<A> next = acon_at(c + 1);
+      const auto next = acon_at(c + 1);
       if (rest > 0) {
         I first[group];
         for (int k = 0; k < group; ++k) {
@@ -91,14 +93,36 @@ struct PlaneLoops : Steps<S> {
     };
   }
 
-  static void planes_forward(
-      const S* x, S* y, const Planes& planes, const Parameters<A>& parameters, bool past_cache) {
-    past_cache && planes.count >= step ? planes_forward<true>(x, y, planes, parameters)
-                                       : planes_forward<false>(x, y, planes, parameters);
+  static auto acons(const NormedParameters<A>& parameters, int64_t sample, int64_t channel) {
+    const Parameters<A>& of_acon = parameters;
+    return [=, &parameters, acon_at = acons(of_acon, sample, channel)](int64_t c) ALWAYS_INLINE_LAMBDA {
+      return NormedAconC<A>{
+          acon_at(c), broadcast<V>(parameters.scale[channel + c]), broadcast<V>(parameters.shift[channel + c])};
+    };
   }
 
-  template <bool past_cache>
-  static void planes_forward(const S* x, S* y, const Planes& planes, const Parameters<A>& parameters) {
+  static auto acons(const NormedGradients<A>& parameters, int64_t sample, int64_t channel) {
+    const NormedParameters<A>& of_acon = parameters;
+    return [=, &parameters, acon_at = acons(of_acon, sample, channel)](int64_t c) ALWAYS_INLINE_LAMBDA {
+      return NormedAconCGradients<A>{
+          acon_at(c), broadcast<V>(parameters.mean[channel + c]), broadcast<V>(parameters.a[channel + c]),
+          broadcast<V>(parameters.b[channel + c]), broadcast<V>(*parameters.c.at(sample, channel + c))};
+    };
+  }
+
+  static void planes_forward(
+      const S* x, S* y, const Planes& planes, const Parameters<A>& parameters, bool past_cache) {
+    past_cache && planes.count >= step ? any_planes_forward<true>(x, y, planes, parameters)
+                                       : any_planes_forward<false>(x, y, planes, parameters);
+  }
+
+  static void normed_planes_forward(
+      const S* u, S* y, const Planes& planes, const NormedParameters<A>& parameters) {
+    any_planes_forward<false>(u, y, planes, parameters);
+  }
+
+  template <bool past_cache, typename P>
+  static void any_planes_forward(const S* x, S* y, const Planes& planes, const P& parameters) {
     for_runs(planes, [&](int64_t unit, int64_t channel, int64_t channels, int64_t first) {
       const S* const from = x + first;
       S* const to = y + first;
@@ -114,13 +138,13 @@ struct PlaneLoops : Steps<S> {
       const int64_t to_boundary = past_cache ? -(reinterpret_cast<uintptr_t>(to) / sizeof(S)) % step : 0;
       for_run(
           channels, planes.count, to_boundary, acons(parameters, planes.sample + unit, planes.channel + channel),
-          [&](int64_t i, auto io, const AconC<A>& acon) ALWAYS_INLINE_LAMBDA {
+          [&](int64_t i, auto io, const auto& acon) ALWAYS_INLINE_LAMBDA {
             compute(i, io, [&](int) ALWAYS_INLINE_LAMBDA { return acon; });
           },
-          [&](int64_t i, const AconC<A>& acon, const AconC<A>& next, const I(&mask)[group], int64_t)
+          [&](int64_t i, const auto& acon, const auto& next, const I(&mask)[group], int64_t)
               ALWAYS_INLINE_LAMBDA {
                 compute(i, Whole<S>(), [&](int k) ALWAYS_INLINE_LAMBDA {
-                  return AconC<A>::selected(mask[k], acon, next);
+                  return acon.selected(mask[k], acon, next);
                 });
               },
           [](int64_t) {});
@@ -133,17 +157,24 @@ struct PlaneLoops : Steps<S> {
   static void planes_backward(
       const S* grad_y, const S* x, S* grad_x, const Planes& planes, const Parameters<A>& parameters,
       const SumsTo<A>& sums) {
-    sums.p1 ? planes_backward<true>(grad_y, x, grad_x, planes, parameters, sums)
-            : planes_backward<false>(grad_y, x, grad_x, planes, parameters, sums);
+    sums.p1 ? any_planes_backward<true>(grad_y, x, grad_x, planes, parameters, sums)
+            : any_planes_backward<false>(grad_y, x, grad_x, planes, parameters, sums);
   }
 
-  template <bool with_sums>
-  static void planes_backward(
-      const S* grad_y, const S* x, S* grad_x, const Planes& planes, const Parameters<A>& parameters,
+  static void normed_planes_backward(
+      const S* grad_y, const S* u, S* grad_u, const Planes& planes, const NormedGradients<A>& parameters,
       const SumsTo<A>& sums) {
-    Sums<A> totals[kMaxPlanes];
+    sums.p1 ? any_planes_backward<true>(grad_y, u, grad_u, planes, parameters, sums)
+            : any_planes_backward<false>(grad_y, u, grad_u, planes, parameters, sums);
+  }
+
+  template <bool with_sums, typename P>
+  static void any_planes_backward(
+      const S* grad_y, const S* x, S* grad_x, const Planes& planes, const P& parameters, const SumsTo<A>& sums) {
+    using OfSums = typename decltype(acons(parameters, 0, 0)(0))::OfSums;
+    OfSums totals[kMaxPlanes];
     if (with_sums) {
-      std::memset(totals, 0, planes.channels * sizeof(Sums<A>));
+      std::memset(totals, 0, planes.channels * sizeof(OfSums));
     }
     const auto of_beta = [&](V total, int64_t c) {
       const int64_t channel = planes.channel + c;
@@ -153,7 +184,7 @@ struct PlaneLoops : Steps<S> {
     for_runs(planes, [&](int64_t unit, int64_t channel, int64_t channels, int64_t first) {
       const S *const x_from = x + first, *const grad_from = grad_y + first;
       S* const to = grad_x ? grad_x + first : nullptr;
-      Sums<A> total;
+      OfSums total;
       if (with_sums) {
         total = totals[channel];
       }
@@ -172,18 +203,18 @@ struct PlaneLoops : Steps<S> {
       };
       for_run(
           channels, planes.count, 0, acons(parameters, planes.sample + unit, planes.channel + channel),
-          [&](int64_t i, auto io, const AconC<A>& acon) ALWAYS_INLINE_LAMBDA {
+          [&](int64_t i, auto io, const auto& acon) ALWAYS_INLINE_LAMBDA {
             compute(
                 i, io, [&](int) ALWAYS_INLINE_LAMBDA { return acon; },
-                [&](int) ALWAYS_INLINE_LAMBDA -> Sums<A>& { return total; });
+                [&](int) ALWAYS_INLINE_LAMBDA -> OfSums& { return total; });
           },
-          [&](int64_t i, const AconC<A>& acon, const AconC<A>& next, const I(&mask)[group], int64_t c)
+          [&](int64_t i, const auto& acon, const auto& next, const I(&mask)[group], int64_t c)
               ALWAYS_INLINE_LAMBDA {
-                Sums<A> both[group] = {};
+                OfSums both[group] = {};
                 compute(
                     i, Whole<S>(),
-                    [&](int k) ALWAYS_INLINE_LAMBDA { return AconC<A>::selected(mask[k], acon, next); },
-                    [&](int k) ALWAYS_INLINE_LAMBDA -> Sums<A>& { return both[k]; });
+                    [&](int k) ALWAYS_INLINE_LAMBDA { return acon.selected(mask[k], acon, next); },
+                    [&](int k) ALWAYS_INLINE_LAMBDA -> OfSums& { return both[k]; });
                 for (int k = 0; with_sums && k < group; ++k) {
                   total.add(both[k], mask[k]);
                   totals[channel + c + 1].add(both[k], ~mask[k]);
@@ -207,6 +238,10 @@ struct PlaneLoops : Steps<S> {
       sums.p2[c] = sum_of_lanes(totals[c].p1_and_p2) - sums.p1[c];
       if (sums.beta_stride == 0) {
         sums.beta[c] = of_beta(totals[c].beta, c);
+      }
+      if constexpr (std::is_same_v<OfSums, NormedSums<A>>) {
+        sums.z[c] = sum_of_lanes(totals[c].z);
+        sums.z_u[c] = sum_of_lanes(totals[c].z_u);
       }
     }
   }

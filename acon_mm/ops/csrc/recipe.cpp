@@ -4,6 +4,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 
 #include "compat.h"
+#include "cpu.h"
 
 namespace acon {
 namespace {
@@ -20,6 +21,8 @@ int64_t tensors_of(Recipe::Kind kind) {
       return 0;
     case Recipe::activate:
       return 3;
+    case Recipe::activate_normed:
+      return 5;
     default:
       return 4;
   }
@@ -91,6 +94,10 @@ Tensor Recipe::make() const {
       }
       case activate:
         results.back() = activated(results.back(), with[0], with[1], with[2], static_cast<int64_t>(argument));
+        break;
+      case activate_normed:
+        results.back() = normed_acon_c_cpu(
+            results.back(), with[0], with[1], with[2], with[3], with[4], static_cast<int64_t>(argument));
         break;
       default:
         results.back() = normalized(

@@ -14,6 +14,7 @@ struct Recipe {
     normalize, // the last result, by the weight, bias, mean and variance that follow; argument: eps
     normalize_by_rstd, // the same with 1/sqrt(variance + eps) in place of the variance
     activate, // the last result, by the p1, p2 and beta that follow; argument: the channel dimension
+    activate_normed, // the same, after a norm with the scale and shift that come before p1
     add, // the last two results
   };
   // Two numbers a step, which autograd can save: its kind and argument.

@@ -20,7 +20,6 @@ namespace {
 using torch::autograd::Node;
 using torch::autograd::SavedVariable;
 
-// Smaller tensors are kept: to make them again costs more than it saves.
 constexpr int64_t kLeastBytes = int64_t(1) << 18;
 
 std::atomic<bool> enabled{true};
@@ -132,25 +131,10 @@ bool stays(const Tensor& parameter) {
   return !parameter.requires_grad() || parameter.is_leaf() || parameter.dim() > 1;
 }
 
-bool is_worth_it(const Tensor& x) {
-  return x.numel() * static_cast<int64_t>(x.element_size()) >= kLeastBytes;
-}
-
 // Whether the node is of an operator that gives the same elements in the same order another shape.
 bool is_view(const Node& node) {
   using namespace torch::autograd::generated;
   return typeid(node) == typeid(ViewBackward0) || typeid(node) == typeid(UnsafeViewBackward0);
-}
-
-// What is saved, if no hooks stand for it.
-template <typename Saved>
-auto kept_as_it_is(const Saved& saved, int) -> decltype(saved.get_raw_data()) {
-  return saved.get_raw_data();
-}
-// A PyTorch without that function does not tell, so nothing is recomputed.
-template <typename Saved>
-std::optional<Tensor> kept_as_it_is(const Saved&, long) {
-  return std::nullopt;
 }
 
 // Where an ACON that may be part of a sum has the version of its output.
@@ -192,7 +176,7 @@ void recompute_inputs(Node& node) {
     if (!output || !output->defined()) {
       continue;
     }
-    if (!is_worth_it(*output) || output->_version() != 0) { // changed where autograd does not see it
+    if (!is_worth_it(*output) || output->_version() != acon->second.version) { // changed where autograd does not see it
       continue;
     }
     if (auto recipe = recipe_of_acon(acon->second, *edge->function)) {
@@ -225,16 +209,6 @@ void recompute_before(Node& root) {
       }
     }
   }
-}
-
-// The parameter of a layer at an input of its node; undefined where it has none. None where it is frozen, so that the
-// node does not know it, or computed, so that it may be freed.
-std::optional<Tensor> parameter_of(const Node& node, size_t input, bool has_one) {
-  if (!has_one) {
-    return Tensor();
-  }
-  const auto* leaf = dynamic_cast<const torch::autograd::AccumulateGrad*>(node.next_edge(input).function.get());
-  return leaf ? std::optional<Tensor>(leaf->variable) : std::nullopt;
 }
 
 // Of the output of a batch norm.
@@ -274,7 +248,7 @@ std::optional<Recipe> recipe_of_output(Node& node) {
   }
   const auto& data = acon->second.context(node).saved_data;
   const auto version = data.find(kVersion);
-  const bool unchanged = version != data.end() && version->second.toTensor()._version() == 0;
+  const bool unchanged = version != data.end() && version->second.toTensor()._version() == acon->second.version;
   return unchanged ? recipe_of_acon(acon->second, node) : std::nullopt;
 }
 
@@ -312,6 +286,22 @@ std::optional<Recipe> recipe_of_input(const Tensor& x, Node& node) {
 }
 
 } // namespace
+
+bool recomputes() {
+  return enabled;
+}
+
+bool is_worth_it(const Tensor& x) {
+  return x.numel() * static_cast<int64_t>(x.element_size()) >= kLeastBytes;
+}
+
+std::optional<Tensor> parameter_of(const Node& node, size_t input, bool has_one) {
+  if (!has_one) {
+    return Tensor();
+  }
+  const auto* leaf = dynamic_cast<const torch::autograd::AccumulateGrad*>(node.next_edge(input).function.get());
+  return leaf ? std::optional<Tensor>(leaf->variable) : std::nullopt;
+}
 
 bool register_acon(const std::type_info& type, const AconNode& acon) {
   acons().emplace(type, acon);

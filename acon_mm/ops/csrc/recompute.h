@@ -21,6 +21,7 @@ namespace acon {
 struct AconNode {
   torch::autograd::AutogradContext& (*context)(torch::autograd::Node& node);
   std::optional<Recipe> (*recipe)(torch::autograd::AutogradContext& context);
+  int64_t version; // of the output as the ACON made it
 };
 
 // Makes the nodes of `type` known as those of ACONs. Returns true.
@@ -28,13 +29,34 @@ bool register_acon(const std::type_info& type, const AconNode& acon);
 
 // The same for the nodes of an autograd function, which has `recipe_of` of its context.
 template <typename F>
-bool register_acon() {
+bool register_acon(int64_t version = 0) {
   using torch::autograd::Node;
   using Own = torch::autograd::CppNode<F>;
   return register_acon(
       typeid(Own), {[](Node& node) -> torch::autograd::AutogradContext& { return static_cast<Own&>(node).ctx_; },
-                    F::recipe_of});
+                    F::recipe_of, version});
 }
+
+// Whether anything is made again.
+bool recomputes();
+
+// Smaller tensors are kept: to make them again costs more than it saves.
+bool is_worth_it(const Tensor& x);
+
+// What is saved, if no hooks stand for it.
+template <typename Saved>
+auto kept_as_it_is(const Saved& saved, int) -> decltype(saved.get_raw_data()) {
+  return saved.get_raw_data();
+}
+// A PyTorch without that function does not tell, so nothing is recomputed.
+template <typename Saved>
+std::optional<Tensor> kept_as_it_is(const Saved&, long) {
+  return std::nullopt;
+}
+
+// The parameter of a layer at an input of its node; undefined where it has none. None where it is frozen, so that the
+// node does not know it, or computed, so that it may be freed.
+std::optional<Tensor> parameter_of(const torch::autograd::Node& node, size_t input, bool has_one);
 
 // Puts recipes in place of the outputs of ACONs that the graph before `x` keeps. Returns what the ACON shall keep of x.
 Recipe prepare_input(const Tensor& x);

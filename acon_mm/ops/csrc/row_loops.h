@@ -1,10 +1,14 @@
 // The loops over rows (see Kernels in kernels.h).
 #pragma once
 
+#include <array>
+
 #include "steps.h"
 
 namespace {
 
+using acon::NormedGradients;
+using acon::NormedParameters;
 using acon::Parameters;
 using acon::Rows;
 using acon::SumsTo;
@@ -63,33 +67,78 @@ struct RowLoops : Steps<S> {
       }
     }
 
-    void load(Columns<AconC<A>, columns>& acons, int64_t sample, const Parameters<A>& parameters) const {
-      for_steps(count, [&](int64_t c, auto io) {
-        const auto load = [&](const acon::Parameter<A>& p, V(&v)[group]) {
-          if (p.channel_stride != 0) {
-            return io.load_wide(p.at(sample, first + c), v);
-          }
-          for (V& each : v) {
-            each = broadcast<V>(*p.at(sample, first + c));
-          }
-        };
-        V p1[group], p2[group], beta[group];
-        load(parameters.p1, p1);
-        load(parameters.p2, p2);
-        load(parameters.beta, beta);
-        for (int k = 0; k < group; ++k) {
-          acons[c / step][k] = AconC<A>(p1[k], p2[k], beta[k]);
-        }
-      });
+    // Returns the activations of the channels from `c` on.
+    template <typename IO>
+    auto load(const Parameters<A>& parameters, int64_t sample, int64_t c, IO io) const {
+      V p1[group], p2[group], beta[group];
+      load(parameters.p1, sample, c, io, p1);
+      load(parameters.p2, sample, c, io, p2);
+      load(parameters.beta, sample, c, io, beta);
+      std::array<AconC<A>, group> acons;
+      for (int k = 0; k < group; ++k) {
+        acons[k] = AconC<A>(p1[k], p2[k], beta[k]);
+      }
+      return acons;
+    }
+    template <typename IO>
+    auto load(const NormedParameters<A>& parameters, int64_t sample, int64_t c, IO io) const {
+      const auto of_acon = load(static_cast<const Parameters<A>&>(parameters), sample, c, io);
+      V scale[group], shift[group];
+      io.load_wide(parameters.scale + first + c, scale);
+      io.load_wide(parameters.shift + first + c, shift);
+      std::array<NormedAconC<A>, group> acons;
+      for (int k = 0; k < group; ++k) {
+        acons[k] = {of_acon[k], scale[k], shift[k]};
+      }
+      return acons;
+    }
+    template <typename IO>
+    auto load(const NormedGradients<A>& parameters, int64_t sample, int64_t c, IO io) const {
+      const auto of_acon = load(static_cast<const NormedParameters<A>&>(parameters), sample, c, io);
+      V mean[group], a[group], b[group], of_c[group];
+      io.load_wide(parameters.mean + first + c, mean);
+      io.load_wide(parameters.a + first + c, a);
+      io.load_wide(parameters.b + first + c, b);
+      load(parameters.c, sample, c, io, of_c);
+      std::array<NormedAconCGradients<A>, group> acons;
+      for (int k = 0; k < group; ++k) {
+        acons[k] = {of_acon[k], mean[k], a[k], b[k], of_c[k]};
+      }
+      return acons;
+    }
+    template <typename IO>
+    void load(const acon::Parameter<A>& parameter, int64_t sample, int64_t c, IO io, V (&values)[group]) const {
+      if (parameter.channel_stride != 0) {
+        return io.load_wide(parameter.at(sample, first + c), values);
+      }
+      for (V& each : values) {
+        each = broadcast<V>(*parameter.at(sample, first + c));
+      }
+    }
+    template <typename P, typename Acon>
+    void load_all(Acon& acons, int64_t sample, const P& parameters) const {
+      for_steps(count, [&](int64_t c, auto io) { acons[c / step] = load(parameters, sample, c, io); });
     }
   };
 
+  // What `P` makes of a step of channels.
+  template <typename P>
+  using Acons = decltype(Part<step>().load(std::declval<const P&>(), 0, 0, Whole<S>()));
+
   static void rows_forward(const S* x, S* y, const Rows& rows, const Parameters<A>& parameters) {
-    constexpr int64_t columns = 8192 / sizeof(A);
+    any_rows_forward<8192 / sizeof(A)>(x, y, rows, parameters);
+  }
+
+  static void normed_rows_forward(const S* u, S* y, const Rows& rows, const NormedParameters<A>& parameters) {
+    any_rows_forward<4096 / sizeof(A)>(u, y, rows, parameters);
+  }
+
+  template <int64_t columns, typename P>
+  static void any_rows_forward(const S* x, S* y, const Rows& rows, const P& parameters) {
     Part<columns>::for_each(rows.channels, [&](auto part) {
-      Columns<AconC<A>, columns> acons;
+      Acons<P> acons[columns / step];
       for (int64_t unit = 0; unit < rows.units; ++unit) {
-        part.load(acons, rows.sample + unit, parameters);
+        part.load_all(acons, rows.sample + unit, parameters);
         part.for_rows(rows, unit, [&](int64_t i, int64_t c, auto io) {
           V v[group];
           part.prefetch_input(x + i);
@@ -107,18 +156,26 @@ struct RowLoops : Steps<S> {
   static void rows_backward(
       const S* grad_y, const S* x, S* grad_x, const Rows& rows, const Parameters<A>& parameters,
       const SumsTo<A>& sums) {
-    sums.p1 ? rows_backward<true>(grad_y, x, grad_x, rows, parameters, sums)
-            : rows_backward<false>(grad_y, x, grad_x, rows, parameters, sums);
+    constexpr int64_t columns = 3072 / sizeof(A);
+    sums.p1 ? any_rows_backward<true, columns>(grad_y, x, grad_x, rows, parameters, sums)
+            : any_rows_backward<false, columns>(grad_y, x, grad_x, rows, parameters, sums);
   }
 
-  template <bool with_sums>
-  static void rows_backward(
-      const S* grad_y, const S* x, S* grad_x, const Rows& rows, const Parameters<A>& parameters,
+  static void normed_rows_backward(
+      const S* grad_y, const S* u, S* grad_u, const Rows& rows, const NormedGradients<A>& parameters,
       const SumsTo<A>& sums) {
-    constexpr int64_t columns = 3072 / sizeof(A);
+    constexpr int64_t columns = 1536 / sizeof(A);
+    sums.p1 ? any_rows_backward<true, columns>(grad_y, u, grad_u, rows, parameters, sums)
+            : any_rows_backward<false, columns>(grad_y, u, grad_u, rows, parameters, sums);
+  }
+
+  template <bool with_sums, int64_t columns, typename P>
+  static void any_rows_backward(
+      const S* grad_y, const S* x, S* grad_x, const Rows& rows, const P& parameters, const SumsTo<A>& sums) {
+    using OfSums = typename Acons<P>::value_type::OfSums;
     Part<columns>::for_each(rows.channels, [&](auto part) {
-      Columns<AconC<A>, columns> acons;
-      Columns<Sums<A>, columns> totals;
+      Acons<P> acons[columns / step];
+      Columns<OfSums, columns> totals;
       if (with_sums) {
         std::memset(totals, 0, sizeof(totals));
       }
@@ -134,7 +191,7 @@ struct RowLoops : Steps<S> {
         });
       };
       for (int64_t unit = 0; unit < rows.units; ++unit) {
-        part.load(acons, rows.sample + unit, parameters);
+        part.load_all(acons, rows.sample + unit, parameters);
         part.for_rows(rows, unit, [&](int64_t i, int64_t c, auto io) {
           V grad[group], v[group];
           part.prefetch_input(x + i);
@@ -157,11 +214,19 @@ struct RowLoops : Steps<S> {
         for_steps(part.count, [&](int64_t c, auto io) {
           V p1[group], p2[group];
           for (int k = 0; k < group; ++k) {
-            const Sums<A>& total = totals[c / step][k];
+            const OfSums& total = totals[c / step][k];
             p1[k] = total.p1, p2[k] = total.p1_and_p2 - total.p1;
           }
           io.store_wide(sums.p1 + part.first + c, p1);
           io.store_wide(sums.p2 + part.first + c, p2);
+          if constexpr (std::is_same_v<OfSums, NormedSums<A>>) {
+            V z[group], z_u[group];
+            for (int k = 0; k < group; ++k) {
+              z[k] = totals[c / step][k].z, z_u[k] = totals[c / step][k].z_u;
+            }
+            io.store_wide(sums.z + part.first + c, z);
+            io.store_wide(sums.z_u + part.first + c, z_u);
+          }
         });
         if (sums.beta_stride == 0) {
           store_beta(sums.beta);

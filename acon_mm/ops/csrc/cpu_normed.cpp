@@ -1,0 +1,131 @@
+// ACON-C of a batch norm's output, on a CPU and without autograd, in as few passes as the norm alone takes.
+#include "cpu_tasks.h"
+
+namespace acon {
+namespace {
+
+// The gradients of the norm's input and parameters out of the sums over its elements. The gradient of the input is made
+// by a second pass, as a grad_z + b u + c.
+struct SecondPass {
+  Tensor a, b, c;
+};
+
+// `grad_mean`, (N, C), is the gradient of the mean of z over space, of `area` elements; undefined where nobody needs it.
+// It is the same for all these elements, so it changes the sums of grad_z too.
+template <typename A>
+SecondPass second_pass(
+    const Norm& norm, const Tensor& sum_z, const Tensor& sum_z_u, const Tensor& grad_mean, int64_t area,
+    int64_t elements) {
+  const int64_t channels = norm.scale.numel(), samples = grad_mean.defined() ? grad_mean.size(0) : 0;
+  SecondPass pass{norm.scale, at::empty_like(norm.scale), at::empty_like(norm.scale)};
+  if (grad_mean.defined()) {
+    pass.c = at::empty({samples, channels}, norm.scale.options());
+  }
+  const A *scale = const_data<A>(norm.scale), *mean = const_data<A>(norm.mean), *rstd = const_data<A>(norm.rstd),
+          *of_mean = const_data<A>(grad_mean), *mean_u = const_data<A>(norm.mean_of_samples);
+  A *z = data<A>(sum_z), *z_u = data<A>(sum_z_u), *b = data<A>(pass.b), *c = data<A>(pass.c);
+  for (int64_t i = 0; i < channels; ++i) {
+    for (int64_t n = 0; n < samples; ++n) {
+      const int64_t at = n * channels + i;
+      z[i] += of_mean[at];
+      z_u[i] += of_mean[at] * (mean_u[at] - mean[i]);
+    }
+    A shift = 0;
+    b[i] = 0;
+    if (norm.batch_statistics) {
+      b[i] = -scale[i] * rstd[i] * rstd[i] * z_u[i] / elements;
+      shift = -scale[i] * z[i] / elements - b[i] * mean[i];
+    }
+    for (int64_t n = 0; n < samples; ++n) {
+      c[n * channels + i] = shift + scale[i] * of_mean[n * channels + i] / area;
+    }
+    if (samples == 0) {
+      c[i] = shift;
+    }
+  }
+  return pass;
+}
+
+} // namespace
+
+Tensor normed_acon_c_cpu(
+    const Tensor& input, const Tensor& scale, const Tensor& shift, const Tensor& p1, const Tensor& p2,
+    const Tensor& beta, int64_t channel_dim) {
+  const Inputs in(input, p1, p2, beta, channel_dim);
+  const Tensor y = at::empty_like(in.x);
+  dispatch(in.x, "acon_c", [&](auto element) {
+    using S = decltype(element);
+    using A = typename Compute<S>::type;
+    const NormedParameters<A> parameters{in.parameters<A>(), const_data<A>(scale), const_data<A>(shift)};
+    const S* u = const_data<S>(in.x);
+    S* to = data<S>(y);
+    for_each_task(in.layout, [&](const Task& task) {
+      if (in.layout.rows) {
+        kernels<S>().normed_rows_forward(u + task.offset, to + task.offset, rows(in.layout, task), parameters);
+      } else {
+        kernels<S>().normed_planes_forward(u + task.offset, to + task.offset, planes(in.layout, task), parameters);
+      }
+    });
+  });
+  return y;
+}
+
+NormedAconGradients normed_acon_c_backward_cpu(
+    Tensor grad_y, const Tensor& input, const Norm& norm, const Tensor& p1, const Tensor& p2, const Tensor& beta,
+    int64_t channel_dim, const GradientOfMean& gradient_of_mean) {
+  const Inputs in(input, p1, p2, beta, channel_dim);
+  const Layout& layout = in.layout;
+  const bool ours = is_ours(grad_y) && grad_y.strides() == in.x.strides();
+  const Tensor grad = ordered_as(grad_y, in.x);
+  const int64_t elements = in.x.numel() / std::max<int64_t>(layout.channels, 1);
+  NormedAconGradients result;
+  result.u = ours ? grad : at::empty_like(in.x);
+  dispatch(in.x, "acon_c_backward", [&](auto element) {
+    using S = decltype(element);
+    using A = typename Compute<S>::type;
+    const S *u = const_data<S>(in.x), *from = const_data<S>(grad);
+    const auto pass = [&](S* to, const SecondPass& with, const TaskSums& sums) {
+      const auto c = [&]() -> Parameter<A> {
+        return {const_data<A>(with.c), with.c.dim() == 1 ? 0 : with.c.size(1), 1};
+      };
+      const NormedGradients<A> parameters{
+          {in.parameters<A>(), const_data<A>(norm.scale), const_data<A>(norm.shift)},
+          const_data<A>(norm.mean),
+          const_data<A>(with.a),
+          const_data<A>(with.b),
+          c()};
+      for_each_task(layout, [&](const Task& task) {
+        const S *const own_u = u + task.offset, *const own_from = from + task.offset;
+        S* const own_to = to ? to + task.offset : nullptr;
+        if (layout.rows) {
+          kernels<S>().normed_rows_backward(
+              own_from, own_u, own_to, rows(layout, task), parameters, sums.of<A>(task));
+        } else {
+          kernels<S>().normed_planes_backward(
+              own_from, own_u, own_to, planes(layout, task), parameters, sums.of<A>(task));
+        }
+      });
+    };
+    // With running statistics, and without another gradient of z, one pass is enough.
+    const bool one_pass = !norm.batch_statistics && !gradient_of_mean;
+    const Tensor nothing = at::zeros_like(norm.scale);
+    const TaskSums sums(in, true, /*with_norm=*/true);
+    pass(one_pass ? data<S>(result.u) : nullptr, {norm.scale, nothing, nothing}, sums);
+    result.p1 = total<A>(sums.p1, p1).to(p1.scalar_type());
+    result.p2 = total<A>(sums.p2, p2).to(p2.scalar_type());
+    const Tensor grad_beta = finite<A>(total<A>(sums.beta, beta));
+    const Tensor z = column_sums<A>(sums.z, 1, 1).view(-1), z_u = column_sums<A>(sums.z_u, 1, 1).view(-1);
+    const Tensor grad_mean = gradient_of_mean ? gradient_of_mean(grad_beta).contiguous() : Tensor();
+    const SecondPass second =
+        second_pass<A>(norm, z, z_u, grad_mean, elements / in.x.size(0), elements);
+    if (!one_pass) {
+      pass(data<S>(result.u), second, TaskSums(in, false, true));
+    }
+    result.beta = grad_beta.to(beta.scalar_type());
+    result.bias = z;
+    result.weight = z_u * norm.rstd;
+  });
+  return result;
+}
+
+} // namespace acon

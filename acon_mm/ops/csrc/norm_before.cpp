@@ -1,0 +1,153 @@
+#include "norm_before.h"
+
+#include <ATen/TensorSubclassLikeUtils.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/generated/Functions.h>
+
+#include "gpu.h"
+#include "layout.h"
+#include "recompute.h"
+
+namespace acon {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+using torch::autograd::generated::NativeBatchNormBackward0;
+
+// The tensors that are saved besides the norm's input.
+constexpr size_t kSaved = 7;
+
+// Whether the gradient of x itself may be asked for.
+bool has_own_gradient(const Tensor& x) {
+  return x.retains_grad() || !torch::autograd::impl::hooks(x).empty() || x._fw_grad(0).defined();
+}
+
+} // namespace
+
+NormBefore norm_before(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
+  const auto root = x.grad_fn();
+  if (!root || !recomputes() || !at::GradMode::is_enabled() || !x.is_cpu() || gpu_device_type() == at::kCPU ||
+      at::isTensorSubclassLike(x) || typeid(*root) != typeid(NativeBatchNormBackward0)) {
+    return {};
+  }
+  const auto& node = static_cast<const NativeBatchNormBackward0&>(*root);
+  const bool plain = x.output_nr() == 0 && x._version() == 0 && !x.is_view() && !has_own_gradient(x) &&
+      root->pre_hooks().empty() && root->tensor_pre_hooks().empty() && root->post_hooks().empty() && saves_plainly();
+  if (!plain || !is_worth_it(x) || channel_dim != 1 || !cpu_serves(x, p1, p2, beta)) {
+    return {};
+  }
+  const auto kept = kept_as_it_is(node.input_, 0), weight = kept_as_it_is(node.weight_, 0);
+  if (!kept || !kept->defined() || !weight) {
+    return {};
+  }
+  const auto own_weight = parameter_of(node, 1, weight->defined()), bias = parameter_of(node, 2, weight->defined());
+  const bool alike = kept->scalar_type() == x.scalar_type() && kept->strides() == x.strides() &&
+      (x.is_contiguous() || is_channels_last(x, 1));
+  if (!own_weight || !bias || !alike) {
+    return {};
+  }
+  const auto mean = kept_as_it_is(node.training ? node.result1_ : node.running_mean_, 0),
+             variance = kept_as_it_is(node.training ? node.result2_ : node.running_var_, 0);
+  if (!mean || !variance || !mean->defined() || !variance->defined()) {
+    return {};
+  }
+  NormBefore before{{}, *own_weight, *bias, {}, node.eps};
+  try {
+    before.input = node.input_.unpack();
+  } catch (const c10::Error&) { // it was changed, which the norm's own backward will say
+    return {};
+  }
+  // Copies, which nobody changes.
+  at::AutoDispatchBelowADInplaceOrView below;
+  const auto type = compute_type(x);
+  Norm& norm = before.norm;
+  norm.batch_statistics = node.training;
+  norm.mean = mean->to(type, false, /*copy=*/true);
+  norm.rstd = node.training ? variance->to(type, false, /*copy=*/true) : (variance->to(type) + node.eps).rsqrt();
+  norm.scale = own_weight->defined() ? (norm.rstd * *own_weight).to(type) : norm.rstd;
+  norm.shift = bias->defined() ? (*bias - norm.mean * norm.scale).to(type) : -norm.mean * norm.scale;
+  return before;
+}
+
+void take_history(const Tensor& x, const Tensor& y) {
+  torch::autograd::impl::bump_version(x);
+  torch::autograd::impl::set_gradient_edge(x, torch::autograd::impl::gradient_edge(y));
+}
+
+Recipe NormBefore::then_activate(
+    int64_t channel_dim, const Tensor& p1, const Tensor& p2, const Tensor& beta) const {
+  return Recipe::of(input).then(
+      Recipe::activate_normed, static_cast<double>(channel_dim), {norm.scale, norm.shift, p1, p2, beta});
+}
+
+variable_list NormBefore::gradients(const NormedAconGradients& found, const variable_list& others) const {
+  variable_list list = {found.u};
+  if (weight.defined()) {
+    list.push_back(found.weight.to(weight.scalar_type()));
+    list.push_back(found.bias.to(bias.scalar_type()));
+  }
+  list.insert(list.end(), others.begin(), others.end());
+  return list;
+}
+
+variable_list NormBefore::composed_gradients(
+    const Tensor& grad_y, const std::function<Tensor(const Tensor& z)>& acon, const variable_list& others) const {
+  const bool create_graph = at::GradMode::is_enabled();
+  at::AutoGradMode recording(true);
+  Tensor z;
+  if (norm.batch_statistics) {
+    z = std::get<0>(at::native_batch_norm(input, weight, bias, {}, {}, /*training=*/true, /*momentum=*/0, eps));
+  } else {
+    std::vector<int64_t> shape(input.dim(), 1);
+    shape[1] = input.size(1);
+    z = (input - norm.mean.view(shape)) * norm.rstd.view(shape);
+    z = (weight.defined() ? z * weight.view(shape) + bias.view(shape) : z).to(input.scalar_type());
+  }
+  variable_list inputs = affine(), wanted;
+  inputs.insert(inputs.begin(), input);
+  inputs.insert(inputs.end(), others.begin(), others.end());
+  for (const Tensor& t : inputs) {
+    if (t.requires_grad()) {
+      wanted.push_back(t);
+    }
+  }
+  const variable_list found = torch::autograd::grad({acon(z)}, wanted, {grad_y}, create_graph, create_graph);
+  auto next = found.begin();
+  for (Tensor& t : inputs) {
+    t = t.requires_grad() ? *next++ : Tensor();
+  }
+  return inputs;
+}
+
+void save_norm(AutogradContext& context, variable_list& list, const NormBefore& before) {
+  context.saved_data["norm_before"] = before.defined();
+  if (before.defined()) {
+    context.saved_data["norm_eps"] = before.eps;
+    context.saved_data["norm_batch_statistics"] = before.norm.batch_statistics;
+    const Norm& norm = before.norm;
+    list.insert(
+        list.end(),
+        {before.weight, before.bias, norm.scale, norm.shift, norm.mean, norm.rstd, norm.mean_of_samples});
+  }
+}
+
+NormBefore load_norm(AutogradContext& context, variable_list& list) {
+  if (!context.saved_data["norm_before"].toBool()) {
+    return {};
+  }
+  NormBefore before;
+  before.input = list.front();
+  before.eps = context.saved_data["norm_eps"].toDouble();
+  Norm& norm = before.norm;
+  norm.batch_statistics = context.saved_data["norm_batch_statistics"].toBool();
+  auto next = list.end() - kSaved;
+  for (Tensor* t :
+       {&before.weight, &before.bias, &norm.scale, &norm.shift, &norm.mean, &norm.rstd, &norm.mean_of_samples}) {
+    *t = *next++;
+  }
+  list.resize(list.size() - kSaved);
+  return before;
+}
+
+} // namespace acon
