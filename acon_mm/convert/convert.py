@@ -303,7 +303,7 @@ class _ActivationFactory:
             with MODELS.switch_scope_and_registry(act_cfg.get("_scope_")) as scoped:
                 cls = scoped.get(cls)
         self._cls = cls
-        self._takes_inplace = "inplace" in inspect.signature(cls).parameters
+        self._takes_inplace = "inplace" in _options(cls)
         self.needs_channels = (
             inspect.isclass(cls) and issubclass(cls, Acon) and self._options.get("num_channels") is None
         )

@@ -2,8 +2,8 @@
 
 The input ``x`` has any rank, the batch first, and the channels at ``channel_dim``. A parameter has one value per
 channel, ``(C,)``. It may also have one per sample and channel, ``(N, C)``, or one per sample, ``(N, 1)``. The result
-has the shape and dtype of ``x``. Only ``x`` and the parameters are kept for backward. With ``inplace=True``, ``x`` may be
-overwritten where a batch norm made it and is one operator with the activation (:mod:`acon_mm.ops.memory`).
+has the shape and dtype of ``x``. Only ``x`` and the parameters are kept for backward. With ``inplace=True``, ``x`` may
+be overwritten where a batch norm made it, which is then one operator with the activation (:mod:`acon_mm.ops.memory`).
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ def acon_b(x: Tensor, p: Tensor, beta: Tensor, channel_dim: int = 1, inplace: bo
     return acon_c(x, torch.ones_like(p), p, beta, channel_dim, inplace)
 
 
-def acon_c(
-    x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int = 1, inplace: bool = False
-) -> Tensor:
+def acon_c(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, channel_dim: int = 1, inplace: bool = False) -> Tensor:
     r"""ACON-C: :math:`(p_1 - p_2)\,x\,\sigma(\beta (p_1 - p_2)\,x) + p_2\,x` (equation 7).
 
     Raises:

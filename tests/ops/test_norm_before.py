@@ -1,0 +1,338 @@
+"""A batch norm and the ACON after it are one operator where nobody can tell: the same results, and only the norm's
+input is kept. Everywhere else they run one by one."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
+
+from acon_mm import AconA, AconB, AconC, MetaAconC
+from acon_mm.compat import strict_zip
+from acon_mm.layers import Acon
+from acon_mm.ops.memory import keep_outputs, recompute_outputs
+from helpers.project import ROOT
+from helpers.recomputation import SIZE, C, gradients, picture
+
+ACTS: dict[str, Callable[..., Acon]] = {
+    "AconA": AconA,
+    "AconB": AconB,
+    "AconC": partial(AconC, init="paper"),
+    "MetaAconC": partial(MetaAconC, init="paper"),
+    "MetaAconC no norm": partial(MetaAconC, init="paper", norm_cfg=None),
+}
+NORMS: dict[str, Callable[[], nn.Module]] = {
+    "training": lambda: nn.BatchNorm2d(C),
+    "evaluation": lambda: nn.BatchNorm2d(C).eval(),
+    "without weights": lambda: nn.BatchNorm2d(C, affine=False),
+    "without running statistics": lambda: nn.BatchNorm2d(C, track_running_stats=False),
+    "large eps": lambda: nn.BatchNorm2d(C, eps=0.1),
+}
+
+
+class Block(nn.Module):
+    """Convolution, norm and activation, and a convolution that keeps their result."""
+
+    def __init__(self, norm: str = "training", act: str = "AconC", **options):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, C, 3, padding=1, bias=False)
+        self.norm = NORMS[norm]()
+        self.act = ACTS[act](C, **{"inplace": True, **options})
+        self.last = nn.Conv2d(C, C, 3, padding=1)
+        for name, value in self.norm.state_dict().items():
+            if value.dtype.is_floating_point:
+                nn.init.uniform_(value, 0.5, 1.5) if name in ("weight", "running_var") else nn.init.normal_(value)
+        #: of the last call: whether norm and activation were one
+        self.is_one = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        place = x.data_ptr()
+        x = self.act(x)
+        self.is_one = x.data_ptr() == place
+        return self.last(x)
+
+
+def assert_same_one_by_one(net: nn.Module, x: Tensor, forward: Callable | None = None, tolerance: float = 2e-6) -> None:
+    """The gradients, relative to the greatest value of all; and what the step leaves in the buffers."""
+    start = copy.deepcopy(net.state_dict())
+    with keep_outputs():
+        wanted = gradients(net, x, forward)
+    assert not getattr(net, "is_one", False)
+    state = copy.deepcopy(net.state_dict())
+    net.load_state_dict(start)
+    found = gradients(net, x, forward)
+    greatest = max(b.abs().max() for b in wanted)
+    for a, b in strict_zip(found, wanted):
+        assert (a - b).abs().max() <= tolerance * greatest
+    for name, value in net.state_dict().items():
+        assert torch.allclose(value, state[name], rtol=1e-4, atol=1e-6), name
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("act", ACTS)
+def test_gradients_are_the_same(act, norm, memory_format):
+    net = Block(norm, act).double().to(memory_format=memory_format)
+    assert_same_one_by_one(net, picture(torch.float64), tolerance=1e-11)
+    assert net.is_one
+
+
+@pytest.mark.parametrize("act", ["AconC", "MetaAconC"])
+@pytest.mark.parametrize("norm", ["training", "evaluation"])
+def test_gradients_in_float32(act, norm):
+    """They are about as exact as one by one: the generator's norms may amplify what was rounded."""
+    net, exact = Block(norm, act), Block(norm, act).double()
+    wanted = gradients(exact, picture().double())
+    with keep_outputs():
+        one_by_one = gradients(copy.deepcopy(net), picture())
+    found = gradients(net, picture())
+    assert net.is_one
+    greatest = max(each.abs().max() for each in wanted)
+
+    def error(grads):
+        return max((a.double() - b).abs().max() / greatest for a, b in strict_zip(grads, wanted))
+
+    assert error(found) <= max(3 * error(one_by_one), 1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, C, 8192), (3, C, 7, 31, 37), (2, C, 65, 63), (260, C, 5, 5)], ids=str)
+@pytest.mark.parametrize("act", ["AconC", "MetaAconC"])
+def test_shapes(act, shape):
+    """Planes that do not fill the vectors, one that is smaller than a vector, and other ranks."""
+    torch.manual_seed(0)
+    norm = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[len(shape)](C).double()
+    net = nn.Sequential(norm, ACTS[act](C, inplace=True).double())
+    if act == "MetaAconC" and shape[0] in (1, 260):
+        net.eval()  # no batch statistics of one sample
+    assert_same_one_by_one(net, torch.randn(shape, dtype=torch.float64), lambda x: net(x * 1.0), 1e-11)
+
+
+@pytest.mark.parametrize("norm", ["training", "evaluation"])
+def test_autocast(norm):
+    net = Block(norm)
+
+    def forward(x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return net(x)
+
+    assert_same_one_by_one(net, picture(), forward, tolerance=2e-2)
+
+
+@pytest.mark.parametrize("act", ["AconC", "MetaAconC"])
+@pytest.mark.parametrize("norm", ["training", "evaluation", "without weights"])
+def test_double_backward(act, norm):
+    net = Block(norm, act).double()
+
+    def second_order(x):
+        x = x * 1.0
+        first = torch.autograd.grad(net(x).square().mean(), [x, *net.parameters()], create_graph=True)
+        return torch.stack([each.square().sum() for each in first])
+
+    assert_same_one_by_one(net, picture(torch.float64), second_order, tolerance=1e-10)
+
+
+def nodes_of(y: Tensor) -> list[str]:
+    names, waiting, seen = [], [y.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            names.append(node.name())
+            waiting += [each for each, _ in node.next_functions]
+    return names
+
+
+def test_one_node_keeps_the_input_of_the_norm_alone():
+    x = picture()
+    net = Block()
+    y = net.act(net.norm(net.conv(x)))
+    assert "NativeBatchNormBackward0" not in nodes_of(y)
+    saved = weakref.ref(y)
+    y = net.last(y).square().mean()
+    recompute_outputs(y)
+    assert saved() is None
+
+
+def holds_output(net: Block, kept: list) -> None:
+    net.norm.register_forward_hook(lambda module, inputs, y: kept.append((y, y.clone())))
+
+
+def reads_input(net: Block, kept: list) -> None:
+    net.act.register_forward_hook(lambda module, inputs, y: kept.append((inputs[0], inputs[0].clone())))
+
+
+def retains_grad(net: Block, kept: list) -> None:
+    net.norm.register_forward_hook(lambda module, inputs, y: y.retain_grad())
+
+
+def has_tensor_hook(net: Block, kept: list) -> None:
+    net.norm.register_forward_hook(lambda module, inputs, y: y.register_hook(lambda g: g * 2) and None)
+
+
+def has_backward_hook(net: Block, kept: list) -> None:
+    net.norm.register_full_backward_hook(lambda module, of_inputs, of_outputs: (of_inputs[0] * 2,))
+
+
+def is_frozen(net: Block, kept: list) -> None:
+    net.norm.requires_grad_(False)
+
+
+def has_a_computed_weight(net: Block, kept: list) -> None:
+    nn.utils.parametrizations.weight_norm(net.norm, "bias", dim=0)
+
+
+def is_not_in_place(net: Block, kept: list) -> None:
+    net.act.inplace = False
+
+
+def is_a_group_norm(net: Block, kept: list) -> None:
+    net.norm = nn.GroupNorm(4, C)
+
+
+def is_changed_in_place(net: Block, kept: list) -> None:
+    net.norm.register_forward_hook(lambda module, inputs, y: y.mul_(2))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(holds_output, reads_input, retains_grad, has_tensor_hook, has_backward_hook, is_frozen),
+        *(has_a_computed_weight, is_not_in_place, is_a_group_norm, is_changed_in_place),
+    ],
+)
+def test_one_by_one(change):
+    net, kept = Block(), []
+    change(net, kept)
+    assert_same_one_by_one(net, picture())
+    assert not net.is_one
+    for tensor, value in kept:
+        assert torch.equal(tensor, value)
+
+
+def test_hooks_on_saved_tensors():
+    net = Block()
+    with save_on_cpu():
+        net(picture().requires_grad_())
+    assert not net.is_one
+
+
+def test_without_gradients():
+    net = Block()
+    with torch.no_grad():
+        net(picture())
+    assert not net.is_one
+    with torch.inference_mode():
+        net(picture())
+    assert not net.is_one
+
+
+def test_small_maps():
+    net = Block()
+    net(picture()[:, :, :16, :16].requires_grad_())
+    assert not net.is_one
+
+
+class TwoNames(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        x = z = self.norm(self.conv(x))
+        y = self.act(x)
+        return self.last(y) + z
+
+
+def test_somebody_else_has_the_output():
+    assert_same_one_by_one(TwoNames(), picture())
+
+
+class UsedBefore(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        mean = x.mean()
+        x = self.act(x)
+        return self.last(x) + mean
+
+
+def test_the_output_was_used_before():
+    """Its gradient goes to the norm by both ways."""
+    assert_same_one_by_one(UsedBefore().double(), picture(torch.float64), tolerance=1e-11)
+
+
+class SavedBefore(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        square = x.square().mean()
+        x = self.act(x)
+        return self.last(x) + square
+
+
+def test_another_operator_keeps_the_output():
+    """Where PyTorch does not count it as somebody who has the output, it is an error as with ReLU in place."""
+    net = SavedBefore()
+    try:
+        gradients(net, picture())
+    except RuntimeError as error:
+        assert "modified by an inplace operation" in str(error)
+    else:
+        assert_same_one_by_one(net, picture())
+
+
+def test_the_weight_changes_before_backward():
+    net = Block()
+    loss = net(picture()).square().mean()
+    with torch.no_grad():
+        net.norm.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_gradient_that_somebody_holds_stays():
+    net = Block()
+    y = net.act(net.norm(net.conv(picture().requires_grad_())))
+    gradient = torch.ones_like(y)
+    y.backward(gradient)
+    assert torch.equal(gradient, torch.ones_like(y))
+
+
+def test_two_backward_passes():
+    net = Block()
+    loss = net(picture()).square().mean()
+    first = torch.autograd.grad(loss, list(net.parameters()), retain_graph=True)
+    second = torch.autograd.grad(loss, list(net.parameters()))
+    for a, b in strict_zip(first, second):
+        assert torch.equal(a, b)
+
+
+def test_vmap():
+    act = AconC(C, inplace=True)
+    x = torch.randn(3, 2, C, SIZE, SIZE)
+    assert torch.allclose(torch.func.vmap(act)(x), act(x.flatten(0, 1)).unflatten(0, (3, 2)), atol=1e-6)
+
+
+@pytest.mark.parametrize("act", ["AconC", "MetaAconC"])
+def test_a_model_from_its_config(act):
+    """Most activations of a ResNet come after a norm, and the last one of a block after a sum."""
+    from mmdet.registry import MODELS
+
+    cfg = Config.fromfile(ROOT / "configs/detection/retinanet_r18_fpn_6e_digits.py").model
+    cfg.backbone.update(act_cfg=dict(type=act), act_sites="all", init_cfg=None)
+    init_default_scope("mmdet")
+    torch.manual_seed(0)
+    backbone = MODELS.build(cfg.backbone).double()
+    backbone.train()
+    assert_same_one_by_one(
+        backbone,
+        torch.randn(2, 3, 128, 128, dtype=torch.float64),
+        lambda x: torch.cat([y.flatten() for y in backbone(x)]),
+        tolerance=1e-9,
+    )
+    names = nodes_of(backbone(torch.randn(2, 3, 128, 128, dtype=torch.float64))[-1])
+    assert sum("NormedAconC" in name or "MetaAconC<true>" in name for name in names) >= 3
