@@ -1,4 +1,4 @@
-"""What an ACON made is not kept for backward: it is made again from the ACON's input.
+"""What an ACON made is not kept for backward: it is made again from the ACON's input, or from that of the norm before.
 
 A convolution keeps its input for backward. ReLU in place needs no more than that; ACON needs its own input as well,
 which would be a second tensor. So where another operator keeps the output of an ACON, it gets a recipe in its place:
@@ -19,6 +19,17 @@ An output is kept as before
 - where hooks on saved tensors decide what is kept, as in checkpointing, and under ``torch.compile``;
 - where the ACON's parameters are made out of others, as by ``DataParallel``;
 - within :func:`keep_outputs`, and with the environment variable ``ACON_MM_KEEP_OUTPUTS=1``.
+
+Where a batch norm is right before an ACON, both are one operator on a CPU (``csrc/norm_before.cpp``). Only the norm's
+input is kept, and backward passes over it as often as for the norm alone. The gradients are the same up to rounding.
+The output overwrites what the norm made. So this happens
+
+- with ``inplace=True``: OpenMMLab's ConvModule sets it, and an ACON takes it over from the activation that it replaces;
+- where one variable of the caller has the norm's output and nobody else: no hook of the norm, of the ACON or of all
+  modules, no other operator, no second name. Then nobody can tell the difference.
+
+Both run one by one in the cases above too; after other norms, SyncBatchNorm, and a norm whose weight or bias is frozen;
+where the norm's output has hooks, or a gradient that somebody asked for; and on a GPU.
 
 With ``act_cfg=dict(..., memory='least')``, an ACON's input is made again too, where the layer before keeps what it
 takes: the output of a batch norm from the norm's input, and the sum at the end of a residual block from its two

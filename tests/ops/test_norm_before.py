@@ -330,9 +330,9 @@ def test_a_model_from_its_config(act):
     backbone.train()
     assert_same_one_by_one(
         backbone,
-        torch.randn(2, 3, 128, 128, dtype=torch.float64),
+        torch.randn(2, 3, 64, 64, dtype=torch.float64),
         lambda x: torch.cat([y.flatten() for y in backbone(x)]),
         tolerance=1e-9,
     )
-    names = nodes_of(backbone(torch.randn(2, 3, 128, 128, dtype=torch.float64))[-1])
+    names = nodes_of(backbone(torch.randn(2, 3, 64, 64, dtype=torch.float64))[-1])
     assert sum("NormedAconC" in name or "MetaAconC<true>" in name for name in names) >= 3
