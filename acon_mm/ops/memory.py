@@ -28,8 +28,8 @@ The output overwrites what the norm made. So this happens
 - where one variable of the caller has the norm's output and nobody else: no hook of the norm, of the ACON or of all
   modules, no other operator, no second name. Then nobody can tell the difference.
 
-Both run one by one in the cases above too; after other norms, SyncBatchNorm, and a norm whose weight or bias is frozen;
-where the norm's output has hooks, or a gradient that somebody asked for; and on a GPU.
+Both run one by one in the cases above too; after other norms and SyncBatchNorm; where the norm's output has hooks, or a
+gradient that somebody asked for; and on a GPU.
 
 With ``act_cfg=dict(..., memory='least')``, an ACON's input is made again too, where the layer before keeps what it
 takes: the output of a batch norm from the norm's input, and the sum at the end of a residual block from its two

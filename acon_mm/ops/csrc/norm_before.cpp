@@ -23,6 +23,17 @@ bool has_own_gradient(const Tensor& x) {
   return x.retains_grad() || !torch::autograd::impl::hooks(x).empty() || x._fw_grad(0).defined();
 }
 
+// The shift of a norm whose bias is frozen, which its node does not keep: z - scale u, of a few elements the one where the
+// least is rounded.
+Tensor shift_of(const Tensor& z, const Tensor& u, const Tensor& scale) {
+  const auto few = [](const Tensor& t) { // (C, few)
+    return t[0].flatten(1).slice(1, 0, 64);
+  };
+  const Tensor scaled = few(u).to(scale.scalar_type()) * scale.unsqueeze(1);
+  const Tensor at = std::get<1>(scaled.abs().min(1, /*keepdim=*/true));
+  return (few(z).to(scale.scalar_type()) - scaled).gather(1, at).squeeze(1);
+}
+
 } // namespace
 
 NormBefore norm_before(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
@@ -41,7 +52,9 @@ NormBefore norm_before(const Tensor& x, const Tensor& p1, const Tensor& p2, cons
   if (!kept || !kept->defined() || !weight) {
     return {};
   }
-  const auto own_weight = parameter_of(node, 1, weight->defined()), bias = parameter_of(node, 2, weight->defined());
+  const auto is_frozen = [&](size_t input) { return !node.next_edge(input).function; };
+  const auto own_weight = is_frozen(1) ? weight : parameter_of(node, 1, weight->defined());
+  const auto bias = is_frozen(2) ? Tensor() : parameter_of(node, 2, weight->defined());
   const bool alike = kept->scalar_type() == x.scalar_type() && kept->strides() == x.strides() &&
       (x.is_contiguous() || is_channels_last(x, 1));
   if (!own_weight || !bias || !alike) {
@@ -66,8 +79,25 @@ NormBefore norm_before(const Tensor& x, const Tensor& p1, const Tensor& p2, cons
   norm.mean = mean->to(type, false, /*copy=*/true);
   norm.rstd = node.training ? variance->to(type, false, /*copy=*/true) : (variance->to(type) + node.eps).rsqrt();
   norm.scale = own_weight->defined() ? (norm.rstd * *own_weight).to(type) : norm.rstd;
-  norm.shift = bias->defined() ? (*bias - norm.mean * norm.scale).to(type) : -norm.mean * norm.scale;
+  if (bias->defined()) {
+    norm.shift = (*bias - norm.mean * norm.scale).to(type);
+  } else if (!weight->defined()) {
+    norm.shift = -norm.mean * norm.scale;
+  } else {
+    norm.shift = shift_of(x, *kept, norm.scale);
+    before.bias = norm.shift + norm.mean * norm.scale;
+  }
   return before;
+}
+
+variable_list NormBefore::affine() const {
+  variable_list list;
+  for (const Tensor& t : {weight, bias}) {
+    if (t.defined() && t.requires_grad()) {
+      list.push_back(t);
+    }
+  }
+  return list;
 }
 
 void take_history(const Tensor& x, const Tensor& y) {
@@ -83,8 +113,10 @@ Recipe NormBefore::then_activate(
 
 variable_list NormBefore::gradients(const NormedAconGradients& found, const variable_list& others) const {
   variable_list list = {found.u};
-  if (weight.defined()) {
+  if (weight.defined() && weight.requires_grad()) {
     list.push_back(found.weight.to(weight.scalar_type()));
+  }
+  if (bias.defined() && bias.requires_grad()) {
     list.push_back(found.bias.to(bias.scalar_type()));
   }
   list.insert(list.end(), others.begin(), others.end());

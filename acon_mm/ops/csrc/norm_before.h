@@ -14,7 +14,7 @@ namespace acon {
 
 struct NormBefore {
   Tensor input; // undefined where there is no norm
-  Tensor weight, bias; // undefined where the norm has none
+  Tensor weight, bias; // undefined where the norm has none; a frozen one does not require a gradient
   Norm norm;
   double eps;
 
@@ -22,15 +22,13 @@ struct NormBefore {
     return input.defined();
   }
 
-  // The weight and bias, where it has them.
-  torch::autograd::variable_list affine() const {
-    return weight.defined() ? torch::autograd::variable_list{weight, bias} : torch::autograd::variable_list();
-  }
+  // The weight and bias, where it has them and they are not frozen.
+  torch::autograd::variable_list affine() const;
 
   // The recipe of its output, but for the ACON's part.
   Recipe then_activate(int64_t channel_dim, const Tensor& p1, const Tensor& p2, const Tensor& beta) const;
 
-  // The gradients of an ACON's node: of the norm's input, weight and bias, and `others`.
+  // The gradients of an ACON's node: of the norm's input, of `affine()`, and `others`.
   torch::autograd::variable_list gradients(
       const NormedAconGradients& found, const torch::autograd::variable_list& others) const;
 
@@ -43,7 +41,7 @@ struct NormBefore {
 // The norm of which `x` is the output, if it can be one node with the ACON that is called with x. It runs one by one
 //
 // - on other devices than a CPU, and where the kernels do not take a tensor;
-// - after other layers than batch norms, and where a weight of the norm is frozen or made out of others;
+// - after other layers than batch norms, and where a weight of the norm is made out of others;
 // - where x was changed, or has hooks or a gradient of its own that somebody asked for;
 // - where hooks decide what is saved, and where the norm's input is made again or was changed;
 // - where x is small;
