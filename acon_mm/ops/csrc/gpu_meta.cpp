@@ -152,7 +152,7 @@ void input_gradient(const LayerCall& call, const MetaInputs& in, const float* gr
   launch.run(quotient(samples, tile.samples) * input_tiles, tile.warps);
 }
 
-MetaGradients backward(const Tensor& grad_y, const MetaInputs& in, const std::vector<Tensor>& kept) {
+MetaGradients backward(Tensor grad_y, const MetaInputs& in, const std::vector<Tensor>& kept) {
   const c10::DeviceGuard guard(in.x.device());
   const Tensor x = walkable(in.x, in.channel_dim), grad = ordered_as(grad_y, x);
   const GpuWalk walk(x, in.channel_dim, true);

@@ -27,14 +27,22 @@ struct NormStatistics {
 
 struct MetaKernels {
   MetaResult (*forward)(const MetaInputs& inputs);
-  MetaGradients (*backward)(const Tensor& grad_y, const MetaInputs& inputs, const std::vector<Tensor>& kept);
+  // The gradient of x may take the memory of `grad_y` where that is ours.
+  MetaGradients (*backward)(Tensor grad_y, const MetaInputs& inputs, const std::vector<Tensor>& kept);
   // What the generator computed, (N, C).
   Tensor (*beta)(const MetaInputs& inputs, const std::vector<Tensor>& kept);
   // What bn1 and bn2 subtracted and multiplied with in forward.
   std::array<NormStatistics, 2> (*statistics)(const MetaInputs& inputs, const std::vector<Tensor>& kept);
 };
 
-extern const MetaKernels meta_cpu; // in meta_ops.cpp
+extern const MetaKernels meta_cpu; // in cpu_meta.cpp
 extern const MetaKernels meta_gpu; // in gpu_meta.cpp
+
+// With a norm before, on a CPU: `in.x` is the norm's input. The norm's output `z` is overwritten by the result; its mean is
+// that of the input, scaled and shifted.
+MetaResult forward_after_norm_cpu(const MetaInputs& in, Norm& norm, const Tensor& z);
+NormedAconGradients backward_after_norm_cpu(
+    Tensor grad_y, const MetaInputs& in, const std::vector<Tensor>& kept, const Norm& norm,
+    GeneratorGradients& of_generator);
 
 } // namespace acon

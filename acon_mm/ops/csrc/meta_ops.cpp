@@ -1,5 +1,5 @@
-// The operator meta_acon_c, with autograd: Meta-ACON-C with its channel-wise generator. cpu.cpp and cpu_generator.cpp
-// compute it on a CPU, gpu_meta.cpp on a GPU.
+// The operator meta_acon_c, with autograd: Meta-ACON-C with its channel-wise generator. cpu_meta.cpp computes it on a
+// CPU, gpu_meta.cpp on a GPU.
 #include <ATen/ATen.h>
 #include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -126,77 +126,6 @@ Saved load(AutogradContext* context) {
   return saved;
 }
 
-// Meta-ACON-C on a CPU.
-namespace on_cpu {
-
-// The order in which results are kept.
-template <typename F>
-void for_each(GeneratorOutputs& outputs, F f) {
-  for (auto* layer : {&outputs.first, &outputs.second}) {
-    f(layer->y), f(layer->z), f(layer->mean), f(layer->rstd);
-  }
-}
-
-std::pair<Tensor, GeneratorOutputs> restored(const variable_list& kept) {
-  GeneratorOutputs outputs;
-  auto next = kept.begin();
-  const Tensor mean = *next++;
-  for_each(outputs, [&](Tensor& t) { t = *next++; });
-  return {mean, outputs};
-}
-
-MetaResult forward(const MetaInputs& in) {
-  const Tensor mean = channel_mean_cpu(in.x, in.channel_dim);
-  GeneratorOutputs outputs = generator_cpu(mean, in.generator);
-  MetaResult result{acon_c_cpu(in.x, in.p1, in.p2, outputs.beta(), in.channel_dim), {mean}};
-  for_each(outputs, [&](const Tensor& t) { result.kept.push_back(t); });
-  return result;
-}
-
-MetaGradients backward(const Tensor& grad_y, const MetaInputs& in, const variable_list& kept) {
-  const auto [mean, outputs] = restored(kept);
-  auto [grad_x, grad_p1, grad_p2, grad_beta] = acon_c_backward_cpu(
-      grad_y, in.x, in.p1, in.p2, outputs.beta(), in.channel_dim, {true, true, true, true});
-  GeneratorGradients generator = generator_backward_cpu(grad_beta, mean, in.generator, outputs);
-  return {
-      with_gradient_of_mean(std::move(grad_x), generator.mean, in.channel_dim), grad_p1, grad_p2,
-      std::move(generator)};
-}
-
-// What the norm before computed is overwritten by the result. Its mean is that of its input, shifted and scaled.
-MetaResult forward_after_norm(const MetaInputs& in, Norm& norm, const Tensor& z) {
-  norm.mean_of_samples = channel_mean_cpu(in.x, in.channel_dim);
-  const Tensor mean = norm.mean_of_samples * norm.scale + norm.shift;
-  GeneratorOutputs outputs = generator_cpu(mean, in.generator);
-  acon_c_cpu_(z, in.p1, in.p2, outputs.beta(), in.channel_dim);
-  MetaResult result{z.alias(), {mean}};
-  for_each(outputs, [&](const Tensor& t) { result.kept.push_back(t); });
-  return result;
-}
-
-NormedAconGradients backward_after_norm(
-    Tensor grad_y, const MetaInputs& in, const variable_list& kept, const Norm& norm,
-    GeneratorGradients& of_generator) {
-  const auto [mean, outputs] = restored(kept);
-  const auto gradient_of_mean = [&, &mean = mean, &outputs = outputs](const Tensor& grad_beta) {
-    of_generator = generator_backward_cpu(grad_beta, mean, in.generator, outputs);
-    return of_generator.mean;
-  };
-  return normed_acon_c_backward_cpu(
-      std::move(grad_y), in.x, norm, in.p1, in.p2, outputs.beta(), in.channel_dim, gradient_of_mean);
-}
-
-Tensor beta(const MetaInputs&, const variable_list& kept) {
-  return restored(kept).second.beta();
-}
-
-std::array<NormStatistics, 2> statistics(const MetaInputs&, const variable_list& kept) {
-  const auto outputs = restored(kept).second;
-  return {NormStatistics{outputs.first.mean, outputs.first.rstd}, {outputs.second.mean, outputs.second.rstd}};
-}
-
-} // namespace on_cpu
-
 const MetaKernels& kernels_for(const Tensor& x) {
   return x.device().type() == gpu_device_type() ? meta_gpu : meta_cpu;
 }
@@ -228,7 +157,7 @@ struct MetaAconC : torch::autograd::Function<MetaAconC<normed>> {
       NormBefore before, const Overwritten& z) {
     at::AutoDispatchBelowADInplaceOrView below;
     const MetaInputs in{x, p1, p2, generator, channel_dim};
-    MetaResult result = normed ? on_cpu::forward_after_norm(in, before.norm, z.tensor) : kernels_for(x).forward(in);
+    MetaResult result = normed ? forward_after_norm_cpu(in, before.norm, z.tensor) : kernels_for(x).forward(in);
     save(context, in, recipe_of_x, result.kept, before);
     return result.y;
   }
@@ -250,15 +179,10 @@ struct MetaAconC : torch::autograd::Function<MetaAconC<normed>> {
     auto [x, in, kept, before] = load(context);
     check_gradient(grads[0], in.x);
     in.x = x.make();
-    const bool create_graph = at::GradMode::is_enabled(); // see acon_c_backward_autograd in ops.cpp
-    const bool composed = create_graph || at::isTensorSubclassLike(grads[0]);
-    variable_list result;
-    if (normed) {
-      result = composed ? composed_backward(grads[0], in, kept, before)
-                        : kernel_backward(std::move(grads[0]), in, kept, before);
-    } else {
-      result = composed ? composed_backward(grads[0], in, kept, create_graph) : kernel_backward(grads[0], in, kept);
-    }
+    // See acon_c_backward_autograd in ops.cpp.
+    const bool composed = at::GradMode::is_enabled() || at::isTensorSubclassLike(grads[0]);
+    variable_list result = composed ? composed_backward(grads[0], in, kept, before)
+                                    : kernel_backward(std::move(grads[0]), in, kept, before);
     result.resize(result.size() + 5); // the last five arguments have no gradient
     return result;
   }
@@ -266,26 +190,14 @@ struct MetaAconC : torch::autograd::Function<MetaAconC<normed>> {
  private:
   static variable_list kernel_backward(
       Tensor grad_y, const MetaInputs& in, const variable_list& kept, const NormBefore& before) {
-    GeneratorGradients of_generator;
-    const auto found = on_cpu::backward_after_norm(std::move(grad_y), in, kept, before.norm, of_generator);
-    variable_list others = {found.p1, found.p2};
-    append_learned(others, of_generator);
-    return before.gradients(found, others);
-  }
-
-  static variable_list composed_backward(
-      const Tensor& grad_y, const MetaInputs& in, const variable_list& kept, const NormBefore& before) {
-    const Generator generator = as_in_forward(in, kept);
-    variable_list others = {in.p1, in.p2};
-    append_learned(others, generator);
-    return before.composed_gradients(
-        grad_y,
-        [&](const Tensor& z) { return call_reference(z, in.p1, in.p2, generator, in.channel_dim); },
-        others);
-  }
-
-  static variable_list kernel_backward(const Tensor& grad_y, const MetaInputs& in, const variable_list& kept) {
-    MetaGradients grad = kernels_for(in.x).backward(grad_y, in, kept);
+    if (normed) {
+      GeneratorGradients of_generator;
+      const auto grad = backward_after_norm_cpu(std::move(grad_y), in, kept, before.norm, of_generator);
+      variable_list others = {grad.p1, grad.p2};
+      append_learned(others, of_generator);
+      return before.gradients(grad, others);
+    }
+    MetaGradients grad = kernels_for(in.x).backward(std::move(grad_y), in, kept);
     variable_list result = {std::move(grad.x), std::move(grad.p1), std::move(grad.p2)};
     append_learned(result, grad.generator);
     return result;
@@ -293,24 +205,15 @@ struct MetaAconC : torch::autograd::Function<MetaAconC<normed>> {
 
   // Computes y again out of PyTorch's operators, and differentiates that.
   static variable_list composed_backward(
-      const Tensor& grad_y, const MetaInputs& in, const variable_list& kept, bool create_graph) {
-    at::AutoGradMode recording(true);
+      const Tensor& grad_y, const MetaInputs& in, const variable_list& kept, const NormBefore& before) {
     const Generator generator = as_in_forward(in, kept);
-    variable_list inputs = {in.x, in.p1, in.p2}, wanted;
+    variable_list inputs = before.affine();
+    inputs.insert(inputs.begin(), in.x);
+    inputs.insert(inputs.end(), {in.p1, in.p2});
     append_learned(inputs, generator);
-    for (const Tensor& input : inputs) {
-      if (input.requires_grad()) {
-        wanted.push_back(input);
-      }
-    }
-    const Tensor y = call_reference(in.x, in.p1, in.p2, generator, in.channel_dim);
-    const variable_list found = torch::autograd::grad({y}, wanted, {grad_y}, create_graph, create_graph);
-    auto next = found.begin();
-    variable_list result;
-    for (const Tensor& input : inputs) {
-      result.push_back(input.requires_grad() ? *next++ : Tensor());
-    }
-    return result;
+    return composed_gradients(grad_y, inputs, [&] {
+      return call_reference(normed ? before.output() : in.x, in.p1, in.p2, generator, in.channel_dim);
+    });
   }
 };
 
@@ -396,8 +299,6 @@ Tensor meta_acon_c(
 }
 
 } // namespace
-
-const MetaKernels meta_cpu{on_cpu::forward, on_cpu::backward, on_cpu::beta, on_cpu::statistics};
 
 c10::DeviceType& gpu_device_type() {
   static auto type = c10::DeviceType::COMPILE_TIME_MAX_DEVICE_TYPES;

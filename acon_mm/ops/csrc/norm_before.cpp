@@ -123,33 +123,32 @@ variable_list NormBefore::gradients(const NormedAconGradients& found, const vari
   return list;
 }
 
-variable_list NormBefore::composed_gradients(
-    const Tensor& grad_y, const std::function<Tensor(const Tensor& z)>& acon, const variable_list& others) const {
+Tensor NormBefore::output() const {
+  if (norm.batch_statistics) {
+    return std::get<0>(at::native_batch_norm(input, weight, bias, {}, {}, /*training=*/true, /*momentum=*/0, eps));
+  }
+  std::vector<int64_t> shape(input.dim(), 1);
+  shape[1] = input.size(1);
+  const Tensor z = (input - norm.mean.view(shape)) * norm.rstd.view(shape);
+  return (weight.defined() ? z * weight.view(shape) + bias.view(shape) : z).to(input.scalar_type());
+}
+
+variable_list composed_gradients(
+    const Tensor& grad_y, const variable_list& inputs, const std::function<Tensor()>& compute) {
   const bool create_graph = at::GradMode::is_enabled();
   at::AutoGradMode recording(true);
-  Tensor z;
-  if (norm.batch_statistics) {
-    z = std::get<0>(at::native_batch_norm(input, weight, bias, {}, {}, /*training=*/true, /*momentum=*/0, eps));
-  } else {
-    std::vector<int64_t> shape(input.dim(), 1);
-    shape[1] = input.size(1);
-    z = (input - norm.mean.view(shape)) * norm.rstd.view(shape);
-    z = (weight.defined() ? z * weight.view(shape) + bias.view(shape) : z).to(input.scalar_type());
-  }
-  variable_list inputs = affine(), wanted;
-  inputs.insert(inputs.begin(), input);
-  inputs.insert(inputs.end(), others.begin(), others.end());
+  variable_list wanted, result;
   for (const Tensor& t : inputs) {
     if (t.requires_grad()) {
       wanted.push_back(t);
     }
   }
-  const variable_list found = torch::autograd::grad({acon(z)}, wanted, {grad_y}, create_graph, create_graph);
+  const variable_list found = torch::autograd::grad({compute()}, wanted, {grad_y}, create_graph, create_graph);
   auto next = found.begin();
-  for (Tensor& t : inputs) {
-    t = t.requires_grad() ? *next++ : Tensor();
+  for (const Tensor& t : inputs) {
+    result.push_back(t.requires_grad() ? *next++ : Tensor());
   }
-  return inputs;
+  return result;
 }
 
 void save_norm(AutogradContext& context, variable_list& list, const NormBefore& before) {

@@ -32,10 +32,8 @@ struct NormBefore {
   torch::autograd::variable_list gradients(
       const NormedAconGradients& found, const torch::autograd::variable_list& others) const;
 
-  // The same out of PyTorch's operators, for double backward. `acon` computes it of the norm's output.
-  torch::autograd::variable_list composed_gradients(
-      const Tensor& grad_y, const std::function<Tensor(const Tensor& z)>& acon,
-      const torch::autograd::variable_list& others) const;
+  // Its output out of PyTorch's operators.
+  Tensor output() const;
 };
 
 // The norm of which `x` is the output, if it can be one node with the ACON that is called with x. It runs one by one
@@ -56,8 +54,12 @@ struct Overwritten {
 // Makes `x`, which was overwritten, what `y` is, a tensor of the same memory.
 void take_history(const Tensor& x, const Tensor& y);
 
-// Appends to what backward needs, and takes it off again. `input` is the saved one.
+// Appends to what backward needs, and takes it off again. The first of the list is the norm's input.
 void save_norm(torch::autograd::AutogradContext& context, torch::autograd::variable_list& list, const NormBefore& norm);
 NormBefore load_norm(torch::autograd::AutogradContext& context, torch::autograd::variable_list& list);
+
+// For double backward: the gradients of what `compute` makes of the inputs out of PyTorch's operators.
+torch::autograd::variable_list composed_gradients(
+    const Tensor& grad_y, const torch::autograd::variable_list& inputs, const std::function<Tensor()>& compute);
 
 } // namespace acon

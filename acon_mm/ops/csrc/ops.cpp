@@ -162,8 +162,8 @@ struct AconCFunction : torch::autograd::Function<AconCFunction> {
     }
     const Tensor made = in.make();
     const Tensor &p1 = in.list[1], &p2 = in.list[2], &beta = in.list[3];
-    const bool reuse = is_ours(grads[0]) && made.is_cpu() && gpu_device_type() != at::kCPU && cpu_serves(made, p1, p2, beta);
-    auto [x, of_p1, of_p2, of_beta] = reuse
+    const bool on_cpu = made.is_cpu() && gpu_device_type() != at::kCPU && cpu_serves(made, p1, p2, beta);
+    auto [x, of_p1, of_p2, of_beta] = on_cpu && is_ours(grads[0])
         ? acon_c_backward_cpu(
               std::move(grads[0]), made, p1, p2, beta, at::maybe_wrap_dim(channel_dim, made.dim()), mask)
         : call_acon_c_backward(grads[0], made, p1, p2, beta, channel_dim, mask);
@@ -205,8 +205,11 @@ struct NormedAconCFunction : torch::autograd::Function<NormedAconCFunction> {
     const NormBefore before = load_norm(*context, list);
     const Tensor &p1 = list[1], &p2 = list[2], &beta = list[3];
     if (at::GradMode::is_enabled() || at::isTensorSubclassLike(grads[0])) {
-      const auto compose = [&](const Tensor& z) { return call_acon_c(z, p1, p2, beta, 1); };
-      variable_list result = before.composed_gradients(grads[0], compose, {p1, p2, beta});
+      variable_list inputs = before.affine();
+      inputs.insert(inputs.begin(), before.input);
+      inputs.insert(inputs.end(), {p1, p2, beta});
+      variable_list result =
+          composed_gradients(grads[0], inputs, [&] { return call_acon_c(before.output(), p1, p2, beta, 1); });
       result.resize(result.size() + 2);
       return result;
     }
