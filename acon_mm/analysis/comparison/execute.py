@@ -179,6 +179,11 @@ def _next(active: _Active, keep_checkpoints: bool) -> bool:
 
 
 def _reason(run: Run, code: int) -> str:
+    if code == 0 and (run.directory / "test.json").exists():
+        return (
+            "the test gave no metric, as of a detector that finds nothing: train longer, or lower "
+            "model.test_cfg.score_thr by --cfg-options"
+        )
     how = f"killed by signal {-code}" if code < 0 else f"exit code {code}" if code else "no result"
     lines = [line.strip() for line in (run.directory / "log.txt").read_text(errors="replace").splitlines()]
     last = next((line for line in reversed(lines) if line), "no output")
