@@ -51,18 +51,11 @@ def replacing(path: str | PathLike) -> Iterator[BinaryIO]:
 
 def _remove_leftovers(target: Path, prefix: str) -> None:
     """Remove the temporary files of processes of this machine that were killed while they wrote this file."""
-    for path in target.parent.glob(f"{glob.escape(prefix)}*-{glob.escape(target.name)}"):
-        process = path.name.removeprefix(prefix).partition("-")[0]
-        if os.name == "posix" and process.isdigit() and not _is_alive(int(process)):
+    for path in target.parent.glob(f"{glob.escape(prefix)}*-{glob.escape(target.name)}") if os.name == "posix" else ():
+        try:
+            os.kill(int(path.name.removeprefix(prefix).partition("-")[0]), 0)  # no signal, only the check
+        except ProcessLookupError:
             with suppress(OSError):
                 path.unlink()
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)  # no signal, only the check
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):  # it belongs to another user
-        return True
-    return True
+        except (ValueError, OSError, OverflowError):
+            continue  # it is not ours, or belongs to another user

@@ -8,7 +8,8 @@
 4. ``Mish`` is registered as an activation, unless it is already there, so that ACON can be compared with it.
 5. mmengine's functions that load checkpoints never run code from them, and they check and report what is loaded into a
    model with ACONs (:mod:`acon_mm.checkpoints.mmengine_loaders`). Models without ACONs are loaded as before, but a
-   checkpoint with ACONs is an error there. A damaged download in PyTorch's cache is fetched again.
+   checkpoint with ACONs is an error there, and so is one with complex numbers or integers where the model has real
+   numbers. A damaged download in PyTorch's cache is fetched again.
 6. The maintained fork installs mmseg under another name than ``mmsegmentation``. There, mmengine finds the ``mmseg::``
    configs. Without this change it says that mmsegmentation is not installed.
 7. mmengine's models drop the outputs of ACONs that their losses keep, and make them again in backward

@@ -55,26 +55,24 @@ def latest_checkpoint(cfg: Config) -> str | None:
     The first choice is the one that `last_checkpoint` names, also if the work directory was moved since.
     """
     pointer = Path(cfg.work_dir, "last_checkpoint")
-    named = pointer.read_text(errors="replace").strip() if pointer.is_file() else None
+    named = pointer.read_text(errors="replace").strip() if pointer.is_file() else ""
+    chosen = [path for path in (Path(named), Path(cfg.work_dir, Path(named).name)) if named and path.is_file()]
     others = sorted(Path(cfg.work_dir).glob("*.pth"), key=_age, reverse=True)
-    chosen = [] if not named else [Path(named), Path(cfg.work_dir, Path(named).name)]
-    skipped = []
-    for path in dict.fromkeys([*(each for each in chosen if each.is_file()), *others]):
+    reasons = [] if chosen else [f"{pointer} is missing, damaged or names no file"]
+    for path in dict.fromkeys([*chosen, *others]):
         try:
             command_line.check_checkpoint(str(path), to_resume=True)
         except command_line.UserError as error:
-            skipped.append(str(error))
+            reasons.append(str(error))
             continue
-        for reason in skipped:
+        for reason in reasons:
             command_line.warn(cfg.launcher, f"resuming from {path}, because {reason}")
-        if not skipped and path not in chosen:
-            command_line.warn(cfg.launcher, f"resuming from {path}: {pointer} is missing, damaged or names no file")
         return str(path)
-    if named is None:  # the first checkpoint has never been written, or only in part
-        for reason in skipped:
-            command_line.warn(cfg.launcher, f"starting from the beginning, because {reason}")
-        return None
-    raise command_line.UserError("; ".join(skipped) or f"cannot resume: {pointer} names {named!r}, which is not there")
+    if named:
+        raise command_line.UserError(f"cannot resume: {'; '.join(reasons)}")
+    for reason in reasons if others else ():  # the first checkpoint has never been written, or only in part
+        command_line.warn(cfg.launcher, f"starting from the beginning, because {reason}")
+    return None
 
 
 def _age(path: Path) -> tuple[int, float]:

@@ -25,9 +25,7 @@ def usable_device(name: str) -> torch.device:
         UserError: there is no such device, or it cannot be used.
     """
     try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
+        return torch.empty(1, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0] or "there is no such device"
         raise UserError(f"--device {name} cannot be used: {reason}") from error
-    return device

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from . import requirements, rules
 from .acon_types import rename_yolov5_keys
 from .comparison import compare, load
-from .reading import CheckpointError, not_finite
+from .reading import CheckpointError, is_real, listed, not_finite
 from .report import LoadReport
 
 #: the attribute of a module in which `LoadCheckHook` stores the names and patterns that may differ
@@ -65,6 +65,7 @@ def load_state_dict(
 
     metadata = getattr(state_dict, "_metadata", None) or {}
     entries = rename_yolov5_keys(state_dict, model)
+    check_numbers(model, entries)
     folded = _fold_stem_bias(entries, model)
     comparison = compare(model, entries, metadata)
     allow = (*allow, *model.__dict__.get(ALLOWED, ()))
@@ -78,6 +79,17 @@ def load_state_dict(
     load(model, {key: value for key, value in entries.items() if key not in comparison.wrong_shape}, metadata)
     requirements.keep(model, required)
     return report
+
+
+def check_numbers(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Check that no tensor is complex, integer or boolean where the model has real numbers: PyTorch would convert it.
+
+    Raises:
+        CheckpointError: one is. The error names them.
+    """
+    own = {name.removeprefix("module.") for name, value in model.state_dict().items() if is_real(value)}
+    if wrong := [name for name, value in state_dict.items() if name in own and not is_real(value)]:
+        raise CheckpointError(f"the weights in the checkpoint are not real numbers: {listed(wrong)}")
 
 
 def _fold_stem_bias(state_dict: dict, model: nn.Module) -> list[str]:

@@ -36,7 +36,10 @@ def checked(original: Callable, is_active: Callable[[], bool]) -> Callable:
     @wraps(original)
     def load_state_dict(module: nn.Module, state_dict: dict, strict: bool = False, logger: Any = None) -> None:
         checks = has_acons(module) or requirements.requirements_in(state_dict) or _has_other_acons(state_dict, module)
-        if not is_active() or not checks:
+        if not is_active():
+            return original(module, state_dict, strict, logger)
+        loading.check_numbers(module, state_dict)
+        if not checks:
             return original(module, state_dict, strict, logger)
         report = loading.load_state_dict(module, state_dict, strict=strict)
         print_log(str(report), logger="current", level=report.level)

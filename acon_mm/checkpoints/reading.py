@@ -186,13 +186,22 @@ def not_finite(state_dict: Mapping[str, Any]) -> str:
     """The names of the tensors that hold a NaN, or an infinity in a weight or a statistic; '' if there is none."""
 
     def is_invalid(name: str, value: Any) -> bool:
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.isfinite().all():
+        if not is_real(value) or value.isfinite().all():
             return False
         if name.endswith(("_extra_state", "beta_scale")):  # the module checks its own
             return False
         return bool(value.isnan().any()) or not name.endswith("mask")  # masks of attention hold -inf
 
-    names = [name for name, value in state_dict.items() if is_invalid(name, value)]
+    return listed([name for name, value in state_dict.items() if is_invalid(name, value)])
+
+
+def is_real(value: Any) -> bool:
+    """Whether this is a tensor of real numbers."""
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def listed(names: list[str]) -> str:
+    """The first names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 

@@ -6,6 +6,7 @@ import argparse
 import gc
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from ..errors import DataError, UserError
 from . import devices
 from .data_checks import name_files
 from .devices import RANK_VARIABLES
-from .messages import is_of_a_batch, one_line
+from .messages import batch_of, one_line
 from .settings import settings
 
 #: to wait for the lock of a work directory: the workers of a process that was killed hold it for some seconds more
@@ -38,13 +39,12 @@ class Options(DictAction):
     """mmengine's action for ``--cfg-options``. What it cannot read is an error of the command line."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None) -> None:
-        for value in values:
-            if not value.partition("=")[1] or value.startswith("="):
-                parser.error(f"{option}: {value!r} is not KEY=VALUE")
-            try:
-                super().__call__(parser, namespace, [value], option)
-            except Exception as error:  # brackets that do not fit, for example
-                parser.error(f"{option}: cannot read {value!r}: {error}")
+        try:
+            if wrong := [value for value in values if not re.match(".+=", value)]:
+                raise ValueError(f"{wrong[0]!r} is not KEY=VALUE")
+            super().__call__(parser, namespace, values, option)
+        except Exception as error:  # brackets that do not fit, for example
+            parser.error(f"{option}: {error}")
 
 
 def argument_parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -81,16 +81,16 @@ def session(launcher: str, debug: bool = False) -> Iterator[None]:
     """The context that a tool runs in. No checkpoint can run code in it.
 
     After an error, the first process of each machine prints it on stderr in one line, with the place in the config if
-    it comes from there, and all processes exit with status 1. A `DataError` is printed by the process that has it. An
-    error while a batch is computed, and with ``debug`` every error, keeps its traceback.
+    it comes from there, and all processes exit with status 1. An error of a batch is printed by the process that has
+    it. With ``debug`` every error keeps its traceback.
     """
     try:
         with weights_only():
             yield
     except Exception as error:
-        if debug or (is_of_a_batch(error) and not isinstance(error, UserError)):
+        if debug:
             raise
-        if is_first(launcher) or isinstance(error, DataError):
+        if is_first(launcher) or isinstance(error, DataError) or batch_of(error):
             print("error:", one_line(error), file=sys.stderr)
         raise SystemExit(1) from None
     if dist.is_initialized():  # not after an error: it could wait for the other processes forever
@@ -149,16 +149,15 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
     try:
         _check_bases(args.config)
         cfg = Config.fromfile(args.config)
-    except (OSError, ImportError, SyntaxError) as error:
-        cause: BaseException = error
-        while isinstance(error, ImportError) and cause.__context__:  # MMEngine wraps one of custom_imports twice
-            cause = cause.__context__
-        reason = cause if Path(args.config).exists() else "no such file"
-        raise UserError(f"cannot read config {args.config}: {reason}") from error
     except UserError:
         raise
     except Exception as error:  # a config is a program, which can raise anything
-        raise UserError(f"cannot read config {args.config}: {type(error).__name__}: {error}") from error
+        cause: BaseException = error
+        while isinstance(error, ImportError) and cause.__context__:  # MMEngine wraps one of custom_imports twice
+            cause = cause.__context__
+        kind = "" if isinstance(error, (OSError, ImportError, SyntaxError)) else f"{type(error).__name__}: "
+        reason = f"{kind}{cause}" if Path(args.config).exists() else "no such file"
+        raise UserError(f"cannot read config {args.config}: {reason}") from error
     if not Config._is_lazy_import(args.config):
         for place, part in settings(cfg):
             if key := next((key for key, value in part.items() if isinstance(value, type)), None):
@@ -203,19 +202,16 @@ def _package_of(model: Any) -> str | None:
 
 
 def _check_bases(config: str, above: tuple[str, ...] = ()) -> None:
-    """Raise a UserError if a base of a config is missing, or is the config itself: mmengine reads that one for long."""
+    """Raise a UserError if a config is its own base: mmengine would read it for long."""
     path = os.path.realpath(config)
-    wrong = f"cannot read config {above[0] if above else config}: "
     if path in above:
-        raise UserError(f"{wrong}its _base_ is circular: {' -> '.join([*above, path])}")
+        raise UserError(f"cannot read config {above[0]}: its _base_ is circular: {' -> '.join([*above, path])}")
     for base in Config._get_base_files(path) if Path(path).suffix in (".py", ".json", ".yaml", ".yml") else ():
         if not isinstance(base, str):
-            raise UserError(f"{wrong}_base_ in {path} must be the name of a file or a list of names, got {base!r}")
-        if "::" in base:
-            continue  # mmengine names the file that is not there
-        if not os.path.exists(file := os.path.join(os.path.dirname(path), base)):
-            raise UserError(f"{wrong}_base_ in {path} is {base!r}, but there is no {os.path.normpath(file)}")
-        _check_bases(file, (*above, path))
+            raise UserError(f"cannot read config {config}: _base_ must be a name or a list of names, got {base!r}")
+        file = os.path.join(os.path.dirname(path), base)
+        if os.path.exists(file):  # mmengine finds the others
+            _check_bases(file, (*above, path))
 
 
 def _warn_of_unread(cfg: Config, launcher: str) -> None:
@@ -223,10 +219,7 @@ def _warn_of_unread(cfg: Config, launcher: str) -> None:
     for place, part in (("", cfg), ("model_wrapper_cfg.", cfg.get("model_wrapper_cfg") or {})):
         for key in ("act_cfg", "act_sites"):
             if part.get(key) is not None and (place or key == "act_sites" or repr(part[key]) not in repr(cfg.model)):
-                warn(
-                    launcher,
-                    f"nothing reads {place}{key}: put it where the activations are, as in model.backbone.{key}",
-                )
+                warn(launcher, f"nothing reads {place}{key}: put it where the activations are: model.backbone.{key}")
 
 
 def _import_acon_mm(cfg: Config) -> None:
@@ -260,20 +253,18 @@ def check_checkpoint(path: str, to_resume: bool = False) -> None:
         raise CheckpointError(f"{path} has no weights")
 
 
-def check_pretrained(model: dict | list, place: str = "model") -> None:
+def check_pretrained(model: dict) -> None:
     """Check the local checkpoints that initialise parts of a model, before the model is built.
 
     Raises:
         CheckpointError: see `load_checkpoint`. The error also names the setting with the checkpoint.
     """
-    if isinstance(model, dict) and model.get("type") == "Pretrained" and isinstance(model.get("checkpoint"), str):
-        try:
-            check_checkpoint(model["checkpoint"])
-        except CheckpointError as error:
-            raise CheckpointError(f"{place}.checkpoint: {error}") from error
-    for key, value in model.items() if isinstance(model, dict) else enumerate(model):
-        if isinstance(value, (dict, list)):
-            check_pretrained(value, f"{place}.{key}")
+    for place, part in settings(model):
+        if part.get("type") == "Pretrained" and isinstance(part.get("checkpoint"), str):
+            try:
+                check_checkpoint(part["checkpoint"])
+            except CheckpointError as error:
+                raise CheckpointError(f"{'.'.join(['model', *place, 'checkpoint'])}: {error}") from error
 
 
 def check_data(cfg: Config, *loaders: str) -> None:
@@ -286,30 +277,20 @@ def check_data(cfg: Config, *loaders: str) -> None:
         UserError: a file or directory is missing.
     """
     for loader in loaders:
-        for place, dataset in _innermost(f"{loader}.dataset", cfg[loader].get("dataset")):
+        if not isinstance(cfg[loader].get("dataset"), dict):
+            raise UserError(f"{loader}.dataset must be a dict, got {cfg[loader].get('dataset')!r}")
+        for below, dataset in settings(cfg[loader].dataset):  # wrappers have others in them
             dataset_class = _dataset_class(dataset, cfg.default_scope)
             backend = (dataset.get("backend_args") or {}).get("backend", "local")
             if dataset_class is None or getattr(dataset_class, "makes_own_data", False) or backend != "local":
                 continue
+            place = ".".join([loader, "dataset", *below])
             for key, path in _data_paths(dataset):
                 if "://" not in path and not Path(path).exists():
                     raise UserError(
                         f"the data set is missing: {place}.{key} is {path}, which does not exist. "
                         f"Put the data there, or set its place: --cfg-options {place}.data_root=DIRECTORY"
                     )
-
-
-def _innermost(place: str, dataset: Any) -> Iterator[tuple[str, Any]]:
-    """The datasets inside wrappers such as RepeatDataset and ConcatDataset, each with its place in the config."""
-    if not isinstance(dataset, dict):
-        raise UserError(f"{place} must be a dict, got {dataset!r}")
-    if "dataset" in dataset:
-        yield from _innermost(f"{place}.dataset", dataset["dataset"])
-    elif "datasets" in dataset:
-        for index, each in enumerate(dataset["datasets"]):
-            yield from _innermost(f"{place}.datasets.{index}", each)
-    else:
-        yield place, dataset
 
 
 def _data_paths(dataset: ConfigDict) -> Iterator[tuple[str, str]]:

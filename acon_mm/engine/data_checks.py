@@ -1,8 +1,7 @@
 """Checks of data: that there is something to learn from, labels within the classes, which file an error comes from."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 from mmengine.dataset import Compose
@@ -23,8 +22,13 @@ class NamingPipeline(Compose):
     """The pipeline of a data set, whose errors name the file, in the processes of a data loader too."""
 
     def __call__(self, info: dict) -> Any:
-        with _named(info):
+        files = _files(info) or f"sample {info.get('sample_idx')}"
+        try:
             return super().__call__(info)
+        except DataError:  # of a pipeline in this one
+            raise
+        except Exception as error:
+            raise DataError(f"cannot load {files}: {type(error).__name__}: {error}") from error
 
 
 def name_files(dataset: Any) -> None:
@@ -43,17 +47,6 @@ def name_files(dataset: Any) -> None:
 
 def _sources(parts: list[Any]) -> str:
     return ", ".join(str(getattr(part, "ann_file", "") or getattr(part, "data_prefix", "")) for part in parts)
-
-
-@contextmanager
-def _named(info: dict) -> Iterator[None]:
-    files = _files(info) or f"sample {info.get('sample_idx')}"
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"cannot load {files}: {type(error).__name__}: {error}") from error
 
 
 def _files(info: dict) -> str:
@@ -111,18 +104,15 @@ def _is_usable(dataset: Any, index: int) -> bool:
     info = dataset.get_data_info(index)
     count = len(dataset.metainfo.get("classes") or ()) or math.inf
     if "instances" in info:
-        return any(_has_area(each) and 0 <= each.get("bbox_label", 0) < count for each in info["instances"])
+        return any(_is_object(each) and 0 <= each.get("bbox_label", 0) < count for each in info["instances"])
     steps = getattr(dataset.pipeline, "transforms", ())
     load = next((each for each in steps if type(each).__name__ == "LoadAnnotations"), None)
     if not info.get("seg_map_path") or load is None:
         return True  # of a kind that this does not know
-    with _named(info):
-        labels = load(info)["gt_seg_map"]
+    labels = NamingPipeline([load])(info)["gt_seg_map"]
     return bool(((labels >= 0) & (labels < count)).any())
 
 
-def _has_area(instance: dict) -> bool:
-    if instance.get("ignore_flag") or "bbox" not in instance:
-        return not instance.get("ignore_flag")
-    left, top, right, bottom = instance["bbox"]
-    return all(map(math.isfinite, instance["bbox"])) and right > left and bottom > top
+def _is_object(instance: dict) -> bool:
+    left, top, right, bottom = box = instance.get("bbox", (0, 0, 1, 1))
+    return not instance.get("ignore_flag") and math.isfinite(sum(box)) and right > left and bottom > top

@@ -1,48 +1,71 @@
-"""Errors in one line: what is wrong, and the place in the config that it comes from."""
+"""Errors in one line: what is wrong, and the place that it comes from: in the config, or the batch of a run."""
+
+from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from mmengine.config import Config
+from torch.utils._pytree import tree_flatten
 
 from ..errors import UserError
 from .data_checks import nothing_usable
 from .settings import settings
 
 
-def is_of_a_batch(error: BaseException) -> bool:
-    """Whether an error came while a batch was computed. Its traceback says where in the model."""
-    names = {frame.f_code.co_name for frame in _frames(error)}
-    return "run_iter" in names and "call_hook" not in names  # of mmengine's loops, but not of a hook
+def batch_of(error: BaseException) -> str:
+    """The batch that a loop of mmengine's computed when an error came, and the layer; '' if it computed none."""
+    frames = list(_frames(error))
+    loop = next((frame.f_locals for frame in frames if frame.f_code.co_name == "run_iter"), None)
+    if loop is None or any(frame.f_code.co_name == "call_hook" for frame in frames):
+        return ""
+    iteration = getattr(loop["self"], "_iter", loop.get("idx", 0)) + 1
+    samples = (each.metainfo for each in tree_flatten(loop["data_batch"])[0] if hasattr(each, "metainfo"))
+    pictures = ", ".join(str(each.get("img_path")) for each in samples)
+    names = {id(module): name for name, module in loop["self"].runner.model.named_modules()}
+    within = [names.get(id(frame.f_locals.get("self"))) for frame in frames if frame.f_code.co_name == "forward"]
+    layer = next(filter(None, reversed(within)), None)
+    return f"iteration {iteration}{f', {layer}' * bool(layer)}, pictures {pictures or 'unknown'}"
 
 
 def one_line(error: BaseException) -> str:
-    """The text of an error, and the place in the config if it comes from building a part of it."""
-    # A worker that loads data gives only the text of its error, with the traceback before it.
-    text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-    text = " ".join(str(text).rpartition("acon_mm.errors.DataError: ")[2].split())
-    if isinstance(error, UserError):
-        return text
+    """The text of an error, and where it is from: the batch, the place in the config, the file."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if "Original Traceback" in text:  # a worker that loads data gives only the text of its error, after the traceback
+        text = re.split(r"\n\s+.*(?=\n\S)", text)[-1].strip().removeprefix("acon_mm.errors.DataError: ")
+    text = " ".join(text.split())
+    if not isinstance(error, UserError):
+        text = _explained(error, text)
+    return f"{batch}: {text}" if (batch := batch_of(error)) else text
+
+
+def _explained(error: BaseException, text: str) -> str:
+    frames = list(_frames(error))
     if isinstance(error, KeyError):
         text = text.removesuffix(" None").partition(" Please check whether the value of")[0]
-    name = "" if isinstance(error, (ValueError, TypeError, KeyError)) and " " in text else f"{type(error).__name__}: "
-    for frame in _frames(error):
+    if not (isinstance(error, (ValueError, TypeError, KeyError)) and " " in text):
+        text = f"{type(error).__name__}: {text or traceback.extract_tb(error.__traceback__)[-1].line}"
+    for frame in frames:
         if frame.f_code.co_name == "_serialize_data":  # of an empty data set: NumPy's error says nothing
             text = nothing_usable([frame.f_locals["self"]], 0)
-    if isinstance(error, OSError) and error.errno and not error.filename:  # mmengine's writers know it
-        written = [frame.f_locals.get(name) for frame in _frames(error) for name in ("filepath", "save_file")]
-        if target := next((each for each in written if each), None):
-            text = f"cannot write {target}: {error.strerror}"
-    sources = [getattr(frame.f_locals.get("self"), "ann_file", None) for frame in _frames(error)]
-    readers = ("load_checkpoint", "resume")
-    sources += [frame.f_locals.get("filename") for frame in _frames(error) if frame.f_code.co_name in readers]
-    if source := next((each for each in sources if isinstance(each, str) and each), None):
-        text += f" (while {source} was read)"
+    if (file := next(filter(None, map(_file, frames)), None)) and file not in text:
+        text += f" (file: {file})"
     place = _place(error, text)
-    return f"{place}: {name}{text}" if place else f"{name}{text}"
+    return f"{place}: {text}" if place else text
+
+
+def _file(frame: FrameType) -> str | None:
+    """The file that a function of mmengine's or of a data set reads or writes."""
+    found = [frame.f_locals.get(name) for name in ("filepath", "save_file")]
+    found.append(getattr(frame.f_locals.get("self"), "ann_file", None))
+    if frame.f_code.co_name in ("load_checkpoint", "resume"):
+        found.append(frame.f_locals.get("filename"))
+    return next((str(each) for each in found if each and isinstance(each, (str, Path))), None)
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:

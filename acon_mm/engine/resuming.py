@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -28,15 +29,13 @@ class ResumeCheckHook(Hook):
     priority = "VERY_HIGH"
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        saved = checkpoint.get("optimizer")
+        saved: Any = checkpoint.get("optimizer")
+        wrapper: Any = runner.optim_wrapper
         if saved is None:
             return
-        several = getattr(runner.optim_wrapper, "optim_wrappers", None)
-        pairs = [(saved, runner.optim_wrapper)]
-        if several is not None:
-            pairs = [(saved.get(name), each) for name, each in several.items()]
-        for state, wrapper in pairs:
-            if difference := _difference(state, wrapper.optimizer):
+        # A dict of wrappers has a dict of states.
+        for name, each in getattr(wrapper, "optim_wrappers", {None: wrapper}).items():
+            if difference := _difference((saved if name is None else saved.get(name)) or {}, each.optimizer):
                 raise UserError(
                     f"cannot resume from {runner._load_from}: {difference}. Its activations, or the type or groups of "
                     "the optimizer (optim_wrapper.constructor and paramwise_cfg), are not those of the config. Resume "
@@ -45,24 +44,22 @@ class ResumeCheckHook(Hook):
                 )
 
 
-def _difference(state: dict | None, optimizer: Optimizer) -> str | None:
+def _difference(state: dict, optimizer: Optimizer) -> str | None:
     """What differs between the state dict of an optimizer and an optimizer; None: nothing."""
-    saved = [group["params"] for group in (state or {}).get("param_groups", [])]
-    own = [group["params"] for group in optimizer.param_groups]
-    if [len(group) for group in saved] != [len(group) for group in own]:
-        return f"its optimizer has {_counts(saved)}, that of the config {_counts(own)}"
-    for group in (state or {}).get("param_groups", []):
+    groups = state.get("param_groups", [])
+    saved, own = ([group["params"] for group in each] for each in (groups, optimizer.param_groups))
+    sizes, own_sizes = list(map(len, saved)), list(map(len, own))
+    if sizes != own_sizes:
+        return (
+            f"its optimizer has {sum(sizes)} tensors in groups of {sizes!s:.40}, that of the config "
+            f"{sum(own_sizes)} in groups of {own_sizes!s:.40}"
+        )
+    for group in groups:
         if missing := sorted(optimizer.defaults.keys() - group.keys() - _OF_ALL):
             return f"its optimizer has no {', '.join(missing)}, which {type(optimizer).__name__} needs"
     for index, parameter in strict_zip(chain(*saved), chain(*own)):
-        remembered = state["state"].get(index, {})  # type: ignore[index]
+        remembered = state["state"].get(index, {})
         for shape in [remembered[key].shape for key in _OF_ITS_SHAPE if remembered.get(key) is not None]:
             if shape != parameter.shape:
                 return f"its optimizer has the shape {tuple(shape)} where the config has {tuple(parameter.shape)}"
     return None
-
-
-def _counts(groups: list[list]) -> str:
-    sizes = [len(group) for group in groups]
-    shown = ", ".join(map(str, sizes[:4])) + ", ..." * (len(sizes) > 4)
-    return f"{sum(sizes)} tensors in {len(sizes)} group{'s' * (len(sizes) != 1)} ({shown})"

@@ -31,9 +31,8 @@ def test_a_loss_that_is_not_finite(configs, tmp_path, capsys, monkeypatch):
     loss = {"type": "CrossEntropyLoss", "loss_weight": float("nan")}
     with_settings(monkeypatch, configs["segmentation"], **{"model.decode_head.loss_decode": loss})
     error = error_of(capsys, run, train, configs["segmentation"], tmp_path, options=NO_VAL)
-    assert error.startswith(
-        "decode.loss_ce is not finite in iteration 1. The first layer that is not finite is decode_head.loss_"
-    )
+    assert error.startswith(f"iteration 1, pictures {configs['data']}/images/")
+    assert "jpg: decode.loss_ce is not finite. The first layer that is not finite is decode_head.loss_" in error
     assert error.count(f"{configs['data']}/images/") == 2 and not list(tmp_path.glob("*.pth"))
 
 
@@ -43,7 +42,9 @@ def test_the_first_layer_is_named(configs, tmp_path, capsys, monkeypatch):
     assert "The input of the model is not finite" in error
     options = ("optim_wrapper.optimizer.lr=1e38", "train_cfg.max_iters=3", "param_scheduler=None", *NO_VAL)
     error = error_of(capsys, run, train, configs["segmentation"], tmp_path, options=options)
-    assert "is not finite in iteration 2. The first layer that is not finite is backbone." in error
+    assert (
+        error.startswith("iteration 2, ") and "is not finite. The first layer that is not finite is backbone." in error
+    )
 
 
 @pytest.mark.slow
@@ -118,3 +119,16 @@ def test_labels_of_a_batch(where):
         check([0, 4, 3])
     for batch in (None, [1], {"data_samples": {"unsupervised": []}}, {}):
         check_labels(batch, model, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", ["train", "val", "test"])
+def test_an_error_in_the_model_names_batch_and_layer(tool, configs, trained, tmp_path, capsys):
+    options = ["model.decode_head.in_index=0"] if tool != "val" else ["model.test_cfg.mode=x"]
+    if tool == "train":
+        options += NO_VAL
+    args = [str(trained["segmentation"])] if tool == "test" else []
+    error = error_of(capsys, run, test if args else train, configs["segmentation"], tmp_path, *args, options=options)
+    layer = "" if tool == "val" else "decode_head.convs.0.conv, "
+    assert error.startswith(f"iteration 1, {layer}pictures {configs['data']}/images/")
+    assert "Traceback" not in error

@@ -34,7 +34,7 @@ def test_a_checkpoint_with_code_is_refused(configs, tmp_path, capsys, how):
         "load_from": (train, [], (f"load_from={checkpoint}",)),
     }[how]
     error = error_of(capsys, run, tool, configs["segmentation"], tmp_path, *args, options=options)
-    assert error.startswith(f"checkpoint {checkpoint} is refused: it asks for posix.system")
+    assert f"checkpoint {checkpoint} is refused: it asks for posix.system" in error
     assert not (tmp_path / "ran").exists()
 
 
@@ -92,7 +92,7 @@ def test_unusable_checkpoints(configs, tmp_path, capsys, content, message):
         (
             "a.py",
             '_base_ = "absent.py"',
-            "cannot read config {path}: _base_ in {path} is 'absent.py', but there is no {path.parent}/absent.py",
+            "cannot read config {path}: [Errno 2] No such file or directory: '{path.parent}/absent.py'",
         ),
         (
             "a.py",
@@ -104,7 +104,7 @@ def test_unusable_checkpoints(configs, tmp_path, capsys, content, message):
             '_base_ = "absent::a/b.py"',
             "cannot read config {path}: AssertionError: mmengine does not support to load absent config",
         ),
-        ("a.py", "_base_ = 1", "cannot read config {path}: _base_ in {path} must be the name of a file or a list of "),
+        ("a.py", "_base_ = 1", "cannot read config {path}: _base_ must be a name or a list of names, got 1"),
         ("b.py", "x = 1", "{path} must have default_scope mmdet (detection) or mmseg (segmentation), not None"),
         (
             "c.py",
@@ -220,7 +220,7 @@ def test_the_newest_whole_checkpoint_is_resumed_from(tmp_path, capsys):
     assert train.latest_checkpoint(cfg) == str(tmp_path / "iter_9.pth") and capsys.readouterr().err == ""
     pointer.write_text("")
     assert train.latest_checkpoint(cfg) == str(tmp_path / "iter_10.pth")
-    assert capsys.readouterr().err.startswith(f"warning: resuming from {tmp_path}/iter_10.pth: {pointer} is missing")
+    assert capsys.readouterr().err.startswith(f"warning: resuming from {tmp_path}/iter_10.pth, because {pointer} is ")
     content = (tmp_path / "iter_10.pth").read_bytes()
     (tmp_path / "iter_10.pth").write_bytes(content[:-50])
     resumable(tmp_path / "iter_9.pth", state_dict={})
@@ -284,7 +284,7 @@ def test_a_work_directory_is_used_by_one_training(tmp_path, monkeypatch):
         ("train_dataloader.dataset.times=0", "the RepeatDataset of {{'img_path': "),
         ("train_dataloader.dataset=None", "train_dataloader.dataset must be a dict, got None"),
         ("default_hooks=1", "default_hooks in {config} must be a dict, got 1"),
-        ("load_from=openmmlab://no", "KeyError: no (while openmmlab://no was read)"),
+        ("load_from=openmmlab://no", "KeyError: no (file: openmmlab://no)"),
         ("load_from=file:///x.pth", "file:///x.pth is not supported: give the path of the file without file://"),
     ],
 )

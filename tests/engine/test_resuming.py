@@ -38,10 +38,14 @@ def resume(saved: OptimWrapper, config: OptimWrapper) -> None:
 @pytest.mark.parametrize(
     ("act", "options", "message"),
     [
-        (nn.ReLU(), {}, "has 4 tensors in 1 group (4), that of the config 7 tensors in 2 groups (4, 3)"),
-        (AconA(8), ACON, "has 5 tensors in 2 groups (4, 1), that of the config 7 tensors in 2 groups (4, 3)"),
-        (AconC(8), {}, "has 7 tensors in 1 group (7), that of the config 7 tensors in 2 groups (4, 3)"),
-        (AconC(8), PATTERNS, "has 7 tensors in 7 groups (1, 1, 1, 1, ...), that of the config 7 tensors in 2 groups "),
+        (nn.ReLU(), {}, "has 4 tensors in groups of [4], that of the config 7 in groups of [4, 3]"),
+        (AconA(8), ACON, "has 5 tensors in groups of [4, 1], that of the config 7 in groups of [4, 3]"),
+        (AconC(8), {}, "has 7 tensors in groups of [7], that of the config 7 in groups of [4, 3]"),
+        (
+            AconC(8),
+            PATTERNS,
+            "has 7 tensors in groups of [1, 1, 1, 1, 1, 1, 1], that of the config 7 in groups of [4, 3]",
+        ),
     ],
 )
 def test_other_groups(act, options, message, optimizer):
@@ -88,4 +92,4 @@ def test_the_tool_says_it_in_one_line(configs, trained, tmp_path, capsys):
     options = ("model.backbone.act_cfg.type=AconC", "train_cfg.max_iters=4")
     args = configs["segmentation"], tmp_path, "--resume", checkpoint
     error = error_of(capsys, run, train, *args, options=options)
-    assert error.startswith(f"cannot resume from {checkpoint}: its optimizer has 38 tensors in 1 group (38), that ")
+    assert error.startswith(f"cannot resume from {checkpoint}: its optimizer has 38 tensors in groups of [38], that ")
