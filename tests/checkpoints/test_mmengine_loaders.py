@@ -163,3 +163,15 @@ def test_a_damaged_download_is_fetched_again(damaged, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     assert CheckpointLoader.load_checkpoint("https://example.com/x.pth", "cpu")["a"].sum() == 3
     assert fetched == ["https://example.com/x.pth"] * damaged
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.bool])
+@pytest.mark.parametrize("act_cfg", [None, ACONC], ids=["relu", "acon"])
+def test_weights_that_are_not_real_numbers(act_cfg, dtype):
+    """PyTorch would convert them, without the imaginary part."""
+    model = backbone(act_cfg) if act_cfg else backbone()
+    state = dict(model.state_dict())
+    mmengine_checkpoint.load_state_dict(model, {name: value.double() for name, value in state.items()})
+    for name in ("layer1.0.conv1.weight", "bn1.running_var"):
+        with left_unchanged(model), pytest.raises(CheckpointError, match=f"are not real numbers: {name}$"):
+            mmengine_checkpoint.load_state_dict(model, state | {name: state[name].to(dtype)})
