@@ -39,6 +39,10 @@ class CheckInvalidHook(Hook):
     priority = "VERY_HIGH"
 
     def before_train(self, runner: Runner) -> None:
+        if runner.max_iters < 1:
+            raise UserError(
+                f"train_cfg trains for {runner.max_iters} iterations: max_epochs or max_iters must be at least 1"
+            )
         _check_weights(runner)
         check_usable(runner.train_dataloader.dataset)
         unwrapped(runner.model).register_forward_hook(_check_losses, with_kwargs=True)

@@ -39,12 +39,13 @@ class Options(DictAction):
     """mmengine's action for ``--cfg-options``. What it cannot read is an error of the command line."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None) -> None:
-        try:
-            if wrong := [value for value in values if not re.match(".+=", value)]:
-                raise ValueError(f"{wrong[0]!r} is not KEY=VALUE")
-            super().__call__(parser, namespace, values, option)
-        except Exception as error:  # brackets that do not fit, for example
-            parser.error(f"{option}: {error}")
+        for value in values:
+            if not re.match(".+=", value):
+                parser.error(f"{option}: {value!r} is not KEY=VALUE")
+            try:
+                super().__call__(parser, namespace, [value], option)
+            except Exception as error:  # brackets that do not fit, for example
+                parser.error(f"{option}: cannot read {value!r}: {error}")
 
 
 def argument_parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -168,7 +169,7 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
     if args.cfg_options is not None:
         try:
             cfg.merge_from_dict(args.cfg_options)
-        except (KeyError, TypeError) as error:
+        except Exception as error:  # mmengine checks nothing here
             raise UserError(f"--cfg-options does not fit {args.config}: {error.args[0]}") from error
     if cfg.get("default_scope") is None and (found := _package_of(cfg.get("model"))):
         cfg.default_scope = found

@@ -54,10 +54,10 @@ def _files(info: dict) -> str:
 
 
 def check_labels(batch: Any, model: nn.Module, dataset: Any) -> None:
-    """Check that the labels of a batch are classes of the model or of the data set.
+    """Check that the labels of a batch are classes of the model or of the data set, and that its boxes are finite.
 
     Raises:
-        DataError: a label is neither a class nor ignored.
+        DataError: a label is neither a class nor ignored, or a box is not finite.
     """
     modules = list(model.modules())
     counts: list[Any] = [vars(each).get("num_classes") for each in modules]
@@ -65,6 +65,9 @@ def check_labels(batch: Any, model: nn.Module, dataset: Any) -> None:
     classes = max(each for each in counts if isinstance(each, int))
     samples = batch.get("data_samples") if isinstance(batch, dict) else None
     for sample in samples if classes and isinstance(samples, list) else ():
+        boxes = getattr(getattr(sample, "gt_instances", None), "bboxes", None)
+        if boxes is not None and not getattr(boxes, "tensor", boxes).isfinite().all():
+            raise DataError(f"{_files(sample.metainfo)} has a box that is not finite")
         for field, key in (("gt_sem_seg", "data"), ("gt_instances", "labels")):
             labels = getattr(getattr(sample, field, None), key, None)
             if labels is None or not (beyond := labels[labels >= classes].unique().tolist()):

@@ -55,13 +55,14 @@ def _explained(error: BaseException, text: str) -> str:
             text = nothing_usable([frame.f_locals["self"]], 0)
     if (file := next(filter(None, map(_file, frames)), None)) and file not in text:
         text += f" (file: {file})"
-    place = _place(error, text)
-    return f"{place}: {text}" if place else text
+    if place := _place(error, text):
+        return f"{place}: {text}"
+    return text if batch_of(error) else f"{text} (in {frames[-1].f_code.co_name} of {frames[-1].f_globals['__name__']})"
 
 
 def _file(frame: FrameType) -> str | None:
     """The file that a function of mmengine's or of a data set reads or writes."""
-    found = [frame.f_locals.get(name) for name in ("filepath", "save_file")]
+    found = [frame.f_locals.get(name) for name in ("filepath", "save_file", "ann_file")]
     found.append(getattr(frame.f_locals.get("self"), "ann_file", None))
     if frame.f_code.co_name in ("load_checkpoint", "resume"):
         found.append(frame.f_locals.get("filename"))

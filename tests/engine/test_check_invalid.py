@@ -6,7 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.config import Config
+from mmengine.structures import InstanceData
 from PIL import Image
 
 from acon_mm.checkpoints import load_checkpoint
@@ -101,6 +104,24 @@ def test_a_label_beyond_the_classes_is_named(configs, tmp_path, capsys):
     Image.new("L", (64, 64), 1).save(tmp_path / "labels/0.png")
     error = error_of(capsys, run, train, configs["segmentation"], tmp_path, options=options)
     assert f"{tmp_path}/labels/" in error and error.endswith("has the labels [7], but there are only 3 classes")
+
+
+def test_no_iterations(configs, tmp_path, capsys):
+    options = ("train_cfg.max_iters=0", *NO_VAL)
+    error = error_of(capsys, run, train, configs["segmentation"], tmp_path, options=options)
+    assert error == "train_cfg trains for 0 iterations: max_epochs or max_iters must be at least 1"
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_boxes_of_a_batch(value):
+    model = torch.nn.Module()
+    model.num_classes = 3
+    for boxes in (torch.ones(2, 4), HorizontalBoxes(torch.ones(2, 4))):
+        sample = DetDataSample(metainfo={"img_path": "a.jpg"}, gt_instances=InstanceData(bboxes=boxes))
+        check_labels({"data_samples": [sample]}, model, None)
+        getattr(boxes, "tensor", boxes)[1, 2] = value
+        with pytest.raises(DataError, match=r"^a.jpg has a box that is not finite$"):
+            check_labels({"data_samples": [sample]}, model, None)
 
 
 @pytest.mark.parametrize("where", ["gt_sem_seg", "gt_instances"])
