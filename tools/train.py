@@ -77,7 +77,7 @@ def latest_checkpoint(cfg: Config) -> str | None:
 
 def _age(path: Path) -> tuple[int, float]:
     """The number in the name of a checkpoint, then the time of its file: a copied directory has lost the times."""
-    return int((re.findall(r"\d+", path.stem) or ["-1"])[-1]), path.stat().st_mtime
+    return int((re.findall(r"\d+", path.stem) or ["-1"])[-1]), path.lstat().st_mtime
 
 
 def scale_lr(cfg: Config) -> None:

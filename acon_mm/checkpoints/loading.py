@@ -82,14 +82,14 @@ def load_state_dict(
 
 
 def check_numbers(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """Check that no tensor is complex, integer or boolean where the model has real numbers: PyTorch would convert it.
+    """Check that all are dense tensors of real numbers where the model has these: PyTorch would convert most others.
 
     Raises:
-        CheckpointError: one is. The error names them.
+        CheckpointError: some are not. The error names them.
     """
     own = {name.removeprefix("module.") for name, value in model.state_dict().items() if is_real(value)}
     if wrong := [name for name, value in state_dict.items() if name in own and not is_real(value)]:
-        raise CheckpointError(f"the weights in the checkpoint are not real numbers: {listed(wrong)}")
+        raise CheckpointError(f"the weights in the checkpoint are not dense tensors of real numbers: {listed(wrong)}")
 
 
 def _fold_stem_bias(state_dict: dict, model: nn.Module) -> list[str]:

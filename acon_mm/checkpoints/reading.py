@@ -196,8 +196,9 @@ def not_finite(state_dict: Mapping[str, Any]) -> str:
 
 
 def is_real(value: Any) -> bool:
-    """Whether this is a tensor of real numbers."""
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
+    """Whether this is a dense tensor of real numbers."""
+    dense = isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_meta
+    return dense and value.is_floating_point()
 
 
 def listed(names: list[str]) -> str:

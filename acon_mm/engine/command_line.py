@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..checkpoints import CheckpointError, load_checkpoint, weights_only
+from ..checkpoints.reading import not_finite
 from ..errors import DataError, UserError
 from . import devices
 from .data_checks import name_files
@@ -159,12 +160,12 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
         kind = "" if isinstance(error, (OSError, ImportError, SyntaxError)) else f"{type(error).__name__}: "
         reason = f"{kind}{cause}" if Path(args.config).exists() else "no such file"
         raise UserError(f"cannot read config {args.config}: {reason}") from error
-    if not Config._is_lazy_import(args.config):
-        for place, part in settings(cfg):
-            if key := next((key for key, value in part.items() if isinstance(value, type)), None):
+    for place, part in settings(cfg) if not Config._is_lazy_import(args.config) else ():
+        for key, value in part.items():
+            if any(map(callable, value if isinstance(value, (list, tuple)) else [value])):
                 raise UserError(
-                    f"{'.'.join([*place, key])} in {args.config} is a class, which cannot be saved with the config: "
-                    f"write its name, type='{part[key].__name__}', and import its module with custom_imports"
+                    f"{'.'.join([*place, key])} in {args.config} is a class or function, which cannot be saved with "
+                    "the config: write its name, as in type='AconC', and import its module with custom_imports"
                 )
     if args.cfg_options is not None:
         try:
@@ -239,19 +240,26 @@ def check_checkpoint(path: str, to_resume: bool = False) -> None:
         CheckpointError: see `load_checkpoint`.
         UserError: `to_resume` is true, and the checkpoint has no training state.
     """
+    if not isinstance(path, str):
+        raise CheckpointError(f"a checkpoint is the name of a file or a URL, got {path!r}")
     if path.startswith("file://"):
         raise UserError(f"{path} is not supported: give the path of the file without file://")
     if "://" in path:
         return
     checkpoint = load_checkpoint(Path(path).expanduser())
-    absent = [key for key in ("meta", "message_hub") if not isinstance(checkpoint.get(key), dict)]
+    state = {"optimizer": {}, **checkpoint}  # which may have been left out
+    absent = [key for key in ("meta", "message_hub", "optimizer") if not isinstance(state.get(key), dict)]
+    absent = absent or [f"meta.{key}" for key in ("epoch", "iter") if not isinstance(state["meta"].get(key), int)]
     if to_resume and absent:
         raise UserError(
             f"cannot resume from {path}: it has no {', '.join(absent)}. "
             f"To start a new training with its weights: --cfg-options load_from={path}"
         )
-    if not any(isinstance(each, Tensor) for each in checkpoint.get("state_dict", checkpoint).values()):
+    weights = checkpoint.get("state_dict", checkpoint)
+    if not any(isinstance(each, Tensor) for each in weights.values()):
         raise CheckpointError(f"{path} has no weights")
+    if names := not_finite(weights):
+        raise CheckpointError(f"the weights in {path} are not finite: {names}. Use a checkpoint from before")
 
 
 def check_pretrained(model: dict) -> None:
@@ -261,7 +269,7 @@ def check_pretrained(model: dict) -> None:
         CheckpointError: see `load_checkpoint`. The error also names the setting with the checkpoint.
     """
     for place, part in settings(model):
-        if part.get("type") == "Pretrained" and isinstance(part.get("checkpoint"), str):
+        if part.get("type") == "Pretrained" and "checkpoint" in part:
             try:
                 check_checkpoint(part["checkpoint"])
             except CheckpointError as error:

@@ -13,7 +13,7 @@ from typing import Any
 from mmengine.config import Config
 from torch.utils._pytree import tree_flatten
 
-from ..errors import UserError
+from ..errors import DataError, UserError
 from .data_checks import nothing_usable
 from .settings import settings
 
@@ -34,36 +34,39 @@ def batch_of(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The text of an error, and where it is from: the batch, the place in the config, the file."""
+    """The text of an error, and where it is from: the batch or the place in the config, the file or the function."""
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if "Original Traceback" in text:  # a worker that loads data gives only the text of its error, after the traceback
         text = re.split(r"\n\s+.*(?=\n\S)", text)[-1].strip().removeprefix("acon_mm.errors.DataError: ")
     text = " ".join(text.split())
+    frames = list(_frames(error))
+    place = batch_of(error)
     if not isinstance(error, UserError):
         text = _explained(error, text)
-    return f"{batch}: {text}" if (batch := batch_of(error)) else text
+        place = place or _place(error, text)
+    file = next(filter(None, map(_file, frames)), None)
+    if file and file not in text and not isinstance(error, DataError):
+        text += f" (file: {file})"
+    elif not (file or place or isinstance(error, (UserError, OSError))):
+        text += f" (in {frames[-1].f_code.co_name} of {frames[-1].f_globals['__name__']})"
+    return f"{place}: {text}" if place else text
 
 
 def _explained(error: BaseException, text: str) -> str:
-    frames = list(_frames(error))
+    for frame in _frames(error):
+        if frame.f_code.co_name == "_serialize_data":  # of an empty data set: NumPy's error says nothing
+            return nothing_usable([frame.f_locals["self"]], 0)
     if isinstance(error, KeyError):
         text = text.removesuffix(" None").partition(" Please check whether the value of")[0]
-    if not (isinstance(error, (ValueError, TypeError, KeyError)) and " " in text):
-        text = f"{type(error).__name__}: {text or traceback.extract_tb(error.__traceback__)[-1].line}"
-    for frame in frames:
-        if frame.f_code.co_name == "_serialize_data":  # of an empty data set: NumPy's error says nothing
-            text = nothing_usable([frame.f_locals["self"]], 0)
-    if (file := next(filter(None, map(_file, frames)), None)) and file not in text:
-        text += f" (file: {file})"
-    if place := _place(error, text):
-        return f"{place}: {text}"
-    return text if batch_of(error) else f"{text} (in {frames[-1].f_code.co_name} of {frames[-1].f_globals['__name__']})"
+    if isinstance(error, (ValueError, TypeError, KeyError)) and " " in text:
+        return text
+    return f"{type(error).__name__}: {text or traceback.extract_tb(error.__traceback__)[-1].line}"
 
 
 def _file(frame: FrameType) -> str | None:
     """The file that a function of mmengine's or of a data set reads or writes."""
     found = [frame.f_locals.get(name) for name in ("filepath", "save_file", "ann_file")]
-    found.append(getattr(frame.f_locals.get("self"), "ann_file", None))
+    found += [getattr(frame.f_locals.get("self"), name, None) for name in ("ann_file", "checkpoint")]
     if frame.f_code.co_name in ("load_checkpoint", "resume"):
         found.append(frame.f_locals.get("filename"))
     return next((str(each) for each in found if each and isinstance(each, (str, Path))), None)
@@ -94,17 +97,16 @@ def _place(error: BaseException, text: str) -> str:
             anywhere = ((part, path) for path, part in settings(root))
             fitting = (found for found in chain(below, anywhere) if _fits(found[0], cfg))
             node, place = next(fitting, (node, place))
-    if not place:
-        return ""
     # The setting itself, where the text has its name or its value, and only one setting below has that: the innermost
     # one, and rather a name than a value. A name can also be a word, as in "Data is not in the dataset registry".
+    # Where no part is known, only the key of a KeyError counts, as a value anywhere in the config.
     best = (0, False, place)
     for word in dict.fromkeys(re.findall(r"\w+", text)):
         found = [
             (len(path), key == word and ("_" in word or not isinstance(value, dict)), [*path, key])
-            for path, part in settings(node)
+            for path, part in (settings(node) if place or (node and isinstance(error, KeyError)) else ())
             for key, value in part.items()
-            if (key == word and key != "type") or (isinstance(value, str) and value == word)
+            if (key == word and key != "type" and place) or (isinstance(value, str) and value == word)
         ]
         if len(found) == 1:
             depth, by_name, path = found[0]

@@ -9,6 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.optim import Optimizer
 
+from ..checkpoints import CheckpointError
+from ..checkpoints.reading import is_real
 from ..compat import strict_zip
 from ..errors import UserError
 
@@ -23,7 +25,7 @@ class ResumeCheckHook(Hook):
 
     Raises:
         UserError: the type or the groups of the optimizer, or the shapes of its parameters, are not those of the
-            checkpoint.
+            checkpoint; or what the optimizer remembers is not finite.
     """
 
     priority = "VERY_HIGH"
@@ -59,7 +61,9 @@ def _difference(state: dict, optimizer: Optimizer) -> str | None:
             return f"its optimizer has no {', '.join(missing)}, which {type(optimizer).__name__} needs"
     for index, parameter in strict_zip(chain(*saved), chain(*own)):
         remembered = state["state"].get(index, {})
-        for shape in [remembered[key].shape for key in _OF_ITS_SHAPE if remembered.get(key) is not None]:
-            if shape != parameter.shape:
-                return f"its optimizer has the shape {tuple(shape)} where the config has {tuple(parameter.shape)}"
+        for key, value in [(key, remembered[key]) for key in _OF_ITS_SHAPE if remembered.get(key) is not None]:
+            if not is_real(value) or not value.isfinite().all():
+                raise CheckpointError(f"the optimizer's {key} in the checkpoint is not of finite real numbers")
+            if value.shape != parameter.shape:
+                return f"its optimizer has the shape {tuple(value.shape)} where the config has {tuple(parameter.shape)}"
     return None

@@ -115,7 +115,12 @@ def test_unusable_checkpoints(configs, tmp_path, capsys, content, message):
         (
             "f.py",
             "default_scope = 'mmdet'\nmodel = dict(type=int)",
-            "model.type in {path} is a class, which cannot be saved with the config: write its name, type='int', ",
+            "model.type in {path} is a class or function, which cannot be saved with the config: write its name, ",
+        ),
+        (
+            "g.py",
+            "default_scope = 'mmdet'\nmodel = dict(acts=[dict(a=1), lambda x: x])",
+            "model.acts in {path} is a class or function, which cannot be saved with the config: ",
         ),
         (
             "d.py",
@@ -207,7 +212,7 @@ def test_only_the_first_process_of_a_machine_tells_the_error(tmp_path, capsys, m
 
 
 def resumable(path, **changes):
-    torch.save({"state_dict": {"a": torch.ones(1)}, "meta": {}, "message_hub": {}} | changes, path)
+    torch.save({"state_dict": {"a": torch.ones(1)}, "meta": {"epoch": 0, "iter": 1}, "message_hub": {}} | changes, path)
 
 
 def test_the_newest_whole_checkpoint_is_resumed_from(tmp_path, capsys):
@@ -229,11 +234,25 @@ def test_the_newest_whole_checkpoint_is_resumed_from(tmp_path, capsys):
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 2 and f"because checkpoint {tmp_path}/iter_10.pth is damaged" in told[0]
     assert told[1].endswith(f"because {tmp_path}/iter_9.pth has no weights")
+    resumable(tmp_path / "iter_3.pth", state_dict={"a": torch.full((1,), torch.nan)})
+    (tmp_path / "iter_11.pth").symlink_to("/nowhere")
+    assert train.latest_checkpoint(cfg) == str(tmp_path / "iter_2.pth")
+    assert "the weights in" in capsys.readouterr().err
     (tmp_path / "iter_2.pth").unlink()
     with pytest.raises(UserError, match=r"iter_10.pth is damaged.*; .*iter_9.pth has no weights"):
         train.latest_checkpoint(cfg)
     pointer.unlink()  # nothing was ever whole
     assert train.latest_checkpoint(cfg) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"optimizer": [1]}, "optimizer"), ({"meta": {"epoch": 1, "iter": "x"}}, "meta.iter"), ({"meta": 1}, "meta")],
+)
+def test_training_state_of_wrong_types(changes, named, tmp_path):
+    resumable(tmp_path / "x.pth", **changes)
+    with pytest.raises(UserError, match=f"cannot resume from .*x.pth: it has no {named}[.] To start"):
+        command_line.check_checkpoint(str(tmp_path / "x.pth"), to_resume=True)
 
 
 def test_a_changed_tensor_is_damage(tmp_path):
@@ -285,6 +304,10 @@ def test_a_work_directory_is_used_by_one_training(tmp_path, monkeypatch):
         ("train_dataloader.dataset=None", "train_dataloader.dataset must be a dict, got None"),
         ("default_hooks=1", "default_hooks in {config} must be a dict, got 1"),
         ("load_from=openmmlab://no", "KeyError: no (file: openmmlab://no)"),
+        ("default_hooks.checkpoint.priority=SOON", "default_hooks.checkpoint.priority: KeyError: SOON"),
+        ("log_level=LOUD", "log_level: KeyError: LOUD"),
+        ("load_from=3", "a checkpoint is the name of a file or a URL, got 3"),
+        ("train_dataloader.batch_size=None", "KeyError: 0 (in pseudo_collate of mmengine.dataset.utils)"),
         ("load_from=file:///x.pth", "file:///x.pth is not supported: give the path of the file without file://"),
     ],
 )

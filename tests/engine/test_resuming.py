@@ -78,6 +78,18 @@ def test_another_type(saved, config, missing):
         resume(stepped(AconC(8), saved), stepped(AconC(8), config))
 
 
+@pytest.mark.parametrize("bad", [torch.tensor(torch.nan), torch.tensor(1j), [1.0]])
+def test_momentum_that_is_not_finite(bad):
+    """PyTorch would load it, without the imaginary part."""
+    saved = stepped(AconC(8)).state_dict()
+    momentum = saved["state"][1]["momentum_buffer"]
+    saved["state"][1]["momentum_buffer"] = bad if isinstance(bad, list) else momentum * bad
+    with pytest.raises(
+        UserError, match=r"the optimizer's momentum_buffer in the checkpoint is not of finite real numbe"
+    ):
+        resume(SimpleNamespace(state_dict=lambda: saved), stepped(AconC(8)))
+
+
 def test_the_same_is_resumed():
     for options in ({}, PATTERNS, ACON):
         resume(stepped(AconC(8), **options), stepped(AconC(8, init="swish"), **options))

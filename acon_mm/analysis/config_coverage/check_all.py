@@ -23,6 +23,7 @@ import torch
 from tqdm import tqdm
 
 from ...compat import strict_zip
+from ...errors import UserError
 from ...files import replacing
 from .. import shipped_configs
 from . import table
@@ -99,6 +100,8 @@ def check_all(
     names = [name for name in names if name.startswith(tuple(prefixes))]
     if sample is not None:
         names = shipped_configs.sample(names, sample)
+    if not names:
+        raise UserError(f"no shipped config starts with {' or '.join(prefixes)}, or the sample is empty")
     keys = _keys(out / "configs.json", names, workers)
     log = _read(out / "models.jsonl")
     finished = _finished(log, act_cfg, retry)
