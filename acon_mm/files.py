@@ -49,6 +49,12 @@ def replacing(path: str | PathLike) -> Iterator[BinaryIO]:
             temporary.unlink()
 
 
+def write_file(path: str | PathLike, content: str | bytes) -> None:
+    """Write a whole file; see :func:`replacing`."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
 def _remove_leftovers(target: Path, prefix: str) -> None:
     """Remove the temporary files of processes of this machine that were killed while they wrote this file."""
     for path in target.parent.glob(f"{glob.escape(prefix)}*-{glob.escape(target.name)}") if os.name == "posix" else ():

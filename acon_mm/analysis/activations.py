@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..compat import strict_zip
 from ..errors import UserError
+from ..files import write_file
 from ..layers import MetaAconC
 from ..learned import Layer, RecordedBetas, figures
 from .page import document, rendered, style
@@ -163,7 +164,7 @@ def write(made: Mapping[str, Any], title: str, directory: Path) -> None:
     for each in pictures:
         each.save(directory)
     pieces = [each.html(figures.CAPTIONS[each.name], inline=False) for each in pictures]
-    (directory / "activations.html").write_text(document(title, [f"<h1>{title}</h1>", *pieces]))
+    write_file(directory / "activations.html", document(title, [f"<h1>{title}</h1>", *pieces]))
 
 
 def text(layers: Sequence[Layer]) -> str:

@@ -103,7 +103,7 @@ def session(launcher: str, debug: bool = False) -> Iterator[None]:
 
 def is_first(launcher: str) -> bool:
     """Whether this is the first process of its machine."""
-    return launcher == "none" or os.environ.get(RANK_VARIABLES[launcher][2], "0") == "0"
+    return launcher == "none" or not re.fullmatch("0*[1-9][0-9]*", os.environ.get(RANK_VARIABLES[launcher][2], ""))
 
 
 def warn(launcher: str, text: str) -> None:
@@ -345,17 +345,18 @@ def build_runner(cfg: Config) -> Runner:
         UserError: an environment variable that the launcher sets is missing or wrong.
     """
     if cfg.launcher != "none":
-        names = [*RANK_VARIABLES[cfg.launcher], *([] if cfg.launcher == "slurm" else ["MASTER_ADDR"])]
+        slurm = cfg.launcher == "slurm" and "MASTER_ADDR" not in os.environ
+        names = [*RANK_VARIABLES[cfg.launcher], "SLURM_JOB_NODELIST" if slurm else "MASTER_ADDR"]
         if missing := [name for name in names if name not in os.environ]:
             raise UserError(
                 f"--launcher {cfg.launcher} needs {', '.join(missing)} in the environment: start the job with "
                 "tools/dist_train.sh, tools/dist_test.sh or tools/slurm_train.sh"
             )
-        rank, size = (os.environ[name] for name in RANK_VARIABLES[cfg.launcher][:2])
-        if not (rank.isdigit() and size.isdigit() and int(rank) < int(size)):
+        rank, size, local = (os.environ[name] for name in names[:3])
+        if not (rank.isdigit() and size.isdigit() and local.isdigit() and int(rank) < int(size)):
             raise UserError(
                 f"the rank of a process must be below the number of processes, but the launcher has set {names[0]}="
-                f"{rank} and {names[1]}={size}"
+                f"{rank}, {names[1]}={size} and {names[2]}={local}"
             )
     if get_device() == "cpu":
         devices.fit_config(cfg)

@@ -13,6 +13,7 @@ from typing import Any
 from mmengine.config import Config
 from torch.utils._pytree import tree_flatten
 
+from ..checkpoints.comparison import unwrapped
 from ..errors import DataError, UserError
 from .data_checks import nothing_usable
 from .settings import settings
@@ -27,7 +28,7 @@ def batch_of(error: BaseException) -> str:
     iteration = getattr(loop["self"], "_iter", loop.get("idx", 0)) + 1
     samples = (each.metainfo for each in tree_flatten(loop["data_batch"])[0] if hasattr(each, "metainfo"))
     pictures = ", ".join(str(each.get("img_path")) for each in samples)
-    names = {id(module): name for name, module in loop["self"].runner.model.named_modules()}
+    names = {id(module): name for name, module in unwrapped(loop["self"].runner.model).named_modules()}
     within = [names.get(id(frame.f_locals.get("self"))) for frame in frames if frame.f_code.co_name == "forward"]
     layer = next(filter(None, reversed(within)), None)
     return f"iteration {iteration}{f', {layer}' * bool(layer)}, pictures {pictures or 'unknown'}"

@@ -343,10 +343,12 @@ def test_activations_that_nothing_reads_are_told(configs, tmp_path, capsys):
         assert warned.startswith(f"warning: nothing reads {told}: ") if told else warned == ""
 
 
-@pytest.mark.parametrize(("rank", "size"), [("2", "2"), ("-1", "2"), ("0", "0")])
-def test_ranks_that_cannot_be(configs, tmp_path, capsys, monkeypatch, rank, size):
-    for name, value in (("RANK", rank), ("WORLD_SIZE", size), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
-        monkeypatch.setenv(name, value)
+@pytest.mark.parametrize(
+    ("rank", "size", "local"), [("2", "2", "0"), ("-1", "2", "0"), ("0", "0", "0"), ("0", "1", "x")]
+)
+def test_ranks_that_cannot_be(configs, tmp_path, capsys, monkeypatch, rank, size, local):
+    for name, value in (("RANK", rank), ("WORLD_SIZE", size), ("LOCAL_RANK", local), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(name, str(value))
     error = error_of(capsys, run, train, configs["segmentation"], tmp_path, "--launcher", "pytorch")
     assert error.startswith("the rank of a process must be below the number of processes")
 

@@ -58,6 +58,7 @@ def test_a_config_without_act_cfg(capsys):
     ("args", "error"),
     [
         (["--out", "table.csv"], "--out must end in .json or .md, got table.csv"),
+        (["--shape", "32", "32", "--out", "/proc/x.md"], "cannot write /proc/x.md: No such file or directory"),
         (["--shape", "0", "64"], "--shape must be positive, got [0, 64]"),
     ],
 )

@@ -18,7 +18,7 @@ from acon_mm.analysis.benchmark import models, operators, report
 from acon_mm.analysis.benchmark.measure import pin_allocator
 from acon_mm.analysis.machine import usable_device
 from acon_mm.engine import command_line
-from acon_mm.files import replacing
+from acon_mm.files import write_file
 
 
 def shapes_of(text: str) -> tuple[tuple[int, ...], ...]:
@@ -46,6 +46,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--seconds", type=float, default=2.0, help="to measure each case; models take ten times as long"
     )
     parser.add_argument("--keep-allocator", action="store_true", help="do not pin glibc's allocator (see the docs)")
+    command_line.add_debug(parser)
     group = parser.add_argument_group("operators")
     group.add_argument("--acts", nargs="+", default=operators.ACTS, choices=operators.ACTS, help="activations")
     group.add_argument(
@@ -114,7 +115,7 @@ def unfinished(path: Path, settings: dict) -> dict:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    with command_line.session("none"):
+    with command_line.session("none", args.debug):
         run(args, usable_device(args.device))
 
 
@@ -122,7 +123,8 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
     """Measure, and write after each case. A run that was interrupted goes on where it was."""
     pinned = not args.keep_allocator and pin_allocator()
     machine = f"Machine: {report.machine(device)}; allocator {'pinned' if pinned else 'as it is'}."
-    settings = {"machine": machine, "settings": {k: str(v) for k, v in vars(args).items() if k != "work_dir"}}
+    chosen = {name: str(value) for name, value in vars(args).items() if name not in ("work_dir", "debug")}
+    settings = {"machine": machine, "settings": chosen}
     path = Path(args.work_dir, "benchmark.json")
     before = unfinished(path, settings)
     results: dict[str, Any] = {**settings, "complete": False}
@@ -143,17 +145,12 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
         for case in measure(args, device, len(cases)):
             cases.append(case)
             results[what] = [asdict(each) for each in cases]
-            write(path, json.dumps(results, indent=1))
+            write_file(path, json.dumps(results, indent=1))
         results[what] = [asdict(each) for each in cases]
         text += [f"## {title}", table(cases)]
     print("\n\n".join(text))
-    write(path, json.dumps(results | {"complete": True}, indent=1))
-    write(path.with_suffix(".md"), "\n\n".join(text))
-
-
-def write(path: Path, content: str) -> None:
-    with replacing(path) as file:
-        file.write(f"{content}\n".encode())
+    write_file(path, json.dumps(results | {"complete": True}, indent=1))
+    write_file(path.with_suffix(".md"), "\n\n".join(text))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from acon_mm.analysis.device_check import bandwidth, checks, correctness, host, report
     from acon_mm.analysis.machine import usable_device
     from acon_mm.errors import UserError
-    from acon_mm.files import replacing
+    from acon_mm.files import write_file
 
     try:
         setting = checks.Setting(usable_device(args.device), args.quick, args.only)
@@ -90,8 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             results[section] = [asdict(each) for each in rows]
             if args.out:
                 try:
-                    with replacing(args.out) as file:
-                        file.write(json.dumps(results, indent=1).encode())
+                    write_file(args.out, json.dumps(results, indent=1))
                 except UserError as error:
                     raise SystemExit(f"error: {error}") from None
             if section == "correctness":

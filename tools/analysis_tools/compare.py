@@ -19,7 +19,7 @@ from mmengine.config import Config, DictAction
 import acon_mm  # noqa: F401  registers activations and datasets
 from acon_mm.analysis.comparison import execute, report, results, variants
 from acon_mm.engine import command_line
-from acon_mm.files import replacing
+from acon_mm.files import write_file
 
 TOOLS = Path(__file__).resolve().parents[1]
 
@@ -71,6 +71,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override settings in all runs"
     )
+    command_line.add_debug(parser)
     parser.set_defaults(launcher="none")
     args = parser.parse_args(argv)
     args.work_dir = args.work_dir or str(Path("work_dirs", f"compare_{Path(args.config).stem}"))
@@ -100,8 +101,7 @@ def planned(cfg: Config, args: argparse.Namespace) -> tuple[list[variants.Varian
     known = len(described)
     chosen = variants.different(cfg, candidates, described)
     if len(described) > known:
-        with replacing(file) as out:
-            out.write(json.dumps({"config": key, "described": described}, indent=1).encode())
+        write_file(file, json.dumps({"config": key, "described": described}, indent=1))
     for each in chosen:
         found = described[each.label]
         # With --slurm, a script alone goes to stdout.
@@ -129,7 +129,7 @@ set -euo pipefail
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parse_args(argv)
-    with command_line.session(args.launcher):
+    with command_line.session(args.launcher, args.debug):
         seeds = check(args)
         work_dir = Path(args.work_dir)
         needs = ("model", "train_cfg", "train_dataloader", "optim_wrapper", "test_dataloader", "test_evaluator")

@@ -35,6 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--build-time", metavar="CONFIG", help="only measure how much --act adds to the build time of this config"
     )
+    command_line.add_debug(parser)
     return parser.parse_args()
 
 
@@ -45,7 +46,7 @@ def main() -> int:
     if args.build_time:
         print(build_times(args.build_time, act_cfg))
         return 0
-    with command_line.session("none"):
+    with command_line.session("none", args.debug):
         report = check_all(
             args.work_dir,
             prefixes=args.only,

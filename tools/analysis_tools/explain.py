@@ -9,6 +9,7 @@ from pathlib import Path
 import acon_mm  # noqa: F401  registers activations
 from acon_mm.analysis.explanation import explain, report
 from acon_mm.engine import command_line
+from acon_mm.files import write_file
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -37,12 +38,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise command_line.UserError(f"--shape must be positive, got {args.shape}")
         cfg = command_line.load_config(args, needs=("model",))
         explanation = explain(cfg, tuple(args.shape) if args.shape else None)
-    text = report.markdown(explanation, args.config)
-    print(text)
-    if args.out:
-        out = Path(args.out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text if out.suffix == ".md" else report.as_json(explanation, args.config))
+        text = report.markdown(explanation, args.config)
+        print(text)
+        if args.out:
+            write_file(args.out, text if Path(args.out).suffix == ".md" else report.as_json(explanation, args.config))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from acon_mm.analysis.machine import usable_device
 from acon_mm.analysis.memory import figure, measure, report
 from acon_mm.analysis.page import rendered
 from acon_mm.engine import command_line, devices
-from acon_mm.files import replacing
+from acon_mm.files import write_file
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -75,8 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             ("memory.md", text),
             ("memory.json", report.as_json(found, conditions, args.memory_gib)),
         ):
-            with replacing(directory / name) as file:
-                file.write(content.encode())
+            write_file(directory / name, content)
         title = f"Memory of a training step, {Path(args.config).stem}: {batch} pictures of {shape[0]} x {shape[1]}"
         rendered(figure.figure(found, title, args.memory_gib), "memory").save(directory)
     print(text)

@@ -36,6 +36,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override settings of the config"
     )
+    command_line.add_debug(parser)
     parser.set_defaults(launcher="none")
     args = parser.parse_args(argv)
     args.out = args.out or str(Path(args.checkpoint).parent / "activations")
@@ -45,7 +46,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    with command_line.session(args.launcher):
+    with command_line.session(args.launcher, args.debug):
         if args.count < 1:
             raise command_line.UserError(f"--count must be at least 1, got {args.count}")
         if args.pictures and not Path(args.pictures).is_dir():

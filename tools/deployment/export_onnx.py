@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import acon_mm  # noqa: F401  registers activations
 from acon_mm.engine import command_line
-from acon_mm.files import replacing
+from acon_mm.files import write_file
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -117,8 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise command_line.UserError(
                 f"nothing is written: the outputs differ from PyTorch's by {differs:.1e} relative"
             )
-        with replacing(args.out) as file:
-            file.write(exported)
+        write_file(args.out, exported)
     checked = (
         "not compared with PyTorch's: pip install onnxruntime"
         if differs is None

@@ -24,7 +24,7 @@ from mmengine.config import Config
 
 from ...compat import strict_zip
 from ...errors import UserError
-from ...files import replacing
+from ...files import write_file
 from .hook import read_lines
 from .progress import Progress
 from .results import metrics_of, read_json
@@ -117,8 +117,7 @@ def prepare(cfg: Config, variants: Sequence[Variant], seeds: Sequence[int], work
     for run, text in strict_zip(runs, texts):
         run.directory.mkdir(parents=True, exist_ok=True)
         if not run.config.exists():
-            with replacing(run.config) as file:
-                file.write(text.encode())
+            write_file(run.config, text)
     return runs
 
 
@@ -229,5 +228,4 @@ def _stopped(active: list[_Active]) -> Iterator[None]:
 
 
 def _write(path: Path, content: Any) -> None:
-    with replacing(path) as file:
-        file.write(json.dumps(content, indent=1).encode())
+    write_file(path, json.dumps(content, indent=1))

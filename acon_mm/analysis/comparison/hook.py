@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ...checkpoints import load_checkpoint
 from ...checkpoints.comparison import unwrapped
 from ...convert.sites import ACTIVATIONS
-from ...files import replacing
+from ...files import replacing, write_file
 from ...learned import RecordedBetas, layers_of
 from ...registering import register
 
@@ -69,8 +69,7 @@ class ComparisonHook(Hook):
         if get_rank() == 0:
             for name in ("steps.jsonl", "validation.jsonl"):  # what a killed run wrote after its last checkpoint
                 lines = [line for line in read_lines(self.out / name) if line["iter"] <= runner.iter]
-                with replacing(self.out / name) as file:
-                    file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
+                write_file(self.out / name, "".join(json.dumps(line) + "\n" for line in lines))
 
     def before_train_epoch(self, runner: Runner) -> None:
         self._seed(runner, runner.iter, before_data=True)
@@ -143,8 +142,7 @@ class ComparisonHook(Hook):
                 file.write(json.dumps(line) + "\n")
 
     def _write(self, name: str, content: Any) -> None:
-        with replacing(self.out / name) as file:
-            file.write(json.dumps(content, indent=1).encode())
+        write_file(self.out / name, json.dumps(content, indent=1))
 
 
 def share_start(model: nn.Module, path: Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...files import replacing
+from ...files import write_file
 from ...learned import Layer
 from ...learned.figures import learned as figures_of_learned
 from ..page import Cell, Picture, rendered, style
@@ -38,8 +38,7 @@ def write(results: Mapping[str, Any], work_dir: Path) -> None:
         "results.md": markdown(results),
         "report.html": page.html(results, sentences(results), drawn, learned, tips.texts),
     }.items():
-        with replacing(work_dir / name) as file:
-            file.write(text.encode())
+        write_file(work_dir / name, text)
 
 
 def _labels(results: Mapping[str, Any]) -> list[str]:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from ...compat import strict_zip
 from ...errors import UserError
-from ...files import replacing
+from ...files import write_file
 from .. import shipped_configs
 from . import table
 from .check import check
@@ -113,7 +113,7 @@ def check_all(
     for result in _progress(_results(list(jobs.values()), workers), len(jobs), "models"):
         finished[result["key"]] = result
         log.append(result)
-        _replace(out / "models.jsonl", "".join(json.dumps(each) + "\n" for each in log))
+        write_file(out / "models.jsonl", "".join(json.dumps(each) + "\n" for each in log))
         if time.monotonic() - written > 20:  # the report can be read before the end
             _write(out, keys, finished, act_cfg)
             written = time.monotonic()
@@ -191,7 +191,7 @@ def _keys(path: Path, names: list[str], workers: int) -> dict[str, ModelKey]:
     with ProcessPoolExecutor(workers, _context(), _start_worker) as pool:
         results = pool.map(_key, missing, chunksize=4)
         known |= dict(strict_zip(missing, _progress(results, len(missing), "configs")))
-    _replace(path, json.dumps({"versions": versions, "configs": known}, indent=1))
+    write_file(path, json.dumps({"versions": versions, "configs": known}, indent=1))
     return {name: ModelKey(*known[name]) for name in names}
 
 
@@ -242,11 +242,6 @@ def _parsed(text: bytes, keys: Sequence[str], place: str) -> dict | None:
     return None
 
 
-def _replace(path: Path, text: str) -> None:
-    with replacing(path) as file:
-        file.write(text.encode())
-
-
 def _finished(results: list[dict], act_cfg: dict, retry: bool) -> dict[str, dict]:
     """The results by key; without those that failed if ``retry``."""
     latest = {result["key"]: result for result in results if result["act_cfg"] == act_cfg}
@@ -267,8 +262,8 @@ def _write(out: Path, keys: dict[str, ModelKey], finished: dict, act_cfg: dict) 
         "models": {key: result for key, result in finished.items() if key in used},
         "configs": entries,
     }
-    _replace(out / "coverage.json", json.dumps(report, indent=1))
-    _replace(out / "coverage.md", table.markdown(report))
+    write_file(out / "coverage.json", json.dumps(report, indent=1))
+    write_file(out / "coverage.md", table.markdown(report))
     return report
 
 

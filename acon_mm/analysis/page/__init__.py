@@ -17,7 +17,7 @@ from typing import NamedTuple
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from ...files import replacing
+from ...files import write_file
 
 
 class Cell(NamedTuple):
@@ -67,9 +67,8 @@ class Picture(NamedTuple):
 
     def save(self, directory: Path) -> None:
         """Write ``NAME.png`` and ``NAME.svg``."""
-        for suffix, content in ((".png", self.png), (".svg", self.svg.encode())):
-            with replacing(directory / (self.name + suffix)) as file:
-                file.write(content)
+        for suffix, content in ((".png", self.png), (".svg", self.svg)):
+            write_file(directory / (self.name + suffix), content)
 
     def html(self, caption: str, inline: bool = True) -> str:
         """As SVG in the page, so that its parts have tips; figures of thousands of curves as PNG."""
