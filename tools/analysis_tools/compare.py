@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 import acon_mm  # noqa: F401  registers activations and datasets
 from acon_mm.analysis.comparison import execute, report, results, variants
@@ -68,9 +68,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", type=int, metavar="I", help="do run number I (from 0) only, without a report")
     parser.add_argument("--report", action="store_true", help="only write the report, of the runs that are done")
     parser.add_argument("--slurm", action="store_true", help="print a Slurm array script with all runs, and do none")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override settings in all runs"
-    )
+    command_line.add_cfg_options(parser)
     command_line.add_debug(parser)
     parser.set_defaults(launcher="none")
     args = parser.parse_args(argv)

@@ -43,10 +43,10 @@ def main() -> int:
     """Run the check; the status is 1 if a model has a problem."""
     args = parse_args()
     act_cfg = dict(type=args.act)
-    if args.build_time:
-        print(build_times(args.build_time, act_cfg))
-        return 0
     with command_line.session("none", args.debug):
+        if args.build_time:
+            print(build_times(args.build_time, act_cfg))
+            return 0
         report = check_all(
             args.work_dir,
             prefixes=args.only,
