@@ -59,9 +59,10 @@ def _explained(error: BaseException, text: str) -> str:
             return nothing_usable([frame.f_locals["self"]], 0)
     if isinstance(error, KeyError):
         text = text.removesuffix(" None").partition(" Please check whether the value of")[0]
-    if isinstance(error, (ValueError, TypeError, KeyError)) and " " in text:
+    kind = type(error).__name__
+    if (isinstance(error, (ValueError, TypeError, KeyError)) and " " in text) or text.startswith(f"{kind}: "):
         return text
-    return f"{type(error).__name__}: {text or traceback.extract_tb(error.__traceback__)[-1].line}"
+    return f"{kind}: {text or traceback.extract_tb(error.__traceback__)[-1].line}"
 
 
 def _file(frame: FrameType) -> str | None:
@@ -99,12 +100,12 @@ def _place(error: BaseException, text: str) -> str:
             fitting = (found for found in chain(below, anywhere) if _fits(found[0], cfg))
             node, place = next(fitting, (node, place))
     # The setting itself, where the text has its name or its value, and only one setting below has that: the innermost
-    # one, and rather a name than a value. A name can also be a word, as in "Data is not in the dataset registry".
+    # one, and rather a name than a value. But in "Data is not in the dataset registry", a KeyError, the name is a word.
     # Where no part is known, only the key of a KeyError counts, as a value anywhere in the config.
     best = (0, False, place)
     for word in dict.fromkeys(re.findall(r"\w+", text)):
         found = [
-            (len(path), key == word and ("_" in word or not isinstance(value, dict)), [*path, key])
+            (len(path), (key == word) != isinstance(error, KeyError), [*path, key])
             for path, part in (settings(node) if place or (node and isinstance(error, KeyError)) else ())
             for key, value in part.items()
             if (key == word and key != "type" and place) or (isinstance(value, str) and value == word)

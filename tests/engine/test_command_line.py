@@ -296,6 +296,7 @@ def test_a_work_directory_is_used_by_one_training(tmp_path, monkeypatch):
         ("model.backbone.depth=7", "model.backbone.depth: invalid depth 7 for resnet"),
         ("model.type=Encoder", "model.type: Encoder is not in the mmseg::model registry."),
         ("train_dataloader.dataset.type=Data", "train_dataloader.dataset.type: Data is not in the mmseg::dataset"),
+        ("val_evaluator.type=metric", "val_evaluator.type: metric is not in the mmseg::metric registry"),
         ("optim_wrapper.optimizer.lr=x", "optim_wrapper.optimizer: "),
         ("default_hooks.checkpoint.type=Hok", "default_hooks.checkpoint.type: Hok is not in the "),
         ("model=1", "model in {config} must be a dict, got 1"),

@@ -10,8 +10,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 import acon_mm  # noqa: F401  registers activations and datasets
 from acon_mm.analysis import activations
 from acon_mm.engine import command_line
@@ -33,9 +31,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--count", type=int, default=64, help="how many pictures (default: 64)")
     parser.add_argument("--out", metavar="DIR", help="default: activations/ beside the checkpoint")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override settings of the config"
-    )
+    command_line.add_cfg_options(parser)
     command_line.add_debug(parser)
     parser.set_defaults(launcher="none")
     args = parser.parse_args(argv)
