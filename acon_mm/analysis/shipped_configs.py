@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from copy import deepcopy
 from itertools import zip_longest
 from pathlib import Path
@@ -38,16 +38,21 @@ def shipped(package: str) -> list[str]:
     return sorted(f"{package}/{path}" for path in files if not any(part.startswith("_") for part in path.parts))
 
 
-def sample(names: list[str], count: int) -> list[str]:
-    """``count`` of the configs: one of each family, then a second of each, and so on."""
+def turns(names: Iterable[str]) -> Iterator[list[str]]:
+    """The configs in turns: one of each family, then a second of each, and so on."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(family(name), []).append(name)
-    chosen: list[str] = []
     for turn in zip_longest(*groups.values()):
-        names = [name for name in turn if name is not None]
-        wanted = min(count - len(chosen), len(names))
-        chosen += [names[i * len(names) // wanted] for i in range(wanted)]
+        yield [name for name in turn if name is not None]
+
+
+def sample(names: list[str], count: int) -> list[str]:
+    """``count`` of the configs, by :func:`turns`."""
+    chosen: list[str] = []
+    for turn in turns(names):
+        wanted = min(count - len(chosen), len(turn))
+        chosen += [turn[i * len(turn) // wanted] for i in range(wanted)]
     return sorted(chosen)
 
 
