@@ -42,7 +42,10 @@ def build(model_cfg: dict, package: str) -> nn.Module:
 
 
 def build_small(model_cfg: dict, package: str) -> nn.Module:
-    """Like :func:`build`, with few proposals and queries, for small pictures, and with BN for SyncBN."""
+    """Like :func:`build`, with few proposals and queries, for small pictures, and with BN for SyncBN.
+
+    RoIAlign is mmcv's: a torchvision that was compiled for CUDA has only a slow one in Python for CPUs.
+    """
     return revert_sync_batchnorm(build(_small(model_cfg), package))
 
 
@@ -55,6 +58,8 @@ def _small(node: Any) -> Any:
     for key, beside in _LIMITED.items():
         if isinstance(node.get(key), int) and (not beside or beside in node):
             node[key] = min(node[key], _MAX_BOXES)
+    if "use_torchvision" in node:
+        node["use_torchvision"] = False
     if "img_size" in node:  # of position embeddings
         node["img_size"] = (SIZES[0], SIZES[0])
     if "templates" in node:  # sentences that a text encoder reads for each class

@@ -53,14 +53,16 @@ class RunReport:
 
 def run_passes(model: BaseModel, original: BaseModel) -> RunReport:
     """Run each pass of ``model`` on the smallest pictures that ``original`` runs on."""
-    report, pair = RunReport(), _Pair(model, original)
+    report, pair, called = RunReport(), _Pair(model, original), set[str]()
     with _recorded_calls(model, pair.called):
         for each in samples.passes(model):
+            pair.called.clear()  # a pass of one part gives no gradients to another one
             _run_pass(pair, each, report)
+            called |= pair.called
     report.kept, report.unexplained = explain(model, pair.trace.calls)
     for name, module in model.named_modules():
-        if isinstance(module, Acon) and name not in pair.called:
-            owner_ran = bool(report.passes) and _owner_ran(model, name, pair.called)
+        if isinstance(module, Acon) and name not in called:
+            owner_ran = bool(report.passes) and _owner_ran(model, name, called)
             (report.never_called if owner_ran else report.not_reached).append(name)
     return report
 
@@ -170,9 +172,9 @@ def _depends_on_size(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def _recorded_calls(model: nn.Module, called: set[str]) -> Iterator[None]:
-    """Add the name of each module that is called to ``called``."""
+    """Add the name of each module that is called to ``called``, once its call has come to its end."""
     handles = [
-        module.register_forward_pre_hook(lambda *_, name=name: called.add(name))
+        module.register_forward_hook(lambda *_, name=name: called.add(name))
         for name, module in model.named_modules(remove_duplicate=False)
     ]
     try:

@@ -98,10 +98,10 @@ def track_batch(size: Size, count: int = 2) -> tuple[Tensor, list]:
 
 
 def reid_batch(size: Size, count: int = 4) -> tuple[Tensor, list]:
-    """Pictures of two identities."""
+    """Pictures of two identities. Persons are twice as high as wide, and the pooling of some networks is as well."""
     from mmdet.structures import ReIDDataSample
 
-    height, width = _shape(size)
+    height, width = (size, size // 2) if isinstance(size, int) else size
     generator = torch.Generator().manual_seed(0)
     samples = [ReIDDataSample().set_gt_label(index // 2) for index in range(count)]
     return torch.randn(count, 3, height, width, generator=generator), samples

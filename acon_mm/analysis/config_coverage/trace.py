@@ -37,7 +37,6 @@ NOT_THE_NETWORK = {
     "mmdet.evaluation": "a metric",
     "mmdet.models.roi_heads.roi_extractors": "levels of a pyramid, not features",
     "mmcv.ops": "boxes and coordinates, not features",
-    "torchvision.ops": "boxes and coordinates, not features",
 }
 
 #: LD and LAD keep their teacher outside of the model's modules

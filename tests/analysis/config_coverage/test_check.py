@@ -4,10 +4,14 @@ from importlib.util import find_spec
 from pkgutil import resolve_name
 
 import pytest
+import torch
+from torch import nn
 
 from acon_mm.analysis import shipped_configs
-from acon_mm.analysis.config_coverage import trace
+from acon_mm.analysis.build import _small
+from acon_mm.analysis.config_coverage import samples, trace
 from acon_mm.analysis.config_coverage.check import check
+from acon_mm.analysis.config_coverage.passes import _recorded_calls
 from helpers import coverage_models
 from helpers.coverage_models import segmentor
 
@@ -72,6 +76,20 @@ def test_a_pass_that_fails_without_acon_too_is_no_problem_of_acon(backbones):
 
 
 @pytest.mark.slow
+def test_a_module_whose_call_fails_midway_does_not_count_as_run():
+    model = nn.Sequential(nn.Sequential(nn.ReLU(), nn.Linear(3, 2)), nn.ReLU())
+    called: set[str] = set()
+    with _recorded_calls(model, called), pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        model(torch.zeros(2, 4))
+    assert called == {"0.0"}  # of the second ReLU nothing is known: it is not "never called"
+
+
+def test_persons_are_high_and_roi_align_is_mmcvs():
+    pictures, _ = samples.reid_batch(256)
+    assert pictures.shape[-2:] == (256, 128)  # as the pooling of reid and deepsort wants
+    assert _small([dict(type="RoIAlign", use_torchvision=True)]) == [dict(type="RoIAlign", use_torchvision=False)]
+
+
 def test_a_teacher_outside_of_the_modules_stays():
     result = check(shipped_configs.model_of("mmdet/ld/ld_r18-gflv1-r101_fpn_1x_coco.py"), "mmdet", ACON)
     assert (result["status"], result["problems"]) == ("converted", {})
