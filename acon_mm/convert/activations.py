@@ -39,7 +39,7 @@ for _names, _layer, _options in (
     ("mish", nn.Mish, ("inplace",)),
     ("hardswish", nn.Hardswish, ("inplace",)),
 ):
-    for _place in (F, torch, Tensor, torch.ops.aten):
+    for _place in (F, torch, torch._C._nn, Tensor, torch.ops.aten):
         for _name in _names.split():
             _function = getattr(_place, _name, None)
             for _each in filter(None, (_function, getattr(_function, "default", None))):

@@ -94,8 +94,8 @@ def output_channels(layer: nn.Module) -> Channels | None:
         return Channels(layer.pointwise_conv.out_channels, 1)
     if isinstance(layer, nn.Linear):
         return Channels(layer.out_features, -1)
-    if isinstance(layer, _NormBase):  # batch and instance norms
-        return Channels(layer.num_features, 1)
+    if isinstance(layer, _NormBase):  # batch and instance norms; a lazy one has 0 until it runs
+        return Channels(layer.num_features, 1) if layer.num_features else None
     if isinstance(layer, nn.GroupNorm):
         return Channels(layer.num_channels, 1)
     if isinstance(layer, nn.LayerNorm):
@@ -114,8 +114,8 @@ def input_channels(layer: nn.Module) -> Channels | None:
     if isinstance(layer, DepthwiseSeparableConvModule):
         layer = layer.depthwise_conv
     if isinstance(layer, nn.Linear):
-        return Channels(layer.in_features, -1)
+        return Channels(layer.in_features, -1) if layer.in_features else None
     in_channels = getattr(layer, "in_channels", None)
     if isinstance(in_channels, int) and hasattr(layer, "kernel_size"):  # a convolution or ConvModule
-        return Channels(in_channels, 1)
+        return Channels(in_channels, 1) if in_channels else None
     return output_channels(layer)  # of a norm

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 
 from mmengine.registry import MODELS, Registry
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ..compat import strict_zip
 from ..layers import Acon, AconFReLU, MetaAconC
@@ -21,6 +22,7 @@ from .hosts import NEVER_CALLED, patch_class, patched_class, remove_shared
 from .own_sites import OwnSites
 from .running import Probe, run_probes
 from .sites import ActSites, Site, find_sites, select, submodule
+from .source import UnreadableError
 from .wrappers import refuse_wrappers
 
 
@@ -109,9 +111,13 @@ def _convert(
     new_activation = _ActivationFactory(act_cfg)
     if new_activation.needs_channels:
         chosen = _with_channels(model, chosen)
-    activations = [_build(new_activation, site, where) for site in chosen]
-    change = _Change(model, chosen, done)
-    change.apply(activations)
+    try:
+        change = _Change(model, chosen, done)
+    except UnreadableError as error:
+        raise ValueError(
+            f"{where} cannot be converted: {error}. Choose other sites by act_sites=[...], or leave act_cfg out here"
+        ) from error
+    change.apply([_build(new_activation, site, where) for site in chosen])
     complete_layouts(model)
     recompute_after_heads(model)
     converted = {site.name for site in (*done, *chosen)}
@@ -208,9 +214,10 @@ def _with_channels(model: nn.Module, sites: Sequence[Site]) -> list[Site]:
         probes = {site.path: Probe(site.current) for site in twins}
         _Change(twin, twins).apply(list(probes.values()))
     except Exception as error:
-        return [
-            replace(site, problem=f"a copy cannot be run ({error})") if site.name in unknown else site for site in sites
-        ]
+        problem = f"a copy cannot be run ({error})"
+        if any(is_lazy(each) for each in model.parameters()):
+            problem = "there are lazy layers, which have no weights yet: run the model once before it is converted"
+        return [replace(site, problem=problem) if site.name in unknown else site for site in sites]
     failed = run_probes(twin, probes)
     found = []
     for site in sites:

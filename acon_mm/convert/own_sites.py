@@ -17,13 +17,14 @@ from .activations import GATE
 from .channels import Channels, output_channels
 from .reading import Reading, Visit
 from .rewrite import Change, MethodChange, method_changes, rewritten_class
-from .source import Source
+from .source import Source, UnreadableError
 
 #: why a call of that :attr:`Visit.kind` cannot be changed
 _PROBLEMS = {
     "hidden": "it is given to another function",
     "given": "it is an argument, for which a caller may give another",
     "outside": "a function whose source cannot be read calls it",
+    "decorator": "a decorator calls it",
 }
 
 
@@ -112,6 +113,7 @@ class OwnSites:
                         self.sites.append(in_place[visit.path])
                     in_place[visit.path].visits.append(visit)
         for site in self.sites:
+            site.problem = site.problem or self._problem_of_iteration(site)
             found_channels = site.channels()
             if not found_channels and known is not None:
                 site.visits[0].value.channels = known
@@ -151,6 +153,9 @@ class OwnSites:
     def _problem(self, visits: list[Visit]) -> str | None:
         visit = visits[0]
         where, loops = visit.source.where(visit.node), [loop for loop, _ in visit.loops]
+        kinds = dict.fromkeys(type(each.callee).__name__ for each in visits if each.callee is not None)
+        if len(kinds) > 1:
+            return f"{where} calls one of several: {', '.join(kinds)}"
         if not visit.bound:
             return f"a function outside of the class calls it, at {where}"
         if visit.place in self.reading.others:
@@ -161,8 +166,25 @@ class OwnSites:
             [loop for loop, _ in other.loops] != loops for other in self.reading.visits if other.place == visit.place
         ):
             return f"{where} is in a loop over layers, and is called outside of it as well"
+        try:
+            if isinstance(visit.node, ast.Call):
+                visit.source.call_instead(visit.node, "_")
+        except UnreadableError as error:
+            return str(error)
         if visit.source.function in self._held:
             return f"{where} is held by the module as an attribute, which keeps its present code"
+        return None
+
+    def _problem_of_iteration(self, site: OwnSite) -> str | None:
+        """The problem of a site whose activation the module meets in other ways than by calls."""
+        asked = [place for visit in site.visits if (place := self.reading.asked.get(visit.path)) is not None]
+        if asked:
+            return f"{asked[0]} depends on what it is: on its type, or on an attribute of it"
+        if site.rewritten and self.reading.iterated:
+            return (
+                f"{self.reading.iterated} takes the layers of the module one after the other, and a new activation at "
+                f"{site.where} would be one of them"
+            )
         return None
 
     def changes(self, chosen: set[str]) -> tuple[MethodChange, ...]:
@@ -221,7 +243,7 @@ class OwnSites:
                 if parent not in holder._modules:
                     holder.add_module(parent, nn.ModuleList())
                 holder = holder._modules[parent]
-            while isinstance(holder, nn.ModuleList) and len(holder) < int(leaf):  # an iteration without a call
+            while parents and isinstance(holder, nn.ModuleList) and len(holder) < int(leaf):
                 holder.append(site.present)
             if leaf not in holder._modules:
                 holder.add_module(leaf, site.present)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from inspect import unwrap
-from itertools import chain
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -132,9 +131,35 @@ def rewritten_class(upstream: type[nn.Module], changes: tuple[MethodChange, ...]
     namespace: dict[str, Any] = {name: getattr(upstream, name) for name in ("__module__", "__qualname__", "__doc__")}
     namespace |= {"_acon_upstream": upstream, "_acon_changes": changes}
     namespace |= {change.name: change.compile(upstream) for change in changes}
+    if issubclass(upstream, (nn.Sequential, nn.ModuleList)):  # its own layers are those before the conversion
+        texts = [change.text for method in changes for change in method.changes if change.kind != "count"]
+        new = {text.partition(".")[2].partition("[")[0] for text in texts}
+        namespace |= {"_acon_new": new | new_names(upstream), "__iter__": _iter, "__len__": _len}
+        namespace |= {"__prepare_scriptable__": _refuse_script}
     bases = (upstream,) if issubclass(upstream, Rewritten) else (Rewritten, upstream)
     metaclass: Any = type(upstream)
     return metaclass(upstream.__name__, bases, namespace)
+
+
+def new_names(cls: type) -> set[str]:
+    """The activations that a container has since it was converted, and does not call as one of its layers."""
+    return getattr(cls, "_acon_new", set())
+
+
+def _iter(self: nn.Module) -> Iterator[nn.Module | None]:
+    return (layer for name, layer in self._modules.items() if name not in new_names(type(self)))
+
+
+def _refuse_script(self: nn.Module) -> None:
+    new = ", ".join(sorted(new_names(type(self))))
+    raise RuntimeError(
+        f"torch.jit.script cannot compile this {type(self).__name__}: it would call {new} as one of the layers. "
+        "torch.jit.trace and torch.export can"
+    )
+
+
+def _len(self: nn.Module) -> int:
+    return len(self._modules.keys() - new_names(type(self)))
 
 
 def _new_instance(cls: type[nn.Module], history: tuple[tuple[MethodChange, ...], ...]) -> nn.Module:
@@ -162,43 +187,48 @@ def method_changes(
         UnreadableError: a changed function is not a method of ``cls``.
     """
     changes, supers = dict(changes), list(supers)
-    names: dict[Source, str] = {}
+    names: dict[Source, list[str]] = {}
     waiting = list(changes)
     while waiting:  # who calls a changed method of a base is changed as well
         source = waiting.pop()
-        name = _name_in(cls, source.function)
-        is_own = name is not None
-        if name is None:
-            name = "_".join((source.function.__name__, "of", *source.function.__qualname__.split(".")[:-1]))
-        names[source] = name
+        names[source] = _names_in(cls, source.function)
+        is_own = bool(names[source])
+        if not is_own:
+            parts = (
+                source.function.__name__,
+                "of",
+                *source.function.__qualname__.replace("<locals>", "_").split(".")[:-1],
+            )
+            names[source] = ["_".join(parts)]
         for caller, number, called in supers:
             if called is source and not is_own:
                 func = caller.node(number).func
-                owner = caller.owner if isinstance(func.value, ast.Call) else f"type({caller.owner})"
-                change = Change(caller.number(func), "name", f"{owner}.{names[source]}")
+                owner = caller.owner if isinstance(getattr(func, "value", None), ast.Call) else f"type({caller.owner})"
+                change = Change(caller.number(func), "name", f"{owner}.{names[source][0]}")
                 if caller not in changes:
                     waiting.append(caller)
                 if change not in changes.setdefault(caller, []):
                     changes[caller].append(change)
     return tuple(
-        MethodChange(names[source], *_definer(cls, source), source.digest, tuple(sorted(set(found))))
+        MethodChange(name, *_definer(cls, source), source.digest, tuple(sorted(set(found))))
         for source, found in changes.items()
+        for name in names[source]
     )
 
 
-def _name_in(cls: type, function: FunctionType) -> str | None:
-    """The name of a method in a class; None if the class overrides it. ``forward = other`` is a method as well."""
-    for name in chain([function.__name__], dir(cls)):
-        value = inspect.getattr_static(cls, name, None)
-        if isinstance(value, FunctionType) and unwrap(value) is function:
-            return name
-    return None
+def _names_in(cls: type, function: FunctionType) -> list[str]:
+    """The names of a method in a class: ``forward = other`` gives it two. None if the class overrides it."""
+    names = dict.fromkeys(name for base in cls.__mro__ for name, value in vars(base).items() if _is(value, function))
+    return [name for name in names if _is(inspect.getattr_static(cls, name), function)]
+
+
+def _is(value: Any, function: FunctionType) -> bool:
+    return isinstance(value, FunctionType) and unwrap(value) is function
 
 
 def _definer(cls: type, source: Source) -> tuple[str, str]:
     methods = ((base, name, value) for base in cls.__mro__ for name, value in vars(base).items())
-    return next(
-        (_name_of(base), name)
-        for base, name, value in methods
-        if isinstance(value, FunctionType) and unwrap(value) is source.function
-    )
+    for base, name, value in methods:
+        if _is(value, source.function):
+            return _name_of(base), name
+    raise UnreadableError(f"{source.name} activates, and is not a method that {cls.__qualname__} could override")

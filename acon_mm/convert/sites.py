@@ -6,17 +6,27 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
+from inspect import unwrap
+from types import FunctionType
 from typing import Any, NamedTuple, Union
 
 import torch
 from mmcv.cnn import ConvModule
 from torch import nn
 
-from .activations import ACTIVATION_NAMES, ACTIVATIONS, GATE, GATES, mentions_activation
+from .activations import (
+    ACTIVATION_FUNCTIONS,
+    ACTIVATION_METHODS,
+    ACTIVATION_NAMES,
+    ACTIVATIONS,
+    GATE,
+    GATES,
+    mentions_activation,
+)
 from .channels import Channels, channels_before, output_channels
 from .hosts import NEVER_CALLED, Host, host_of, inherited_hosts, inherited_sites
 from .own_sites import OwnSites
-from .reading import Reading, read
+from .reading import Reading, activating_functions, read
 
 ActSites = Union[str, Sequence[str], None]
 
@@ -90,7 +100,9 @@ class _Walk:
         while waiting:
             module = waiting.pop()
             has_none = type(module).forward is nn.Module.forward and "forward" not in vars(module)
-            methods = () if has_none else ("forward",)
+            methods: tuple[str, ...] = () if has_none else ("forward",)
+            if type(module).__call__ is not nn.Module.__call__ and isinstance(type(module).__call__, FunctionType):
+                methods += ("__call__",)
             self.readings[module] = reading = read(module, (*methods, *entered.get(module, ())))
             for other, method in reading.entered:
                 if method.startswith(_NO_FEATURES) and type(other).__module__.startswith(_OPENMMLAB):
@@ -108,6 +120,8 @@ class _Walk:
     @staticmethod
     def _is_read(module: nn.Module) -> bool:
         cls = type(module)
+        if "forward" in vars(module):  # somebody has replaced it
+            return True
         if cls.__module__.startswith("torch.") or isinstance(module, (*ACTIVATIONS, *GATES)) or host_of(module):
             return False
         if cls.forward in (nn.Sequential.forward, ConvModule.forward):
@@ -129,7 +143,10 @@ class _Walk:
             if any(f"aten::{name}(" in str(module.inlined_graph) for name in ACTIVATION_NAMES):
                 yield _unreadable(module, prefix.rstrip("."), "it is compiled: convert it before torch.jit")
             return
-        found: list[Site | Kept] = []
+        if isinstance(module, torch.fx.GraphModule) and any(map(_is_activation, module.graph.nodes)):
+            yield _unreadable(module, prefix.rstrip("."), "it is traced: convert it before torch.fx")
+            return
+        found: list[Site | Kept] = [*_of_hooks(module, prefix)]
         if host is not None:
             found += _of_host(module, prefix, host)
             listed.update({prefix + host.shared} if host.shared else ())
@@ -179,6 +196,7 @@ class _Walk:
             )
         for name, reason in own.kept.items():
             yield Kept(prefix + name, reason)
+        yield from _unseen(module, prefix, reading)
         holds_some = any(isinstance(child, ACTIVATIONS) for child in module.children())  # which are sites then
         if reading.problem and not own.sites and not holds_some and _may_activate(module.forward):
             yield _unreadable(module, f"{prefix}forward", reading.problem)
@@ -212,6 +230,30 @@ def _may_activate(forward: Any) -> bool:
         forward = forward.func
     code = getattr(forward, "__code__", None)
     return code is None or mentions_activation(code)
+
+
+def _is_activation(node: torch.fx.Node) -> bool:
+    return node.target in (ACTIVATION_METHODS if node.op == "call_method" else ACTIVATION_FUNCTIONS)
+
+
+def _of_hooks(module: nn.Module, prefix: str) -> Iterator[Site]:
+    for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
+        if isinstance(hook, FunctionType) and mentions_activation(hook.__code__):
+            yield _unreadable(module, prefix + hook.__name__, f"a hook of {type(module).__name__} calls it")
+
+
+def _unseen(module: nn.Module, prefix: str, reading: Reading) -> Iterator[Site]:
+    """Methods that activate and were not read, where the module calls something that only a run tells."""
+    if not reading.unknown or reading.problem:
+        return
+    for name, function in activating_functions(type(module)):
+        if unwrap(function) not in reading.functions:
+            problem = f"{function.__qualname__} may be what {reading.unknown[0]} calls"
+            yield _unreadable(module, prefix + name, problem)
+    for function in reading.functions:
+        if not ACTIVATION_METHODS.keys().isdisjoint(function.__code__.co_consts):  # methodcaller("relu")
+            problem = f"it names an activation in a text, which {reading.unknown[0]} may call"
+            yield _unreadable(module, prefix + function.__name__, problem)
 
 
 def _unreadable(module: nn.Module, path: str, problem: str) -> Site:

@@ -127,8 +127,11 @@ class Source:
                 raise UnreadableError(f"{self.where(node)}: the result of this call is not used")
             callee = f"{x.id} = {callee}"
         named = [each for each in node.keywords if each.arg in ("input", "x")]
+        if any(isinstance(each, ast.Starred) for each in node.args) or any(each.arg is None for each in node.keywords):
+            raise UnreadableError(f"{self.where(node)}: write the input of this call first, not in * or **")
         if not node.args and not named:  # x.relu_()
-            assert isinstance(node.func, ast.Attribute)
+            if not isinstance(node.func, ast.Attribute):
+                raise UnreadableError(f"{self.where(node)}: this call has no input of its own")
             dot = self.text.index(b".", self.span(node.func.value)[1], end)
             opening = Edit(start, start - end, start, f"{callee}(".encode())
             return [opening, Edit(dot, 0, end, b")" + self._lines(dot, end))]

@@ -65,6 +65,13 @@ class Later(Value):
         return self.channels
 
 
+class Varying(Later):
+    """A value that is another one each time that a loop runs: the layers that take it do not tell its channels."""
+
+    def is_taken_by(self, channels: Channels | None) -> None:
+        pass
+
+
 def elementwise(parts: Sequence[Any]) -> Value:
     """A sum, product or the like. One channel fits any number of channels."""
     values = [each for each in parts if isinstance(each, Value)]

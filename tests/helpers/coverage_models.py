@@ -1,7 +1,6 @@
 """Small models that the check of the configs must judge, and a check that kills its process."""
 
 import os
-from operator import methodcaller
 
 from mmcv.cnn import build_activation_layer
 from torch import nn
@@ -16,10 +15,10 @@ class _Backbone(nn.Module):
 
 
 class Functional(_Backbone):
-    """Calls an activation in a way that reading does not see."""
+    """Activates by a function that is no activation by its name, which reading does not see."""
 
     def forward(self, x):
-        return (methodcaller("relu")(self.norm(self.conv(x))).clamp(min=0, max=1),)
+        return (self.norm(self.conv(x)).clamp(min=0),)
 
 
 class Unknown(_Backbone):

@@ -8,10 +8,13 @@ are read.
 - ``statements.py``: assignments, conditions and loops
 - ``expressions.py``: what an expression names or computes
 - ``calls.py``: calls, of activations above all
+- ``handing.py``: what is given to another function
+- ``own_functions.py``: where a class keeps functions
 - ``things.py``: what names can stand for, and what is found
 """
 
+from .own_functions import activating_functions
 from .reader import read
 from .things import Reading, Visit
 
-__all__ = ["Reading", "Visit", "read"]
+__all__ = ["Reading", "Visit", "activating_functions", "read"]

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from collections import ChainMap
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from functools import partial, reduce
 from inspect import unwrap
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 from torch import nn
+from torch.autograd import Function
 
 from ...compat import strict_zip
+from ...layers import Acon
 from ..activations import (
     ACTIVATION_METHODS,
+    ACTIVATION_NAMES,
     ACTIVATIONS,
     WEIGHTED,
-    mentions_activation,
     same_as_function,
     same_module,
 )
-from ..source import Source, UnreadableError
+from ..source import UnreadableError
 from ..values import Later, Value, after_function, after_layer
 from .expressions import MAX_STEPS, SAFE_METHODS
+from .own_functions import FOREIGN, activating_functions, may_activate
 from .things import (
     Choice,
     Closure,
@@ -37,16 +42,31 @@ from .things import (
     Ref,
     Stop,
     Super,
+    Text,
     Visit,
     is_activation_function,
-    join_path,
 )
 
-#: functions of these packages contain no activations of a network
-_FOREIGN = ("torch", "numpy", "builtins", "math", "typing", "mmengine", "mmcv", "collections", "functools", "itertools")
 #: methods that list the layers of a module
 _CHILDREN = ("children", "named_children", "items", "keys", "values")
-_COMPUTED = (len, range, list, tuple, reversed, getattr, hasattr, isinstance, int, float, bool, str, min, max, sorted)
+_COMPUTED = (
+    len,
+    range,
+    list,
+    tuple,
+    reversed,
+    getattr,
+    hasattr,
+    isinstance,
+    int,
+    float,
+    bool,
+    str,
+    min,
+    max,
+    sorted,
+    vars,
+)
 
 
 class Calls(Part):
@@ -121,6 +141,11 @@ class Calls(Part):
             return self._plain_function(callee, args, kwargs, node)
         if isinstance(callee, Value) and not isinstance(callee, Given):
             self.result.unknown.append(self._functions[-1][0].where(node))
+        if callee in (eval, exec):
+            return self._visit(node, None, None, [], "outside")
+        call = inspect.getattr_static(type(callee), "__call__", None)
+        if isinstance(call, FunctionType):
+            return self._plain_function(call, [callee, *args], kwargs, node)
         if callee is reduce and len(args) > 1:
             return self._call_given(args[0], [Given(), self._element_of(args[1])], node, None)
         self._given_away(args, kwargs, node)
@@ -153,21 +178,28 @@ class Calls(Part):
         for name, default in defaults:
             if default is not None and isinstance(env[name.arg], Given):
                 env[name.arg] = self.eval(default, closure.env)
-        if isinstance(closure.node, ast.Lambda):
-            return self.eval(closure.node.body, env)
         if self._steps > MAX_STEPS // 2:
             raise Stop
         self._steps += 100  # a closure may call itself
-        return self._run(closure.node.body, env)
+        if closure.function != self._functions[-1]:  # it was given to another function
+            return self._elsewhere(*closure.function, lambda: self._inside(closure, env))
+        return self._inside(closure, env)
+
+    def _inside(self, closure: Closure, env: ChainMap) -> Any:
+        is_lambda = isinstance(closure.node, ast.Lambda)
+        return self.eval(closure.node.body, env) if is_lambda else self._run(closure.node.body, env)
 
     def _bound(self, method: MethodType, args: list[Any] | None, kwargs: dict[str, Any], node: Any) -> Any:
         owner, function = method.__self__, method.__func__
-        if isinstance(owner, type) and isinstance(function, FunctionType):  # a classmethod
-            return self._plain_function(function, [owner, *(args or [])], kwargs, node)
-        if not isinstance(owner, nn.Module):
-            return Value()
+        if isinstance(owner, type) and issubclass(owner, Function) and isinstance(owner.forward, FunctionType):  # apply
+            return self._plain_function(owner.forward, [Value(), *(args or [])], kwargs, node)
+        if not isinstance(owner, nn.Module):  # an object, or the class of a classmethod
+            is_read = isinstance(function, FunctionType)
+            return self._plain_function(function, [owner, *(args or [])], kwargs, node) if is_read else Value()
         if not isinstance(function, FunctionType):  # the object of a decorator
             return self._function(unwrap(function), args, kwargs, bound=False)
+        if function.__name__ in (*_CHILDREN, "modules", "named_modules"):
+            self._iterates(owner)
         if function.__name__ in _CHILDREN and function.__module__.startswith("torch.nn.modules"):
             return self._wrapped_items(list(method()))
         if (function.__module__ or "").startswith("torch.nn.modules.module"):
@@ -214,6 +246,8 @@ class Calls(Part):
         if isinstance(owner, Value):
             if name in ACTIVATION_METHODS and not args:
                 return self._visit(node, same_module(ACTIVATION_METHODS[name], [owner], {}), None, [owner])
+            if name in ACTIVATION_NAMES:  # of a module of functions that only a run tells
+                return self._visit(node, None, None, args, "outside")
             self._given_away(args, kwargs, node)
             return after_function(name, [owner, *args], kwargs)
         if isinstance(owner, Items) and name in ("append", "insert", "extend", "pop"):
@@ -235,6 +269,8 @@ class Calls(Part):
     def _new(self, cls: type, args: list[Any], kwargs: dict[str, Any], node: ast.Call) -> Any:
         if cls in _COMPUTED:
             return self._builtin(cls, args, kwargs)
+        if cls is type and len(args) == 1:
+            self._asked(args[0])
         if cls in (enumerate, zip):
             return self._enumerated(cls, args)
         if issubclass(cls, ACTIVATIONS) and not any(isinstance(each, Value) for each in (*args, *kwargs.values())):
@@ -264,14 +300,25 @@ class Calls(Part):
         if function is getattr and len(args) >= 2:
             owner, name = args[:2]
             if isinstance(name, str):
-                return self._attribute(owner, name)
-            children = owner.module.named_children() if isinstance(owner, Ref) else ()
-            return Choice(Ref(child, join_path(owner.path, name)) for name, child in children) or Value()
+                return Method(owner, name) if isinstance(owner, Value) else self._attribute(owner, name)
+            if not isinstance(owner, Ref):
+                return Value()
+            pattern = name.pattern if isinstance(name, Text) else "*"
+            names = [name for name, _ in owner.module.named_children()]
+            if owner.module is self.module:
+                names += [name for name, _ in activating_functions(type(self.module))]
+            found = [self._attribute(owner, each) for each in dict.fromkeys(names) if fnmatchcase(each, pattern)]
+            return Choice(found) or Value()
         if function in (hasattr, isinstance) and len(args) == 2 and not isinstance(args[0], (Value, Choice)):
             try:
-                return function(args[0].module if isinstance(args[0], Ref) else args[0], args[1])
+                found = function(args[0].module if isinstance(args[0], Ref) else args[0], args[1])
+                if function is hasattr or found is not issubclass(Acon, args[1]):
+                    self._asked(args[0])
+                return found
             except Exception:
                 return Value()
+        if function is vars and isinstance(args[0], Ref):
+            return {name: self._wrapped(each) for name, each in vars(args[0].module).items()}
         if function in (list, tuple, reversed, len) and len(args) == 1:
             parts = self._elements(args[0])
             if parts is None:
@@ -296,8 +343,11 @@ class Calls(Part):
             self.result.supers[source, source.number(node)] = function
             return self._function(function, args[1:], kwargs, bound=True)
         known = after_function(name, args, kwargs)
-        if package in _FOREIGN and function.__name__ != "<lambda>":
-            self._given_away(args, kwargs, node)
+        if package in FOREIGN and function.__name__ != "<lambda>":
+            if name == "forward" and any(isinstance(each, (Ref, OnTheFly)) for each in args):  # nn.ReLU.forward(act, x)
+                self._visit(node, None, None, args, "outside")
+            else:
+                self._given_away(args, kwargs, node)
             return known
         same = same_as_function(function)
         if same is not None:
@@ -306,55 +356,17 @@ class Calls(Part):
         if function in self._foreign_done:
             return known
         self._foreign_done.add(function)
+        if not may_activate(function) and not any(map(_holds_layers, (*args, *kwargs.values()))):
+            return known
         try:
-            if any(word in Source.of(function).text for word in (b"lu(", b"lu_(", b"swish(", b"mish(", b"act")):
-                output = self._function(function, args, kwargs, bound=False)
-                return output if isinstance(output, Value) else known
+            output = self._function(function, args, kwargs, bound=False)
+            return output if isinstance(output, Value) else known
         except UnreadableError:
-            if mentions_activation(function.__code__):
+            if may_activate(function):
                 self._visit(node, None, None, args, "outside")
         return known
 
-    def _given_away(self, args: Sequence[Any], kwargs: dict[str, Any], node: Any) -> None:
-        """Functions and activations that are given to another function, which will call them."""
-        if not isinstance(node, ast.Call):
-            return
-        nodes = dict(enumerate(node.args)) if not any(isinstance(each, ast.Starred) for each in node.args) else {}
-        named = {each.arg: each.value for each in node.keywords}
-        for key, value in (*enumerate(args), *kwargs.items()):
-            layers = value.module if isinstance(value, Ref) else None
-            if isinstance(layers, (nn.ModuleList, nn.ModuleDict)) and any(
-                isinstance(each, ACTIVATIONS) for each in layers.modules()
-            ):
-                self.result.unknown.append(self._functions[-1][0].where(node))
-            if (
-                isinstance(value, (MethodType, Closure))
-                or (isinstance(value, Ref) and isinstance(value.module, ACTIVATIONS))
-                or is_activation_function(value)
-            ):
-                others = [self._element_of(each) for each in args[1:]] if key == 0 else None  # as map() does
-                name = nodes.get(key) if isinstance(key, int) else named.get(str(key))
-                self._call_given(value, others, node, name)
 
-    def _element_of(self, value: Any) -> Any:
-        """One of several layers; anything else is unknown."""
-        layers = self._elements(value) if isinstance(value, (Ref, Items)) else None
-        if layers and all(isinstance(each, Ref) for each in layers):
-            return Choice(layers)
-        return Given()
-
-    def _call_given(self, callee: Any, args: list[Any] | None, node: ast.Call, name: ast.expr | None) -> Any:
-        if isinstance(callee, Closure):
-            return self._closure(callee, args, {})
-        if isinstance(callee, MethodType):
-            return self._bound(callee, args, {}, node)
-        kind = "hidden" if name is None else "name"
-        if isinstance(callee, Ref) and isinstance(callee.module, ACTIVATIONS):
-            return self._visit(name or node, callee.module, callee.path, args or [], kind)
-        if isinstance(callee, Ref) and args is not None:
-            return self._layer(callee, args, {}, node)
-        if is_activation_function(callee):
-            return self._visit(name or node, same_module(callee, [Value()], {}), None, args or [], kind)
-        if isinstance(callee, FunctionType) and args is not None:
-            return self._plain_function(callee, args, {}, node)
-        return Value()
+def _holds_layers(value: Any) -> bool:
+    """Whether an argument is a layer, or an object of a user's class, which may hold some."""
+    return isinstance(value, Ref) or type(value).__module__.partition(".")[0] not in (*FOREIGN, "acon_mm")

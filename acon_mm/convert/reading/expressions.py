@@ -6,14 +6,16 @@ import ast
 import builtins
 from collections import ChainMap
 from collections.abc import Callable
-from types import FunctionType, ModuleType
+from functools import singledispatchmethod
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
 
 from ...compat import strict_zip
+from ..activations import ACTIVATIONS, mentions_activation
 from ..values import Value, after_function
-from .things import Choice, Closure, Items, Method, OnTheFly, Part, Ref, Stop, Super, join_path
+from .things import Choice, Closure, Items, Method, OnTheFly, Part, Ref, Stop, Super, Text, join_path
 
 #: a module that takes more is not read to the end
 MAX_STEPS = 200_000
@@ -93,13 +95,13 @@ class Expressions(Part):
         return dict(strict_zip(keys, values)) if known else Value()
 
     def _eval_JoinedStr(self, node: ast.JoinedStr, env: ChainMap) -> Any:
-        parts = []
+        parts, known = [], True
         for each in node.values:
             value = self.eval(each.value, env) if isinstance(each, ast.FormattedValue) else each.value  # type: ignore
             if not isinstance(value, (str, int)) or (isinstance(each, ast.FormattedValue) and each.format_spec):
-                return Value()
+                known, value = False, "*"
             parts.append(str(value))
-        return "".join(parts)
+        return "".join(parts) if known else Text("".join(parts))
 
     def _eval_Attribute(self, node: ast.Attribute, env: ChainMap) -> Any:
         return self._attribute(self.eval(node.value, env), self._functions[-1][0].full_name(node.attr))
@@ -117,6 +119,12 @@ class Expressions(Part):
             return Value()
         if isinstance(owner, Ref):
             module = owner.module
+            if module is self.module and (known := self._descriptor(name)) is not None:
+                return known
+            if isinstance(module, ACTIVATIONS) and name not in ("forward", "__call__"):
+                self._asked(owner)
+            if name == "_modules":
+                self._iterates(module)
             if name == "training" or (module is self.module and name in self._assigned):
                 return self._assigned.get(name, Value())
             if name in module._modules:
@@ -132,6 +140,19 @@ class Expressions(Part):
             return self._wrapped(getattr(owner.module if isinstance(owner, Ref) else owner, name))
         except Exception:
             return Value()
+
+    def _asked(self, value: Any) -> None:
+        """Note that the source depends on what an activation is."""
+        if isinstance(value, Ref) and isinstance(value.module, ACTIVATIONS):
+            self.result.asked[value.path] = self._functions[-1][0].name
+
+    def _descriptor(self, name: str) -> Any:
+        """What a property computes that activates; an unknown value for a ``singledispatchmethod``; None for others."""
+        found = next((vars(base)[name] for base in type(self.module).__mro__ if name in vars(base)), None)
+        getter = getattr(found, "fget", None)
+        if isinstance(getter, FunctionType) and mentions_activation(getter.__code__):
+            return self._bound(MethodType(getter, self.module), [], {}, None)
+        return Value() if isinstance(found, singledispatchmethod) else None
 
     def _wrapped(self, value: Any) -> Any:
         if isinstance(value, nn.Module):
@@ -154,6 +175,8 @@ class Expressions(Part):
             if isinstance(layers, nn.ModuleDict):
                 parts = {name: Ref(child, join_path(owner.path, name)) for name, child in layers.items()}
                 return parts[index] if index in parts else Choice(parts.values())
+            if isinstance(index, slice):
+                self._iterates(layers)
             owner = self._elements(owner)
             if owner is None:
                 return Value()
@@ -247,7 +270,7 @@ class Expressions(Part):
         return self._join([self.eval(node.body, env), self.eval(node.orelse, env)])
 
     def _eval_Lambda(self, node: ast.Lambda, env: ChainMap) -> Any:
-        return Closure(node, env)
+        return Closure(node, env, self._functions[-1])
 
     def _eval_ListComp(self, node: Any, env: ChainMap) -> Any:
         found, inner = Items(), env.new_child()

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ast
 from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any
 
+import torch
 from torch import nn
 
 from ...compat import strict_zip
-from ..activations import ACTIVATIONS
+from ..activations import ACTIVATIONS, mentions_activation
 from ..source import Source, UnreadableError
 from ..values import Later, Value, after_layer, joined
 from .calls import Calls
 from .expressions import Expressions
+from .handing import Handing
 from .statements import Statements
 from .things import (
     Break,
@@ -40,7 +42,7 @@ def read(module: nn.Module, methods: Sequence[str] = ("forward",)) -> Reading:
     return reader.result
 
 
-class _Reader(Statements, Expressions, Calls):
+class _Reader(Statements, Expressions, Calls, Handing):
     """Reads one module."""
 
     def __init__(self, module: nn.Module, depth: int = 0) -> None:
@@ -73,6 +75,7 @@ class _Reader(Statements, Expressions, Calls):
     def _function(self, function: FunctionType, args: Sequence[Any] | None, kwargs: dict, bound: bool) -> Any:
         """Read a function that is called with these arguments; None: with unknown ones."""
         source = Source.of(function)
+        self.result.functions.add(source.function)
         if any(each is source for each, _ in self._functions):  # recursion
             return Value()
         env: ChainMap = ChainMap({})
@@ -85,13 +88,24 @@ class _Reader(Statements, Expressions, Calls):
                 continue
         env["@class"] = env.get("__class__")
         self._bind(source.definition.args, env, args, kwargs, function, Ref(self.module, "") if bound else None)
+        return self._elsewhere(source, bound, lambda: self._body(source, function, env))
+
+    def _elsewhere(self, source: Source, bound: bool, read_it: Callable[[], Any]) -> Any:
+        """Read in another function, which cannot count the iterations of the loops around it."""
         self._functions.append((source, bound))
-        loops, self._loops = self._loops, []  # a function cannot count the iterations of its caller
+        loops, self._loops = self._loops, []
         try:
-            return self._run(source.definition.body, env)
+            return read_it()
         finally:
             self._functions.pop()
             self._loops = loops
+
+    def _body(self, source: Source, function: Any, env: ChainMap) -> Any:
+        while (inner := getattr(function, "__wrapped__", None)) is not None:
+            if mentions_activation(function.__code__):
+                self._visit(source.definition, None, None, [], "decorator")
+            function = inner
+        return self._run(source.definition.body, env)
 
     def _bind(self, spec: ast.arguments, env: ChainMap, args: Any, kwargs: dict, function: Any, owner: Any) -> None:
         names = [each.arg for each in (*spec.posonlyargs, *spec.args)]
@@ -148,7 +162,7 @@ class _Reader(Statements, Expressions, Calls):
 
     def output_of(self, layer: nn.Module, x: Any, forward: Any = None) -> Value:
         """The output of a module, read from its layers or its forward when it is asked for."""
-        if self.depth > 8:
+        if self.depth > 8 or isinstance(layer, torch.jit.ScriptModule):
             return Value()
         if (forward or type(layer).forward) is nn.Sequential.forward:
             value = x if isinstance(x, Value) else Value()

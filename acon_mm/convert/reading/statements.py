@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from ..values import Value
-from .things import Break, Choice, Closure, Items, Method, OnTheFly, Part, Ref, Super, join_path
+from ..rewrite import new_names
+from ..values import Value, Varying
+from .things import Break, Choice, Closure, Items, Method, OnTheFly, Part, Ref, Super, is_activation_function, join_path
 
 _MAX_ITERATIONS = 256
 _PLAIN = (str, int, float, type(None))
@@ -126,7 +127,7 @@ class Statements(Part):
         return self._block(node.finalbody, env) and through
 
     def _do_FunctionDef(self, node: ast.FunctionDef, env: ChainMap) -> None:
-        env[node.name] = Closure(node, env)
+        env[node.name] = Closure(node, env, self._functions[-1])
 
     def _do_Import(self, node: ast.Import, env: ChainMap) -> None:
         for alias in node.names:
@@ -189,8 +190,11 @@ class Statements(Part):
             node.id for node in _nodes(inside) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
         }
         for name in assigned & env.keys():  # an earlier time may have assigned it
-            env[name] = Value(layer=env[name].layer if isinstance(env[name], Value) else None)
+            env[name] = Varying(lambda: None, env[name].layer if isinstance(env[name], Value) else None)
         for _ in range(2):  # what the first time assigns, the second time may use
+            for name in assigned & env.keys():
+                if isinstance(env[name], Value):
+                    env[name] = Varying(env[name].resolve, env[name].layer)
             before = dict(env.maps[0])
             with suppress(Break):
                 body()
@@ -198,7 +202,8 @@ class Statements(Part):
 
     def _is_over_layers(self, target: ast.expr, elements: Sequence[Any], inside: Any) -> bool:
         parts = [part for each in elements for part in (*(each if isinstance(each, Items) else ()), each)]
-        return any(isinstance(part, (Ref, Choice)) for part in parts) or bool(self._indexed(target, inside))
+        over = any(isinstance(part, (Ref, Choice)) or is_activation_function(part) for part in parts)
+        return over or bool(self._indexed(target, inside))
 
     def _indexed(self, target: ast.expr, inside: Any) -> list[ast.expr]:
         """What the variables of a loop index: ``self.convs`` in ``self.convs[i]``; or names of attributes."""
@@ -230,16 +235,21 @@ class Statements(Part):
         numbers = range(min(lengths))
         return [Items((i, Value())) for i in numbers] if over.name == "enumerate" else list(numbers)
 
+    def _iterates(self, layers: Any) -> None:
+        """Note that the source calls children of the module in a way that would call new ones, too."""
+        if layers is self.module:
+            self.result.iterated = self._functions[-1][0].name
+
     def _elements(self, value: Any) -> list[Any] | None:
         """The elements of a sequence; None if only a run tells."""
         if isinstance(value, Ref):
             layers = value.module
             if isinstance(layers, (nn.ModuleList, nn.Sequential)):
-                return [
-                    Ref(child, join_path(value.path, name))
-                    for name, child in layers._modules.items()
-                    if child is not None
-                ]
+                named = (
+                    (name, child) for name, child in layers._modules.items() if name not in new_names(type(layers))
+                )
+                return [Ref(child, join_path(value.path, name)) for name, child in named if child is not None]
+            self._iterates(layers)
             return list(layers) if isinstance(layers, nn.ModuleDict) else None
         if isinstance(value, (Value, Method, Choice, Super, Closure, OnTheFly, str)):
             return None

@@ -31,6 +31,14 @@ class Given(Value):
     """What a caller gives to a method. It belongs to the caller."""
 
 
+class Text(Value):
+    """A text of which a part is known."""
+
+    def __init__(self, pattern: str) -> None:
+        super().__init__()
+        self.pattern = pattern
+
+
 class GivenActivation(NamedTuple):
     """``act=F.relu`` in the parameters of a method: a caller may give another."""
 
@@ -77,6 +85,7 @@ class Closure(NamedTuple):
 
     node: ast.FunctionDef | ast.Lambda
     env: ChainMap
+    function: tuple[Source, bool]  # the one around it, as in ``_functions``
 
 
 @dataclass(eq=False)
@@ -93,7 +102,7 @@ class Visit:
         bound: whether the function belongs to the module that is read, so that it can be changed.
         kind: ``'call'``; ``'name'`` where the activation is given to a function; ``'hidden'`` where it has no name;
             ``'given'`` where a caller may give another; ``'outside'`` where a function that cannot be read calls it;
-            ``'weighted'`` where its slope is a parameter.
+            ``'decorator'`` where the decorator of a method does; ``'weighted'`` where its slope is a parameter.
     """
 
     source: Source
@@ -120,6 +129,9 @@ class Reading:
         supers: calls of a base's method: the function that calls, the node, the function that is called.
         entered: methods of other modules that are called, apart from forward.
         unknown: places that call something that only a run tells.
+        functions: the functions that were read.
+        asked: where the type of an activation is asked for, by the name of the activation.
+        iterated: where the module calls its own children one after the other; None if it does not.
         sequential: whether it calls its children one after the other, as ``nn.Sequential`` does.
         output: the output of forward.
         problem: why the reading is not complete; None if it is.
@@ -130,6 +142,9 @@ class Reading:
     supers: dict[tuple[Source, int], FunctionType] = field(default_factory=dict)
     entered: list[tuple[nn.Module, str]] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    functions: set[FunctionType] = field(default_factory=set)
+    asked: dict[str | None, str] = field(default_factory=dict)
+    iterated: str | None = None
     sequential: bool = False
     output: Value = field(default_factory=Value)
     problem: str | None = None

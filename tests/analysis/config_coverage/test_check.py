@@ -33,7 +33,7 @@ def backbones():
     ("backbone", "head", "problem", "detail"),
     [
         # The head has an activation to convert, the backbone calls a function.
-        ("Functional", dict(num_convs=1), "left over", 'backbone.methodcaller("relu")(self.norm(self.conv'),
+        ("Functional", dict(num_convs=1), "left over", "backbone.self.norm(self.conv(x)).clamp(min=0)"),
         ("Unknown", {}, "cannot be converted", "backbone.act: a function outside of the class calls it"),
         ("TwoSizes", dict(in_channels=8, channels=8), "wrong channels", "ValueError: AconC at Sequential.1 has 4 ch"),
         ("Detached", {}, "without gradient", "backbone.layers.1"),
