@@ -9,8 +9,6 @@ from acon_mm.convert.source import Source
 
 #: CLRNet, a lane detector: only the maintained fork has it
 FORK_ONLY = {
-    "mmdet.models.dense_heads.clr_head.clr_head.CLRHead.forward",
-    "mmdet.models.dense_heads.clr_head.utils.roi_gather.ROIGather.forward",
     "mmdet.models.necks.clrnet_fpn.CLRFPN.forward",
 }
 IS_FORK = any(each.metadata["Name"] == "onedl-mmdetection" for each in metadata.distributions())

@@ -3,7 +3,6 @@
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from ...hosts import Host, HostSite, register_sites
 
@@ -58,24 +57,6 @@ class VFNetHeadSites(Host):
 
     calls = {"forward_single": ("self.reg_refine_act", "self.cls_act")}
     before = {"reg_refine_act": "vfnet_reg_refine_dconv", "cls_act": "vfnet_cls_dconv"}
-
-
-@register_sites("mmdet.models.dense_heads.yolact_head.YOLACTProtonet.forward")
-class YOLACTProtonetSites(Host):
-    """Every second layer of ``protonet``. One comes after an interpolation, which does not show its channels."""
-
-    shared = None
-
-    @classmethod
-    def sites(cls, module: Any) -> list[HostSite]:
-        found: list[HostSite] = []
-        conv = module.protonet[0]
-        for i, layer in enumerate(module.protonet):
-            if i % 2:
-                found.append(HostSite(f"protonet.{i}", conv))
-            elif isinstance(layer, _ConvNd):
-                conv = layer
-        return found
 
 
 @register_sites("mmdet.models.dense_heads.atss_vlfusion_head.DyConv.forward")

@@ -22,14 +22,3 @@ class RoIEmbedHeadSites(QuasiDenseEmbedHeadSites):
     """The same sites, in another method."""
 
     calls = {"extract_feat": ("self.act_after(fc)",)}
-
-
-@register_sites("mmdet.models.reid.fc_module.FcModule.forward")
-class FcModuleSites(Host):
-    """``activate`` after the fully connected layer and its norm, if the module has one."""
-
-    shared = "activate"
-
-    @classmethod
-    def sites(cls, module: Any) -> list[HostSite]:
-        return [HostSite("activate", module.fc)] if module.with_activation else []

@@ -47,14 +47,6 @@ class DETRHeadSites(Host):
         return tuple(output.unflatten(0, hidden_states.shape[:2]) for output in outputs)
 
 
-@register_sites("mmdet.models.dense_heads.conditional_detr_head.ConditionalDETRHead.forward")
-class ConditionalDETRHeadSites(Host):
-    """As in DETR, but upstream runs each decoder layer on its own."""
-
-    shared = "activate"
-    sites = DETRHeadSites.sites
-
-
 @register_sites("mmdet.models.dense_heads.maskformer_head.MaskFormerHead.forward")
 class MaskFormerHeadSites(Host):
     """``mask_embed.1`` and ``mask_embed.3``."""
