@@ -25,6 +25,7 @@ _PROBLEMS = {
     "given": "it is an argument, for which a caller may give another",
     "outside": "a function whose source cannot be read calls it",
     "decorator": "a decorator calls it",
+    "overwritten": "its input, which its gradient needs, is changed in place",
 }
 
 
@@ -138,6 +139,8 @@ class OwnSites:
     @staticmethod
     def _is_changed(visit: Visit) -> bool:
         """Whether another activation needs another call: it has no names of arguments, and changes nothing in place."""
+        if visit.kind == "overwritten":
+            return True
         node = visit.node
         return isinstance(node, ast.Call) and (id(node) in visit.source.discarded or not node.args)
 

@@ -350,6 +350,18 @@ def by_object(self, x):
     return F.silu(self.b(self.act.run(self.a(x))))
 
 
+def overwritten(self, x):
+    x = self.a(x)
+    x += self.act(x)
+    return x
+
+
+def partly_overwritten(self, x):
+    x = self.a(x)
+    x[:, :2] = F.relu(x[:, :2])
+    return x
+
+
 def by_texts(self, x):
     for name in ("relu", "silu"):
         x = getattr(F, name)(self.a(x)[:, :3])
@@ -429,6 +441,8 @@ REFUSED = {
         of(Two, by_object, Object()),
         "a function outside of the class calls it, at .*Object.run",
     ),
+    "its input is added to": (of(Two, overwritten, nn.ReLU()), "its input, which its gradient needs, is changed"),
+    "its input is replaced": (of(Two, partly_overwritten), "which its gradient needs, is changed in place, at"),
     "one of several": (of(Two, by_texts), r"by_texts, line \d+ calls one of several: ReLU, SiLU"),
     "a forward by its class": (of(Two, unbound), "a function whose source cannot be read calls it, at .*unbound"),
     "a forward that was replaced": (replaced_forward(), r"0.forward .* the source of Conv2d.forward cannot be read"),

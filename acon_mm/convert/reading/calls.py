@@ -194,8 +194,9 @@ class Calls(Part):
         if isinstance(owner, type) and issubclass(owner, Function) and isinstance(owner.forward, FunctionType):  # apply
             return self._plain_function(owner.forward, [Value(), *(args or [])], kwargs, node)
         if not isinstance(owner, nn.Module):  # an object, or the class of a classmethod
-            is_read = isinstance(function, FunctionType)
-            return self._plain_function(function, [owner, *(args or [])], kwargs, node) if is_read else Value()
+            if not isinstance(function, FunctionType):
+                return Value()
+            return self._plain_function(function, [owner, *(args or [])], kwargs, node)
         if not isinstance(function, FunctionType):  # the object of a decorator
             return self._function(unwrap(function), args, kwargs, bound=False)
         if function.__name__ in (*_CHILDREN, "modules", "named_modules"):

@@ -49,9 +49,12 @@ class Statements(Part):
         raise Break
 
     def _do_Assign(self, node: ast.Assign, env: ChainMap) -> None:
+        first = len(self.result.visits)
         value = self.eval(node.value, env)
         for target in node.targets:
             self._assign(target, value, env)
+            if isinstance(target, ast.Subscript):  # y[:, :2] = F.relu(y[:, :2])
+                self._overwrites(target, first)
 
     def _do_AnnAssign(self, node: ast.AnnAssign, env: ChainMap) -> None:
         if node.value is not None:
@@ -59,8 +62,16 @@ class Statements(Part):
 
     def _do_AugAssign(self, node: ast.AugAssign, env: ChainMap) -> None:
         load = ast.copy_location(ast.parse(ast.unparse(node.target), mode="eval").body, node.target)
+        first = len(self.result.visits)
         before, after = self.eval(load, env), self.eval(node.value, env)
+        self._overwrites(node.target, first)
         self._assign(node.target, self._binary(node.op, before, after), env)
+
+    def _overwrites(self, target: ast.expr, first: int) -> None:
+        """Note the activations since the visit ``first`` whose input is what a statement changes in place."""
+        for visit in self.result.visits[first:]:
+            if isinstance(visit.node, ast.Call) and visit.node.args and _base(visit.node.args[0]) == _base(target):
+                visit.kind = "overwritten"
 
     def _assign(self, target: ast.expr, value: Any, env: ChainMap) -> None:
         if isinstance(target, ast.Name):
@@ -262,6 +273,13 @@ class Statements(Part):
         ):
             return [self._wrapped(each) for each in islice(value, _MAX_ITERATIONS)]
         return None
+
+
+def _base(node: ast.expr) -> str:
+    """``y`` of ``y[:, 1]``."""
+    while isinstance(node, ast.Subscript):
+        node = node.value
+    return ast.unparse(node)
 
 
 def _nodes(inside: Any) -> Iterator[ast.AST]:

@@ -102,7 +102,8 @@ class Visit:
         bound: whether the function belongs to the module that is read, so that it can be changed.
         kind: ``'call'``; ``'name'`` where the activation is given to a function; ``'hidden'`` where it has no name;
             ``'given'`` where a caller may give another; ``'outside'`` where a function that cannot be read calls it;
-            ``'decorator'`` where the decorator of a method does; ``'weighted'`` where its slope is a parameter.
+            ``'decorator'`` where the decorator of a method does; ``'overwritten'`` where its input is changed in
+            place; ``'weighted'`` where its slope is a parameter.
     """
 
     source: Source
