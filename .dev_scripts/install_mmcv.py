@@ -7,9 +7,11 @@ cache, its index, and the places that PIP_FIND_LINKS and PIP_EXTRA_INDEX_URL nam
 torch does not load; mmcv is compiled then.
 
 Compiled for a CPU, most of the time goes into PyTorch's headers and into debug information. So there is no debug
-information (-g0), and GCC reads the headers precompiled. Both are flags; mmcv's source and its optimization stay.
+information (-g0), and GCC reads the headers precompiled. mmcv asks for C++17; where PyTorch's headers need a later standard, it gets
+that one. All of these are flags; mmcv's source and its optimization stay.
 """
 
+import importlib.util
 import os
 import re
 import shlex
@@ -72,9 +74,22 @@ def is_installed(wanted: Requirement) -> bool:
     return done.returncode == 0 and bool(done.stdout)
 
 
+def compiler_for_torch(directory: Path) -> str:
+    """The C++ compiler, with the standard that PyTorch's headers ask for: of two, a compiler takes the last one."""
+    compiler = os.environ.get("CXX", "c++")
+    torch = Path(importlib.util.find_spec("torch").origin).parent
+    needed = re.search(r"C\+\+(\d\d) or later", (torch / "include/torch/csrc/api/include/torch/all.h").read_text())
+    if os.name == "nt" or not needed or needed[1] == "17":
+        return compiler
+    script = directory / "c++"
+    script.write_text(f'#!/bin/sh\nexec {compiler} "$@" -std=c++{needed[1]}\n')
+    script.chmod(0o755)
+    return str(script)
+
+
 def precompile(header: Path, environment: dict[str, str]) -> None:
     """Precompile the header for GCC with the flags of setuptools. Where this fails, the compilation is only slower."""
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    compiler = shlex.split(environment["CXX"])
     if not shutil.which(compiler[0]):
         return
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True).stdout
@@ -93,7 +108,11 @@ def install(wanted: Requirement, *options: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         header = Path(directory, "torch_types.h")
         header.write_text("#include <torch/types.h>\n")
-        environment = {**os.environ, "CFLAGS": f"{os.environ.get('CFLAGS', '')} -g0 -include {header}"}
+        environment = {
+            **os.environ,
+            "CXX": compiler_for_torch(Path(directory)),
+            "CFLAGS": f"{os.environ.get('CFLAGS', '')} -g0 -include {header}",
+        }
         command = [*PIP_INSTALL, "--verbose", *options, str(wanted)]
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
         with subprocess.Popen(command, env=environment, **output) as pip:

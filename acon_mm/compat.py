@@ -5,11 +5,18 @@ The floor is Python 3.9 and torch 2.0 (``pyproject.toml``).
 
 from __future__ import annotations
 
+import ast
+import copy
+import dis
+import inspect
+import linecache
 import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from itertools import zip_longest
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,6 +48,84 @@ def chdir(path: str | os.PathLike) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
+
+
+def call_position(code: CodeType, instruction: int) -> tuple[int, int, int, int]:
+    """Where the source of a call stands: first and last line from 1, first and last column from 0, in bytes.
+
+    ``instruction`` is the offset of the call in ``code``, as in ``frame.f_lasti``. Before Python 3.11 and its
+    ``co_positions``, it has a line only. So the source is compiled again, with another line for each call.
+    """
+    if hasattr(code, "co_positions"):
+        line, end_line, column, end_column = (each or 0 for each in list(code.co_positions())[instruction // 2])
+        return line, end_line, column, end_column
+    places, codes = _numbered_calls(code.co_filename)
+    for same in codes:
+        if (same.co_firstlineno, same.co_name, same.co_code) == (code.co_firstlineno, code.co_name, code.co_code):
+            numbers = [number for offset, number in dis.findlinestarts(same) if offset <= instruction]
+            if numbers[-1] in places:
+                return places[numbers[-1]]
+    line = [line for offset, line in dis.findlinestarts(code) if offset <= instruction][-1]
+    return line, line, 0, len(linecache.getline(code.co_filename, line).encode())
+
+
+@cache
+def _numbered_calls(path: str) -> tuple[dict[int, tuple[int, int, int, int]], list[CodeType]]:
+    """The places of all calls in a file by their numbers, and all code of the file, with these numbers as lines."""
+    lines = linecache.getlines(path)
+    tree = ast.parse("".join(lines))
+    # The first line of a function is that of its first decorator.
+    decorators = {id(each) for node in ast.walk(tree) for each in getattr(node, "decorator_list", [])}
+    calls = [each for each in ast.walk(tree) if isinstance(each, ast.Call) and id(each) not in decorators]
+    places = {}
+    for number, call in enumerate(calls, len(lines) + 1):
+        places[number] = (call.lineno, call.end_lineno or 0, call.col_offset, call.end_col_offset or 0)
+        call.lineno = number
+    codes = [compile(tree, path, "exec")]
+    for each in codes:  # the list grows
+        codes += [constant for constant in each.co_consts if isinstance(constant, CodeType)]
+    return places, codes
+
+
+def qualified_name(frame: FrameType) -> str:
+    """The name of a frame's function with that of its class, which Python 3.11 has as ``co_qualname``."""
+    code = frame.f_code
+    if hasattr(code, "co_qualname"):
+        return code.co_qualname
+    for cls in type(frame.f_locals.get("self")).__mro__:
+        method = inspect.unwrap(vars(cls).get(code.co_name, qualified_name))
+        if getattr(method, "__code__", None) is code:
+            return method.__qualname__
+    return code.co_name
+
+
+_WRITES_BARE_TUPLES = ast.unparse(ast.parse("a, b = c")) == "a, b = c"
+
+
+def unparse(node: ast.AST) -> str:
+    """``ast.unparse(node)``, as Python 3.11 writes it: no parentheses around the tuples that are assigned to."""
+    if not _WRITES_BARE_TUPLES:
+        node = copy.deepcopy(node)
+        for each in ast.walk(node):
+            if isinstance(each, (ast.For, ast.AsyncFor, ast.comprehension)):
+                each.target = _bare(each.target)
+            elif isinstance(each, ast.Assign):
+                each.targets = [_bare(target) for target in each.targets]
+    return ast.unparse(node)
+
+
+def _bare(target: ast.expr) -> ast.expr:
+    return ast.Name(ast.unparse(target)[1:-1]) if isinstance(target, ast.Tuple) and target.elts else target
+
+
+def state_of(instance: Any) -> Any:
+    """``instance.__getstate__()``: what a pickle stores of it. Every object has the method since Python 3.11."""
+    return instance.__getstate__() if hasattr(instance, "__getstate__") else instance.__dict__
+
+
+def register_state_dict_post_hook(module: torch.nn.Module, hook: Callable[..., None]) -> None:
+    """``module.register_state_dict_post_hook(hook)``, which is public since 2.5."""
+    getattr(module, "register_state_dict_post_hook", module._register_state_dict_hook)(hook)
 
 
 def _never() -> bool:

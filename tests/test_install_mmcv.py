@@ -6,7 +6,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import tomllib
+
+from helpers.project import project
 
 ROOT = Path(__file__).parents[1]
 PRINT_STEPS = """
@@ -29,8 +30,7 @@ def script(monkeypatch):
 
 @pytest.mark.parametrize("stack", ["openmmlab", "onedl"])
 def test_the_version_is_that_of_the_extra(script, stack):
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    (pinned,) = (each for each in extras[stack] if "mmcv" in each)
+    (pinned,) = (each for each in project()["optional-dependencies"][stack] if "mmcv" in each)
     assert str(script.requirement(stack)) == pinned
 
 

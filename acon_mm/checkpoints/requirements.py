@@ -15,6 +15,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
+from ..compat import register_state_dict_post_hook
 from .acon_types import acons_of, has_acons
 
 _KEY = "acon_mm"
@@ -75,7 +76,7 @@ def keep(model: nn.Module, found: Mapping[str, Requirements]) -> None:
         for key in [key for key, hook in module._state_dict_hooks.items() if isinstance(hook, _Keeper)]:
             del module._state_dict_hooks[key]
     for place, required in found.items():
-        model.get_submodule(place).register_state_dict_post_hook(_Keeper(required))
+        register_state_dict_post_hook(model.get_submodule(place), _Keeper(required))
 
 
 def remember_preprocessors(built: nn.Module) -> None:

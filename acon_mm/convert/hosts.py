@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from torch import nn
 
+from ..compat import state_of
 from .channels import Channels, output_channels
 from .rewrite import rewrite
 from .source import Source
@@ -117,7 +118,7 @@ class Host(_Upstream):
     def __reduce_ex__(self, protocol: Any) -> tuple:
         # The subclass is made at run time, so a pickle names its two base classes instead.
         entry, upstream = type(self).__bases__
-        return _new_instance, (entry, upstream), self.__getstate__()
+        return _new_instance, (entry, upstream), state_of(self)
 
 
 Entry = TypeVar("Entry", bound=type[Host])
@@ -184,7 +185,7 @@ def _fits(host: type[Host], cls: type) -> bool:
     changed = {*host.calls, *({"forward"} & _own_names(host))}
     methods = [getattr(cls, name) for name in changed if hasattr(cls, name)]
     return not host.__module__.startswith(_TABLES) or all(
-        Source.of(method).digest == SOURCES.get(_name_of(method)) for method in methods
+        Source.of(method).digest in SOURCES.get(_name_of(method), "").split() for method in methods
     )
 
 

@@ -13,11 +13,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from inspect import unwrap
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
-from ..compat import strict_zip
+from ..compat import state_of, strict_zip
 from .source import Edit, Source, UnreadableError
 
 #: the functions and attributes that OpenMMLab's methods call to activate
@@ -109,8 +109,9 @@ class MethodChange(NamedTuple):
 class Rewritten:
     """Base of the classes that :func:`rewritten_class` makes."""
 
-    _acon_upstream: type[nn.Module]
-    _acon_changes: tuple[MethodChange, ...]
+    if TYPE_CHECKING:  # torch.jit.script of PyTorch 2.0 does not take annotations that are texts
+        _acon_upstream: type[nn.Module]
+        _acon_changes: tuple[MethodChange, ...]
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
         # The class is made at run time, so a pickle says how.
@@ -118,7 +119,7 @@ class Rewritten:
         while issubclass(cls, Rewritten):
             history.append(cls._acon_changes)
             cls = cls._acon_upstream  # type: ignore[assignment]
-        return _new_instance, (cls, tuple(reversed(history))), self.__getstate__()
+        return _new_instance, (cls, tuple(reversed(history))), state_of(self)
 
 
 @cache

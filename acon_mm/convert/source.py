@@ -21,7 +21,7 @@ from typing import Any, Union
 
 from typing_extensions import Self
 
-from ..compat import strict_zip
+from ..compat import strict_zip, unparse
 
 Node = Union[ast.expr, ast.comprehension, ast.For, ast.AsyncFor]
 
@@ -234,6 +234,6 @@ def _source(cls: type, function: FunctionType) -> Any:
 def digest(definition: ast.FunctionDef) -> str:
     body = definition.body
     documented = isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant) and len(body) > 1
-    parts = [ast.unparse(definition.args), *map(ast.unparse, body[1:] if documented else body)]
+    parts = [ast.unparse(definition.args), *map(unparse, body[1:] if documented else body)]
     # Without blanks and quotes, which another Python writes differently.
     return hashlib.sha256(re.sub(r"[\s'\"]", "", "\n".join(parts)).encode()).hexdigest()[:12]

@@ -17,7 +17,7 @@ SOURCES: dict[str, str] = {
     "mmdet.models.backbones.trident_resnet.TridentBottleneck.forward": "c3c136be72ab",
     "mmdet.models.dense_heads.detr_head.DETRHead.forward": "bb2d1c9d4600",
     "mmdet.models.dense_heads.ga_rpn_head.GARPNHead.forward_single": "c4ce51fcfdc3",
-    "mmdet.models.dense_heads.maskformer_head.MaskFormerHead.forward": "e7b1954d8a19",
+    "mmdet.models.dense_heads.maskformer_head.MaskFormerHead.forward": "e7b1954d8a19 f892a6393c4e",  # and mmdet 3.0's
     "mmdet.models.dense_heads.reppoints_head.RepPointsHead.forward_single": "dc68f83e9b34",
     "mmdet.models.dense_heads.rpn_head.RPNHead.forward_single": "cbb82e0a1306",
     "mmdet.models.dense_heads.vfnet_head.VFNetHead.forward_single": "85948abe35ea",

@@ -83,7 +83,7 @@ def test_errors_of_pre_hooks_leave_the_model_unchanged():
         errors.append(f"{prefix} was objected to")
 
     model = with_acon(nn.Linear(3, 3))
-    model[2].register_load_state_dict_pre_hook(hook)
+    model[2]._register_load_state_dict_pre_hook(hook, with_module=True)
     refused(model, other_values(model), "2[.] was objected to")
 
 
@@ -114,7 +114,7 @@ def test_an_error_that_only_the_load_itself_shows_is_no_checkpoint_error():
             args[-1].append("now it was objected to")
 
     model = with_acon(nn.Linear(3, 3))
-    model[0].register_load_state_dict_pre_hook(hook)
+    model[0]._register_load_state_dict_pre_hook(hook, with_module=True)
     with pytest.raises(RuntimeError, match="Sequential was loaded in part, since a module failed: now it was objected"):
         load_state_dict(model, other_values(model))
 

@@ -181,7 +181,7 @@ def network(**parts: nn.Module) -> nn.Sequential:
     for module in (model, model.first.activate, model.block.relu):
         module.register_forward_hook(lambda *_: None)
         module.register_full_backward_hook(lambda *_: None)
-        module.register_state_dict_post_hook(lambda *_: None)
+        module._register_state_dict_hook(lambda *_: None)
     return model
 
 

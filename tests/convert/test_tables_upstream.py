@@ -70,4 +70,4 @@ def test_every_entry_of_the_tables_is_registered():
 def test_sources_are_those_of_upstream(method):
     """Otherwise the entry is not used, and its class is read."""
     if method.rpartition(".")[0] not in {name.rpartition(".")[0] for name in FORK_ONLY} or IS_FORK:
-        assert Source.of(getattr(upstream_class(method), method.rpartition(".")[2])).digest == SOURCES[method]
+        assert Source.of(getattr(upstream_class(method), method.rpartition(".")[2])).digest in SOURCES[method].split()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
-from mmdet.models.dense_heads.atss_vlfusion_head import Conv3x3Norm, DyConv
-from mmdet.models.reid.fc_module import FcModule
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
+VLFUSION = "mmdet.models.dense_heads.atss_vlfusion_head"  # since mmdet 3.3
 LEVELS = [(2, 8, 16, 16), (2, 8, 8, 8)]
 ROIS = (3, 8, 4, 4)
 BN = dict(type="BN")
@@ -152,8 +152,8 @@ PARTS = {
     "rtmdet-ins": Part(dict(type="RTMDetInsSepBNHead", **STACKED, share_conv=False, anchor_generator=POINTS), [LEVELS]),
     "dyconv": Part(
         dict(
-            type=DyConv,
-            conv_func=lambda i, o, s: Conv3x3Norm(i, o, s, norm_type=["gn", 2]),
+            type=f"{VLFUSION}.DyConv",
+            conv_func=lambda i, o, s: import_module(VLFUSION).Conv3x3Norm(i, o, s, norm_type=["gn", 2]),
             in_channels=8,
             out_channels=8,
         ),
@@ -265,7 +265,10 @@ PARTS = {
     "roi-embed": Part(
         dict(type="RoIEmbedHead", num_fcs=2, roi_feat_size=4, in_channels=8, fc_out_channels=12), [ROIS, ROIS, [3], [3]]
     ),
-    "fc-module": Part(dict(type=FcModule, in_channels=8, out_channels=12, norm_cfg=dict(type="BN1d")), [(4, 8)]),
+    "fc-module": Part(
+        dict(type="mmdet.models.reid.fc_module.FcModule", in_channels=8, out_channels=12, norm_cfg=dict(type="BN1d")),
+        [(4, 8)],
+    ),
     # transformers
     "detr-head": Part(dict(type="DETRHead", **DETR), [DECODED]),
     "conditional-detr-head": Part(dict(type="ConditionalDETRHead", **DETR), [DECODED, (2, 5, 2)]),

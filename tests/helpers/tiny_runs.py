@@ -58,7 +58,6 @@ test_pipeline = [
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
-train_pipeline = [*test_pipeline[:-1], dict(type="PackDetInputs")]
 dataset = dict(
     type="CocoDataset",
     data_root=data_root,
@@ -71,7 +70,7 @@ train_dataloader = dict(
     **loader,
     batch_sampler=None,
     sampler=dict(type="InfiniteSampler", shuffle=True),
-    dataset=dict(**dataset, pipeline=train_pipeline),
+    dataset=dict(**dataset, pipeline=test_pipeline),
 )
 val_dataloader = dict(**loader, dataset=dict(**dataset, pipeline=test_pipeline))
 test_dataloader = val_dataloader

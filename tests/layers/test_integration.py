@@ -1,6 +1,7 @@
 """What users do with modules besides calling them: copy, average, checkpoint, fuse, convert, export, compile."""
 
 import copy
+import inspect
 import pickle
 import warnings
 
@@ -12,7 +13,6 @@ from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._functorch.aot_autograd import make_boxed_func
-from torch._inductor.utils import run_and_get_code
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
@@ -172,9 +172,11 @@ def test_onnx(name, dynamo, opset, tmp_path):
         sizes = dict(dynamic_shapes=({i: dim for i, dim in free.items()},))
     else:
         sizes = dict(input_names=["x"], dynamic_axes=dict(x={0: "n", 2: "h", 3: "w"}))
+    # Older PyTorch has one exporter, and no such argument.
+    exporter = dict(dynamo=dynamo) if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(net, (images(),), path, dynamo=dynamo, opset_version=opset, **sizes)
+        torch.onnx.export(net, (images(),), path, opset_version=opset, **exporter, **sizes)
     model = onnx.load(path)
     assert model.opset_import[0].version == opset
     assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}  # standard operators alone
@@ -252,7 +254,7 @@ def test_compile_by_inductor(name):
         y = compiled(x)
         return y, torch.autograd.grad(y.square().mean(), [x, *compiled.parameters()])
 
-    (y, got), codes = run_and_get_code(step)
+    (y, got), codes = torch._inductor.utils.run_and_get_code(step)
     expected = net(x)
     assert_close(y, expected, rtol=1e-4, atol=1e-5)
     assert_close(got, torch.autograd.grad(expected.square().mean(), [x, *net.parameters()]), rtol=1e-3, atol=1e-5)

@@ -169,7 +169,7 @@ def test_forward_mode_and_functorch_are_refused(name, parameters):
         lambda: torch.func.jvp(function, (x,), (tangent,)),
         lambda: torch.func.grad(lambda x: function(x).sum())(x),
     ):
-        with pytest.raises(RuntimeError, match="functorch transforms"):
+        with pytest.raises(RuntimeError, match=r"functorch transforms|jvp is not implemented"):
             transform()
 
 
@@ -197,5 +197,5 @@ def test_meta_refuses_forward_mode_and_functorch(norm_cfg, training):
         lambda: torch.func.grad(lambda x: module(x).sum())(x),
         lambda: torch.func.vmap(module)(torch.stack([x, x])),
     ):
-        with pytest.raises(RuntimeError, match=r"functorch|Batch|captured Tensor"):
+        with pytest.raises(RuntimeError, match=r"functorch|Batch|captured Tensor|jvp is not implemented"):
             transform()

@@ -13,6 +13,7 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ...compat import call_position, qualified_name
 from ...convert.sites import ACTIVATIONS, find_sites
 from ...layers import Acon
 
@@ -95,13 +96,13 @@ def _caller(frame: FrameType) -> Call:
         module = outer.f_locals.get("self") if isinstance(outer.f_locals.get("self"), nn.Module) else None
         outer = outer.f_back
     where = f"{frame.f_code.co_filename.rpartition('site-packages/')[2]}:{frame.f_lineno}"
-    function = f"{frame.f_globals.get('__name__', '')}.{frame.f_code.co_qualname}"
+    function = f"{frame.f_globals.get('__name__', '')}.{qualified_name(frame)}"
     return Call(module, _text(frame.f_code, frame.f_lasti), function, where)
 
 
 def _text(code: CodeType, instruction: int) -> str:
     """The source of the expression that ``instruction`` belongs to, on one line."""
-    line, end_line, column, end_column = (each or 0 for each in list(code.co_positions())[instruction // 2])
+    line, end_line, column, end_column = call_position(code, instruction)
     lines = [linecache.getline(code.co_filename, number) for number in range(line, end_line + 1)]
     # Positions count bytes.
     lines[-1] = lines[-1].encode()[:end_column].decode(errors="replace")
