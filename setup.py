@@ -4,8 +4,8 @@ Configs and tools are copied to ``acon_mm/.mim/configs`` and ``acon_mm/.mim/tool
 
 The kernels (``acon_mm/ops/csrc``) are compiled if PyTorch and a C++ compiler are installed. The name of the library
 contains the version of PyTorch, since it works with no other version. Without the library, the package uses plain
-PyTorch operators. With the environment variable ``ACON_MM_KERNELS=0``, the kernels are not compiled. With
-``ACON_MM_KERNELS=1``, it is an error if they do not compile.
+PyTorch operators. So it is on Windows: the kernels are written for GCC and Clang. With the environment variable
+``ACON_MM_KERNELS=0``, the kernels are not compiled. With ``ACON_MM_KERNELS=1``, it is an error if they do not compile.
 
 PyTorch is no requirement of the build, which would bring another version than the installed one. pip hides the packages
 of the environment from a build, so this script looks for PyTorch there itself.
@@ -55,7 +55,7 @@ class BuildWithConfigsAndTools(build_py):
 def kernels() -> dict:
     """The arguments of ``setup`` that compile the kernels. None if they shall not or cannot be compiled."""
     metadata_alone = {"egg_info", "dist_info"} & {*sys.argv}  # PyTorch takes seconds to import
-    if WANTED == "0" or metadata_alone:
+    if WANTED == "0" or metadata_alone or (sys.platform == "win32" and WANTED != "1"):
         return {}
     if find_spec("torch") is None:
         sys.path += [*site.getsitepackages(), site.getusersitepackages()]

@@ -1,6 +1,7 @@
 """This machine, in words."""
 
 import platform
+import sys
 from pathlib import Path
 
 import torch
@@ -16,6 +17,12 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def refuse_windows(tool: str) -> None:
+    """Raise a UserError on Windows, for a tool whose processes share file locks, or stop each other by signals."""
+    if sys.platform == "win32":
+        raise UserError(f"{tool} does not run on Windows, which has other file locks and signals: use WSL, or Linux")
 
 
 def usable_device(name: str) -> torch.device:

@@ -8,6 +8,7 @@ for AVX-512, AVX2 and older processors, and chooses at run time as PyTorch does;
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -68,6 +69,8 @@ def _load() -> str | None:
     version = "_".join(torch.__version__.split("+")[0].split(".")[:2])
     here = Path(__file__).parent
     libraries = list(here.glob(f"_cpu_torch{version}.*"))
+    if not libraries and sys.platform == "win32":
+        return "there are none for Windows: use WSL, or Linux"
     if not libraries:
         found = ", ".join(path.name for path in here.glob("_cpu_torch*")) or "none"
         checkout = here.parents[1]

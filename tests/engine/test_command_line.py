@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import DATASETS
 
-from acon_mm.analysis.machine import usable_device
+from acon_mm.analysis.machine import refuse_windows, usable_device
 from acon_mm.engine import command_line, devices
 from acon_mm.errors import UserError
 from helpers.tiny_runs import error_of, run, test, train
@@ -358,6 +358,13 @@ def test_devices_that_cannot_be_used():
     with pytest.raises(UserError, match=r"^--device no cannot be used: "):
         usable_device("no")
     assert usable_device("cpu") == torch.device("cpu")
+
+
+def test_tools_that_do_not_run_on_windows_say_so(monkeypatch):
+    refuse_windows("compare.py")
+    monkeypatch.setattr("sys.platform", "win32")
+    with pytest.raises(UserError, match=r"compare\.py does not run on Windows.*use WSL"):
+        refuse_windows("compare.py")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,14 @@ def _drops_outputs() -> bool:
     return kept() is None
 
 
+def _refuses_functorch() -> bool:
+    try:
+        torch.func.grad(lambda x: AconC(3)(x).sum())(torch.ones(1, 3, 1, 1))
+    except RuntimeError:
+        return True
+    return False
+
+
 def _normalizes_half() -> bool:
     x = torch.ones(2, 1, 1, 1, dtype=torch.float16)
     try:
@@ -113,6 +121,14 @@ _LIMITS = (
         lambda: _has_module("mkdocs"),
         "the site is built with the default stack",
         ["tests/docs/test_site.py::*"],
+    ),
+    (
+        _refuses_functorch,
+        "torch.func of this PyTorch differentiates operators of others, and rightly",
+        [
+            "tests/layers/test_numerics.py::test_forward_mode_and_functorch_are_refused[[]acon_c-3]",
+            "tests/layers/test_numerics.py::test_meta_refuses_forward_mode_and_functorch",
+        ],
     ),
     (
         _normalizes_half,

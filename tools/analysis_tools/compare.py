@@ -18,6 +18,7 @@ from mmengine.config import Config
 
 import acon_mm  # noqa: F401  registers activations and datasets
 from acon_mm.analysis.comparison import execute, report, results, variants
+from acon_mm.analysis.machine import refuse_windows
 from acon_mm.engine import command_line
 from acon_mm.files import write_file
 
@@ -78,6 +79,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def check(args: argparse.Namespace) -> list[int]:
     """The seeds, after a check of the flags that need no config."""
+    refuse_windows("compare.py")
     seeds = list(range(args.seeds[0])) if len(args.seeds) == 1 else args.seeds
     given = " ".join(map(str, args.seeds))
     if not seeds or min(seeds) < 0:

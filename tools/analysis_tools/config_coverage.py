@@ -9,6 +9,7 @@ from pathlib import Path
 from acon_mm.analysis.config_coverage import table
 from acon_mm.analysis.config_coverage.build_time import build_times
 from acon_mm.analysis.config_coverage.check_all import check_all
+from acon_mm.analysis.machine import refuse_windows
 from acon_mm.engine import command_line
 
 
@@ -47,6 +48,7 @@ def main() -> int:
         if args.build_time:
             print(build_times(args.build_time, act_cfg))
             return 0
+        refuse_windows("config_coverage.py")
         report = check_all(
             args.work_dir,
             prefixes=args.only,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...compat import strict_zip
+from ...errors import UserError
 
 # malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
@@ -23,7 +24,7 @@ def pin_allocator() -> bool:
 
     Otherwise every large tensor is mapped anew, and the page faults hide what is measured.
     """
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         return bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1) and mallopt(_M_MMAP_MAX, 0))
     return False
@@ -36,14 +37,14 @@ def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
     told to return freed memory, which makes later calls slower: measure times in another process.
 
     Raises:
-        OSError: the system does not report the memory of a process (Linux does).
+        UserError: the system does not report the memory of a process; Linux alone does.
     """
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         function()
         return torch.cuda.max_memory_allocated(device) - before
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 16)
         libc.malloc_trim(0)
@@ -114,10 +115,11 @@ def kept_bytes(function: Callable[[Tensor], Tensor], x: Tensor, own: list[Tensor
 
 
 def _resident(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {name}")
+    raise UserError("this system does not tell the memory of a process, as Linux does: measure it there, or on a GPU")
 
 
 def _seconds(function: Callable[[], object], device: torch.device) -> float:

@@ -7,7 +7,6 @@ killed, so nobody starts a run twice.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
@@ -205,6 +204,8 @@ def _start(run: Run, lock: int, slot: int) -> subprocess.Popen:
 
 def _lock(run: Run) -> int | None:
     """A lock on the run's directory, held until this process and those that got it have closed it; None if taken."""
+    import fcntl  # Windows has none: tools/analysis_tools/compare.py says so
+
     lock = os.open(run.directory / ".comparison.lock", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

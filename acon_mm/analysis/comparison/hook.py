@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import resource
 import sys
 import time
 from pathlib import Path
@@ -190,6 +189,8 @@ def peak_memory() -> int:
     """The most memory that this process has had, in bytes: on the GPU if there is one, else in all."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    import resource  # Windows has none
+
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
