@@ -72,7 +72,7 @@ class PictureMaker:
         except ModuleNotFoundError as error:
             raise ImportError(
                 "the digits sample is made from pictures in scikit-learn and scikit-image, and "
-                f"{error.name!r} is missing: pip install 'acon_mm[sample]'"
+                f"{error.name!r} is missing: pip install scikit-learn scikit-image"
             ) from error
         self.packages = {name: importlib.metadata.version(name) for name in PINNED}
         self.seed, self.image_size = seed, image_size

@@ -217,7 +217,7 @@ def test_unpinned_versions_are_warned_of(tmp_path, log, monkeypatch):
 @pytest.mark.parametrize("package", ["sklearn.datasets", "skimage"])
 def test_missing_package_names_the_extra(tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf"{package}' is missing: pip install 'acon_mm\[sample\]'"):
+    with pytest.raises(ImportError, match=rf"{package}' is missing: pip install scikit-learn scikit-image"):
         ensure_digits(tmp_path / "digits", **SMALL)
 
 

@@ -72,6 +72,7 @@ _LIMITS = (
             "tests/ops/test_memory_least.py::test_sums",
             "tests/analysis/memory/test_layers.py::test_an_acon_keeps_its_input_only",
             "tests/analysis/memory/test_layers.py::test_least_keeps_what_convolutions_made",
+            "tests/test_patches.py::test_each_change_both_ways[[]outputs_are_recomputed]",
             "tests/tools/test_memory.py::test_a_segmentor",
         ],
     ),
@@ -175,6 +176,7 @@ _LIMITS = (
         "this PyTorch has no list of types that a checkpoint may name",
         [
             "tests/test_patches.py::*allowed_by_others*",
+            "tests/test_patches.py::test_each_change_both_ways[[]training_checkpoints_are_read]",
             "tests/test_patches.py::test_files_are_read_with_our_list_alone",
         ],
     ),
