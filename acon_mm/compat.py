@@ -123,6 +123,17 @@ def state_of(instance: Any) -> Any:
     return instance.__getstate__() if hasattr(instance, "__getstate__") else instance.__dict__
 
 
+def register_post_accumulate_grad_hook(parameter: torch.Tensor, hook: Callable[[torch.Tensor], None]) -> Any:
+    """``parameter.register_post_accumulate_grad_hook(hook)`` of 2.1. The hook may end with its handle: keep that."""
+    if hasattr(parameter, "register_post_accumulate_grad_hook"):
+        return parameter.register_post_accumulate_grad_hook(hook)
+    with torch.enable_grad():
+        node: Any = parameter.expand_as(parameter).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+    handle = node.register_hook(lambda *_: hook(parameter))
+    handle.node = node  # which lives as long as somebody holds it
+    return handle
+
+
 def register_state_dict_post_hook(module: torch.nn.Module, hook: Callable[..., None]) -> None:
     """``module.register_state_dict_post_hook(hook)``, which is public since 2.5."""
     getattr(module, "register_state_dict_post_hook", module._register_state_dict_hook)(hook)
@@ -171,6 +182,8 @@ def reset_compiler() -> None:
     if hasattr(_compiler, "reset"):
         _compiler.reset()
     else:
+        import torch._dynamo
+
         torch._dynamo.reset()
 
 

@@ -8,6 +8,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 
 # Before triton is imported, which decides then whether its kernels are compiled or interpreted.
@@ -41,6 +42,7 @@ def pytest_runtest_setup():
 
 
 @pytest.fixture(autouse=True)
-def no_default_scope():
-    """Forget the scope (mmdet or mmseg) of the last runner, which MMEngine keeps for the whole process."""
+def nothing_of_the_last_runner():
+    """Forget the scope (mmdet or mmseg) and the logger of the last runner, which MMEngine keeps for the whole process."""
     DefaultScope._instance_dict.clear()
+    MMLogger._instance_dict.clear()

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ..checkpoints.comparison import unwrapped
-from ..compat import strict_zip
+from ..compat import register_post_accumulate_grad_hook, strict_zip
 from ..layers import Acon
 from ..learned import Layer, RecordedBetas, layers_of
 from ..registering import register
@@ -68,7 +68,7 @@ class AconMonitorHook(Hook):
                     # The optimizer's wrapper clears the gradients before a hook of the iteration could see them.
                     if parameter.requires_grad:
                         self.handles.append(
-                            parameter.register_post_accumulate_grad_hook(lambda p, name=name: self._add(name, p))
+                            register_post_accumulate_grad_hook(parameter, lambda p, name=name: self._add(name, p))
                         )
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:

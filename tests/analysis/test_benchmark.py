@@ -13,6 +13,7 @@ from torch import nn
 from acon_mm import MetaAconC
 from acon_mm.analysis.benchmark import measure, models, operators, report
 from acon_mm.analysis.benchmark.peers import FORMS
+from acon_mm.compat import register_post_accumulate_grad_hook
 from helpers.tiny_runs import load_tool
 
 ROOT = Path(__file__).parents[2]
@@ -119,9 +120,9 @@ def test_model_variants_train(name):
     for variant in ("ReLU", "authors' Meta-ACON-C, paper's sites", "Meta-ACON-C everywhere"):
         model = models.build(name, variant, CPU)
         learned, reached = [p for p in model.parameters() if p.requires_grad], []
-        for p in learned:
-            p.register_post_accumulate_grad_hook(reached.append)
+        handles = [register_post_accumulate_grad_hook(p, reached.append) for p in learned]
         models.training_step(model, 2, 64, CPU)()
+        assert len(handles) == len(learned)
         assert {id(p) for p in learned} == {id(p) for p in reached}
         models.inference(model, 1, 64, CPU)()
         counts.append(sum(isinstance(module, MetaAconC) for module in model.modules()))
