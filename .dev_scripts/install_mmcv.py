@@ -7,8 +7,8 @@ cache, its index, and the places that PIP_FIND_LINKS and PIP_EXTRA_INDEX_URL nam
 torch does not load; mmcv is compiled then.
 
 Compiled for a CPU, most of the time goes into PyTorch's headers and into debug information. So there is no debug
-information (-g0), and GCC reads the headers precompiled. mmcv asks for C++17; where PyTorch's headers need a later standard, it
-gets that one. All of these are flags; mmcv's source and its optimization stay.
+information (-g0), and GCC reads the headers precompiled. mmcv asks for C++17; where PyTorch's headers need a later
+standard, it gets that one. All of these are flags; mmcv's source and its optimization stay.
 """
 
 import importlib.util

@@ -43,6 +43,6 @@ def pytest_runtest_setup():
 
 @pytest.fixture(autouse=True)
 def nothing_of_the_last_runner():
-    """Forget the scope (mmdet or mmseg) and the logger of the last runner, which MMEngine keeps for the whole process."""
+    """Forget its scope (mmdet or mmseg) and its logger, which MMEngine keeps for the whole process."""
     DefaultScope._instance_dict.clear()
     MMLogger._instance_dict.clear()

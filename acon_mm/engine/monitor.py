@@ -1,5 +1,6 @@
 """A hook that shows, during training, what the activations learn."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,9 +68,7 @@ class AconMonitorHook(Hook):
                 for parameter in module.parameters():
                     # The optimizer's wrapper clears the gradients before a hook of the iteration could see them.
                     if parameter.requires_grad:
-                        self.handles.append(
-                            register_post_accumulate_grad_hook(parameter, lambda p, name=name: self._add(name, p))
-                        )
+                        self.handles.append(register_post_accumulate_grad_hook(parameter, partial(self._add, name)))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if self.betas is None:
