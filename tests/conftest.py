@@ -43,6 +43,9 @@ def pytest_runtest_setup():
 
 @pytest.fixture(autouse=True)
 def nothing_of_the_last_runner():
-    """Forget its scope (mmdet or mmseg) and its logger, which MMEngine keeps for the whole process."""
+    """Forget its scope (mmdet or mmseg) and its loggers, which MMEngine keeps for the whole process."""
     DefaultScope._instance_dict.clear()
+    for logger in MMLogger._instance_dict.values():
+        for handler in logger.handlers:
+            handler.close()
     MMLogger._instance_dict.clear()

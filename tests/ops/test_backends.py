@@ -31,10 +31,10 @@ WARNING = (
 
 
 def start(code: str, **environment: str) -> subprocess.Popen:
-    """A fresh process, which does not import from the current directory."""
+    """A fresh process, in a directory where it finds nothing to import."""
     clean = {key: value for key, value in os.environ.items() if key not in ("ACON_MM_BACKEND", "TRITON_INTERPRET")}
-    pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    return subprocess.Popen([sys.executable, "-P", "-W", "ignore", "-c", code], env=clean | environment, **pipe)
+    pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=os.sep)
+    return subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], env=clean | environment, **pipe)
 
 
 @pytest.mark.slow
