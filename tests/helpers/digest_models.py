@@ -2,7 +2,8 @@
 
     python digest_models.py [--import MODULE] CONFIG...    # as mmdet/retinanet/retinanet_r18_fpn_1x_coco.py
 
-It imports acon_mm only with ``--import acon_mm``, so that models can be compared with and without it.
+Configs that older packages do not ship are left out. It imports acon_mm only with ``--import acon_mm``, so that models
+can be compared with and without it.
 """
 
 import argparse
@@ -42,11 +43,14 @@ def without_downloads(node: Any) -> Any:
     return type(node)(map(without_downloads, node)) if isinstance(node, (list, tuple)) else node
 
 
-def build(config: str) -> nn.Module:
+def path_of(config: str) -> Path:
     package, _, path = config.partition("/")
-    root = Path(importlib.util.find_spec(package).origin).parent
-    cfg = without_downloads(Config.fromfile(root / ".mim/configs" / path).model.to_dict())
-    with DefaultScope.overwrite_default_scope(package):
+    return Path(importlib.util.find_spec(package).origin).parent / ".mim/configs" / path
+
+
+def build(config: str) -> nn.Module:
+    cfg = without_downloads(Config.fromfile(path_of(config)).model.to_dict())
+    with DefaultScope.overwrite_default_scope(config.partition("/")[0]):
         torch.manual_seed(0)
         model = MODELS.build(ConfigDict(cfg))
         model.init_weights()
@@ -83,7 +87,7 @@ def main() -> None:
         importlib.import_module(args.first)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        digests = {config: digest(config) for config in args.configs}
+        digests = {config: digest(config) for config in args.configs if path_of(config).exists()}
     print(json.dumps({"digests": digests, "with_acon_mm": "acon_mm" in sys.modules}))
 
 
