@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from acon_mm.checkpoints import load_checkpoint
 from helpers.tiny_runs import run, test, train
 
 pytestmark = pytest.mark.slow
@@ -63,7 +64,7 @@ def test_two_iterations_and_a_test(tmp_path, model):
     metrics = run(test, config_of(model), tmp_path, checkpoint, "--show-dir", str(shown), options=options(model, 2))
     assert METRICS[model] <= metrics.keys()
     assert sum(1 for _ in shown.rglob("*.png")) == SAMPLE["num_val"]
-    weights = torch.load(checkpoint, weights_only=True)["state_dict"]
+    weights = load_checkpoint(checkpoint)["state_dict"]
     slopes = {key: value for key, value in weights.items() if key.endswith((".p1", ".p2"))}
     sites = 12 if model == "fpn" else 16  # it has three stages
     assert len(slopes) == 2 * sites

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 
 import torch
+from mmseg.models import SegDataPreProcessor
 from torch import nn
 
 from acon_mm import AconC, compat
@@ -117,6 +118,15 @@ _LIMITS = (
         lambda: _has_module("mmseg.models.decode_heads.vpd_depth_head"),
         "this mmseg has no VPDDepthHead",
         ["*[[]vpd]"],
+    ),
+    (
+        lambda: "Batch inference is not support" not in inspect.getsource(SegDataPreProcessor),
+        "this mmseg tests pictures one by one: val_dataloader and test_dataloader need batch_size=1",
+        [
+            "tests/configs/test_digits_runs.py::test_two_iterations_and_a_test[[]deeplabv3*]",
+            "tests/configs/test_digits_runs.py::test_two_iterations_and_a_test[[]fpn]",
+            "tests/configs/test_digits_runs.py::test_two_iterations_and_a_test[[]pspnet]",
+        ],
     ),
     (
         lambda: _has_module("mkdocs"),

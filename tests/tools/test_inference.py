@@ -16,6 +16,7 @@ from mmseg.apis import MMSegInferencer
 from PIL import Image
 
 from acon_mm import MetaAconC
+from acon_mm.checkpoints import load_checkpoint
 from helpers.tiny_runs import run, train
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -48,7 +49,7 @@ def assert_loaded(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> Non
 @pytest.mark.slow
 def test_detection(picture, tmp_path):
     state = checkpoint(DETECTION, tmp_path / "weights.pth", classes=tuple("0123456789"))
-    inferencer = DetInferencer(str(DETECTION), str(tmp_path / "weights.pth"), device="cpu", show_progress=False)
+    inferencer = DetInferencer(str(DETECTION), str(tmp_path / "weights.pth"), device="cpu")
     assert_loaded(inferencer.model, state)
     found = inferencer(str(picture), out_dir=str(tmp_path / "out"), pred_score_thr=0.0)["predictions"][0]
     assert len(found["bboxes"]) > 0
@@ -83,7 +84,7 @@ assert "acon_mm" not in sys.modules
 config, checkpoint = sys.argv[1:]
 for model in (
     init_detector(config, checkpoint, device="cpu"),
-    DetInferencer(config, checkpoint, device="cpu", show_progress=False).model,
+    DetInferencer(config, checkpoint, device="cpu").model,
 ):
     activation = model.backbone.layer1[0].act1
     assert type(activation).__module__ == "acon_mm.layers.acon"
@@ -105,6 +106,6 @@ def test_the_config_that_a_run_saves_is_enough(configs, tmp_path):
     command = [sys.executable, "-c", OF_ANOTHER, str(tmp_path / "work/detection.py"), str(checkpoint)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    p1 = torch.load(checkpoint, weights_only=True)["state_dict"]["backbone.layer1.0.act1.p1"]
+    p1 = load_checkpoint(checkpoint)["state_dict"]["backbone.layer1.0.act1.p1"]
     shown = [each for each in done.stdout.splitlines() if each.startswith("AconC ")]
     assert shown == [f"AconC {p1.sum().item()}"] * 2
