@@ -1,9 +1,11 @@
 """`.dev_scripts/install_mmcv.py`, with which `make setup` installs mmcv."""
 
 import importlib.util
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,7 +30,7 @@ def script(monkeypatch):
     return module
 
 
-@pytest.mark.parametrize("stack", ["openmmlab", "onedl"])
+@pytest.mark.parametrize("stack", ["openmmlab", "onedl", "oldest"])
 def test_the_version_is_that_of_the_extra(script, stack):
     (pinned,) = (each for each in project()["optional-dependencies"][stack] if "mmcv" in each)
     assert str(script.requirement(stack)) == pinned
@@ -62,3 +64,14 @@ def test_a_compilation_shows_each_file_and_a_failure_its_output(script, monkeypa
     with pytest.raises(SystemExit, match="pip could not install fails"):
         script.install("fails")
     assert "the error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("standard", "flags"), [("17", "-std=c++17"), ("20", "-std=c++17 -std=c++20")])
+def test_mmcv_gets_the_standard_that_pytorch_needs(script, standard, flags, tmp_path, monkeypatch):
+    header = tmp_path / "torch/include/torch/csrc/api/include/torch/all.h"
+    header.parent.mkdir(parents=True)
+    header.write_text(f"#error C++{standard} or later compatible compiler is required to use PyTorch.\n")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(origin=tmp_path / name / "init"))
+    monkeypatch.setenv("CXX", "echo")
+    done = subprocess.run([script.compiler_for_torch(tmp_path), "-std=c++17"], capture_output=True, text=True)
+    assert done.stdout.strip() == flags
