@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -213,6 +213,12 @@ class Acon(nn.Module):
                 "nn.Sequential(activation)"
             )
         return x.tracer.create_proxy("call_module", path, (x,), {})
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise RuntimeError(
+            f"torch.jit.script cannot compile {self._label()}: use torch.jit.trace, torch.export, torch.compile or an "
+            "export to ONNX"
+        )
 
     def _label(self) -> str:
         return type(self).__name__ + (f" at {self.location}" if self.location else "")

@@ -344,3 +344,9 @@ def test_groups_that_the_generator_cannot_have(groups, reason):
     assert "16 channels" in str(caught.value)
     model = nn.Sequential(nn.Conv2d(3, 64, 1), MetaAconC(norm_cfg=dict(type="GN", num_groups=8)))
     assert model(torch.randn(1, 3, 4, 4)).shape == (1, 64, 4, 4)
+
+
+@pytest.mark.parametrize("act", [AconC, MetaAconC])
+def test_scripting_is_refused_by_name(act):
+    with pytest.raises(RuntimeError, match=f"torch.jit.script cannot compile {act.__name__}.*: use torch.jit.trace"):
+        torch.jit.script(nn.Sequential(act(4)))
