@@ -156,6 +156,11 @@ _LIMITS = (
         ["tests/ops/test_cpu.py::test_mean_is_added_in_place_to_a_gradient_of_its_own"],
     ),
     (
+        lambda: hasattr(nn.utils.parametrizations, "weight_norm"),
+        "this PyTorch has no weight norm as a parametrization",
+        ["tests/ops/test_norm_before.py::test_one_by_one[[]has_a_computed_weight]"],
+    ),
+    (
         lambda: hasattr(torch.library, "opcheck"),
         "this PyTorch has no checks of operators",
         ["tests/ops/test_cpu.py::test_opcheck"],
