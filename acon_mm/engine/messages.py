@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.runner import BaseLoop
 from torch.utils._pytree import tree_flatten
 
 from ..checkpoints.comparison import unwrapped
@@ -22,11 +23,12 @@ from .settings import settings
 def batch_of(error: BaseException) -> str:
     """The batch that a loop of mmengine's computed when an error came, and the layer; '' if it computed none."""
     frames = list(_frames(error))
-    loop = next((frame.f_locals for frame in frames if frame.f_code.co_name == "run_iter"), None)
+    loops = [frame.f_locals for frame in frames if frame.f_code.co_name == "run_iter"]
+    loop = next((each for each in loops if isinstance(each.get("self"), BaseLoop)), None)
     if loop is None or any(frame.f_code.co_name == "call_hook" for frame in frames):
         return ""
     iteration = getattr(loop["self"], "_iter", loop.get("idx", 0)) + 1
-    samples = (each.metainfo for each in tree_flatten(loop["data_batch"])[0] if hasattr(each, "metainfo"))
+    samples = (each.metainfo for each in tree_flatten(loop.get("data_batch"))[0] if hasattr(each, "metainfo"))
     pictures = ", ".join(str(each.get("img_path")) for each in samples)
     names = {id(module): name for name, module in unwrapped(loop["self"].runner.model).named_modules()}
     within = [names.get(id(frame.f_locals.get("self"))) for frame in frames if frame.f_code.co_name == "forward"]
