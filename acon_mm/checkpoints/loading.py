@@ -87,7 +87,11 @@ def check_numbers(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     Raises:
         CheckpointError: some are not. The error names them.
     """
-    own = {name.removeprefix("module.") for name, value in model.state_dict().items() if is_real(value)}
+    own = {
+        name.removeprefix("module.")
+        for name, value in model.state_dict().items()
+        if is_real(value) and not name.endswith("_extra_state")  # which may be anything
+    }
     if wrong := [name for name, value in state_dict.items() if name in own and not is_real(value)]:
         raise CheckpointError(f"the weights in the checkpoint are not dense tensors of real numbers: {listed(wrong)}")
 

@@ -87,6 +87,7 @@ def session(launcher: str, debug: bool = False) -> Iterator[None]:
     it. With ``debug`` every error keeps its traceback.
     """
     try:
+        _check_launcher(launcher)  # mmengine's loggers read the variables too
         with weights_only():
             yield
     except Exception as error:
@@ -99,6 +100,25 @@ def session(launcher: str, debug: bool = False) -> Iterator[None]:
         # The model refers to the group. Its threads must end before the interpreter does, or they abort the process.
         gc.collect()
         dist.destroy_process_group()
+
+
+def _check_launcher(launcher: str) -> None:
+    """Raise a UserError if an environment variable that the launcher sets is missing or wrong."""
+    if launcher == "none":
+        return
+    slurm = launcher == "slurm" and "MASTER_ADDR" not in os.environ
+    names = [*RANK_VARIABLES[launcher], "SLURM_JOB_NODELIST" if slurm else "MASTER_ADDR"]
+    if missing := [name for name in names if name not in os.environ]:
+        raise UserError(
+            f"--launcher {launcher} needs {', '.join(missing)} in the environment: start the job with "
+            "tools/dist_train.sh, tools/dist_test.sh or tools/slurm_train.sh"
+        )
+    rank, size, local = (os.environ[name] for name in names[:3])
+    if not (rank.isdigit() and size.isdigit() and local.isdigit() and int(rank) < int(size)):
+        raise UserError(
+            f"the rank of a process must be below the number of processes, but the launcher has set {names[0]}="
+            f"{rank}, {names[1]}={size} and {names[2]}={local}"
+        )
 
 
 def is_first(launcher: str) -> bool:
@@ -339,25 +359,7 @@ def use_amp(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner. On CPU it gets a process group and wrappers that work there.
-
-    Raises:
-        UserError: an environment variable that the launcher sets is missing or wrong.
-    """
-    if cfg.launcher != "none":
-        slurm = cfg.launcher == "slurm" and "MASTER_ADDR" not in os.environ
-        names = [*RANK_VARIABLES[cfg.launcher], "SLURM_JOB_NODELIST" if slurm else "MASTER_ADDR"]
-        if missing := [name for name in names if name not in os.environ]:
-            raise UserError(
-                f"--launcher {cfg.launcher} needs {', '.join(missing)} in the environment: start the job with "
-                "tools/dist_train.sh, tools/dist_test.sh or tools/slurm_train.sh"
-            )
-        rank, size, local = (os.environ[name] for name in names[:3])
-        if not (rank.isdigit() and size.isdigit() and local.isdigit() and int(rank) < int(size)):
-            raise UserError(
-                f"the rank of a process must be below the number of processes, but the launcher has set {names[0]}="
-                f"{rank}, {names[1]}={size} and {names[2]}={local}"
-            )
+    """Build the runner. On CPU it gets a process group and wrappers that work there."""
     if get_device() == "cpu":
         devices.fit_config(cfg)
         if cfg.launcher != "none":

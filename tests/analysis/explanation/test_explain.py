@@ -112,7 +112,7 @@ def test_a_call_that_nobody_reads():
     found = explain(Config(dict(default_scope="mmseg", model=model)), (32, 32))
     assert kept(found) == {
         "decode_head.convs.0.activate": ("ReLU", "no act_cfg for decode_head", True),
-        next(each.name for each in found.kept if each.name.startswith('backbone.methodcaller("relu")(self.norm(')): (
+        next(each.name for each in found.kept if each.name.startswith("backbone.self.norm(self.conv(x)).clamp")): (
             "function",
             "acon_mm does not know this call",
             False,
