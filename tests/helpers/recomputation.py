@@ -11,6 +11,15 @@ from acon_mm.ops.memory import recompute_outputs
 
 C, SIZE = 16, 64  # 2x16x64x64 in float32 are 512 KiB
 
+#: batch norms whose output can be made again, by name
+NORMS: dict[str, Callable[[], nn.Module]] = {
+    "training": lambda: nn.BatchNorm2d(C),
+    "evaluation": lambda: nn.BatchNorm2d(C).eval(),
+    "without weights": lambda: nn.BatchNorm2d(C, affine=False),
+    "without running statistics": lambda: nn.BatchNorm2d(C, track_running_stats=False),
+    "large eps": lambda: nn.BatchNorm2d(C, eps=0.1),
+}
+
 
 def picture(dtype: torch.dtype = torch.float32) -> torch.Tensor:
     torch.manual_seed(1)

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from acon_mm import AconA, AconB, AconC, MetaAconC
 from acon_mm.compat import strict_zip
 from acon_mm.ops.memory import keep_outputs, recompute_outputs
-from helpers.recomputation import C, gradients, picture
+from helpers.recomputation import NORMS, C, gradients, picture
 
 ACTS = {
     "AconA": AconA,
@@ -26,13 +26,6 @@ ACTS = {
     "AconC": partial(AconC, init="paper"),
     "MetaAconC": partial(MetaAconC, init="paper"),
     "MetaAconC layer": partial(MetaAconC, init="paper", generator="layer"),
-}
-NORMS: dict[str, Callable[[], nn.Module]] = {
-    "training": lambda: nn.BatchNorm2d(C),
-    "evaluation": lambda: nn.BatchNorm2d(C).eval(),
-    "without weights": lambda: nn.BatchNorm2d(C, affine=False),
-    "without running statistics": lambda: nn.BatchNorm2d(C, track_running_stats=False),
-    "large eps": lambda: nn.BatchNorm2d(C, eps=0.1),
 }
 
 

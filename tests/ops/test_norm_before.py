@@ -20,7 +20,7 @@ from acon_mm.compat import strict_zip
 from acon_mm.layers import Acon
 from acon_mm.ops.memory import keep_outputs, recompute_outputs
 from helpers.project import ROOT
-from helpers.recomputation import SIZE, C, gradients, picture
+from helpers.recomputation import NORMS, SIZE, C, gradients, picture
 
 ACTS: dict[str, Callable[..., Acon]] = {
     "AconA": AconA,
@@ -28,13 +28,6 @@ ACTS: dict[str, Callable[..., Acon]] = {
     "AconC": partial(AconC, init="paper"),
     "MetaAconC": partial(MetaAconC, init="paper"),
     "MetaAconC no norm": partial(MetaAconC, init="paper", norm_cfg=None),
-}
-NORMS: dict[str, Callable[[], nn.Module]] = {
-    "training": lambda: nn.BatchNorm2d(C),
-    "evaluation": lambda: nn.BatchNorm2d(C).eval(),
-    "without weights": lambda: nn.BatchNorm2d(C, affine=False),
-    "without running statistics": lambda: nn.BatchNorm2d(C, track_running_stats=False),
-    "large eps": lambda: nn.BatchNorm2d(C, eps=0.1),
 }
 
 
