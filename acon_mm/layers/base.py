@@ -167,7 +167,12 @@ class Acon(nn.Module):
             self._check_channels(x, dim)
         if is_compiling():
             return self._activate(x, dim, False)
-        inplace = self.inplace and not self._forward_hooks and is_held_by_caller_alone(sys.getrefcount(x))
+        inplace = (
+            self.inplace
+            and torch.is_grad_enabled()
+            and not self._forward_hooks
+            and is_held_by_caller_alone(sys.getrefcount(x))
+        )
         if self.memory == "least":
             with least(x):
                 return self._activate(x, dim, inplace)
