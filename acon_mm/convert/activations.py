@@ -16,7 +16,7 @@ from ..layers import Acon
 
 #: the layers that ``act_cfg`` replaces: ReLU, and what networks use instead of it
 ACTIVATIONS = (
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU),
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.Threshold),
     *(nn.SiLU, nn.GELU, nn.Mish, nn.Hardswish, Swish, Acon),
 )
 #: the layers that ``act_cfg`` keeps
@@ -29,6 +29,7 @@ ACTIVATION_FUNCTIONS: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {}
 for _names, _layer, _options in (
     ("relu relu_", nn.ReLU, ("inplace",)),
     ("relu6", nn.ReLU6, ("inplace",)),
+    ("threshold threshold_", nn.Threshold, ("threshold", "value", "inplace")),
     ("leaky_relu leaky_relu_", nn.LeakyReLU, ("negative_slope", "inplace")),
     ("rrelu rrelu_", nn.RReLU, ("lower", "upper")),
     ("elu elu_", nn.ELU, ("alpha", "inplace")),

@@ -489,3 +489,22 @@ def test_lazy_layers():
     model(torch.zeros(2, 3, 4, 4))
     assert acon_mm.convert_activations(model, ACON).converted == ["1", "3"]
     assert [acon.num_channels for acon in acons(model).values()] == [4, 4]
+
+
+class Thresholds(nn.Module):
+    """ReLU as PyTorch wrote it once."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 8, 1)
+        self.threshold = nn.Threshold(0.0, 0.0)
+
+    def forward(self, x):
+        return self.threshold(self.second(F.threshold(self.first(x), 0.0, 0.0)))
+
+
+def test_thresholds_are_activations():
+    model = Thresholds()
+    acon_mm.convert_activations(model, dict(type="AconC"))
+    assert [module.num_channels for module in (model.act, model.threshold)] == [4, 8]
+    model(torch.randn(2, 3, 5, 5))

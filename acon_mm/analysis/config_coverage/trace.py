@@ -22,6 +22,7 @@ _OURS = str(Path(__file__).parent)
 _NAMES = (
     *("relu", "relu_", "leaky_relu", "leaky_relu_", "prelu", "_prelu_kernel", "rrelu_with_noise", "elu", "elu_"),
     *("celu", "celu_", "selu", "selu_", "gelu", "gelu_", "silu", "silu_", "mish", "mish_", "hardswish", "hardswish_"),
+    *("threshold", "threshold_"),
 )
 _CLAMPS = ("clamp", "clamp_", "clamp_min", "clamp_min_", "hardtanh", "hardtanh_")
 
