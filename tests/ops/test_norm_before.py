@@ -238,6 +238,14 @@ def test_without_gradients():
     assert not net.is_one
 
 
+def test_the_input_of_the_norm_is_made_again():
+    """After another ACON, which the norm's node keeps as a recipe, both run one by one."""
+    net = nn.Sequential(nn.Conv2d(3, C, 1), AconC(C), nn.BatchNorm2d(C), AconC(C, inplace=True), nn.Conv2d(C, 4, 1))
+    y = net[:4](picture())
+    assert "NativeBatchNormBackward0" in nodes_of(y)
+    assert_same_one_by_one(net, picture())
+
+
 def test_small_maps():
     net = Block()
     net(picture()[:, :, :16, :16].requires_grad_())

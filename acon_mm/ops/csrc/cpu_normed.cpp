@@ -85,15 +85,12 @@ NormedAconGradients normed_acon_c_backward_cpu(
     using A = typename Compute<S>::type;
     const S *u = const_data<S>(in.x), *from = const_data<S>(grad);
     const auto pass = [&](S* to, const SecondPass& with, const TaskSums& sums) {
-      const auto c = [&]() -> Parameter<A> {
-        return {const_data<A>(with.c), with.c.dim() == 1 ? 0 : with.c.size(1), 1};
-      };
       const NormedGradients<A> parameters{
           {in.parameters<A>(), const_data<A>(norm.scale), const_data<A>(norm.shift)},
           const_data<A>(norm.mean),
           const_data<A>(with.a),
           const_data<A>(with.b),
-          c()};
+          {const_data<A>(with.c), with.c.dim() == 1 ? 0 : with.c.size(1), 1}};
       for_each_task(layout, [&](const Task& task) {
         const S *const own_u = u + task.offset, *const own_from = from + task.offset;
         S* const own_to = to ? to + task.offset : nullptr;
@@ -116,10 +113,9 @@ NormedAconGradients normed_acon_c_backward_cpu(
     const Tensor grad_beta = finite<A>(total<A>(sums.beta, beta));
     const Tensor z = column_sums<A>(sums.z, 1, 1).view(-1), z_u = column_sums<A>(sums.z_u, 1, 1).view(-1);
     const Tensor grad_mean = gradient_of_mean ? gradient_of_mean(grad_beta).contiguous() : Tensor();
-    const SecondPass second =
-        second_pass<A>(norm, z, z_u, grad_mean, elements / in.x.size(0), elements);
     if (!one_pass) {
-      pass(data<S>(result.u), second, TaskSums(in, false, true));
+      const int64_t area = elements / in.x.size(0);
+      pass(data<S>(result.u), second_pass<A>(norm, z, z_u, grad_mean, area, elements), TaskSums(in, false, true));
     }
     result.beta = grad_beta.to(beta.scalar_type());
     result.bias = z;

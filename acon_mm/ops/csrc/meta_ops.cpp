@@ -279,9 +279,9 @@ Tensor meta_acon_c(
   }
   variable_list learned;
   append_learned(learned, generator);
+  const Recipe recipe_of_x = prepare_input(x);
   const NormBefore before = may_overwrite ? norm_before(x, p1, p2, p1, dim) : NormBefore();
   const variable_list affine = before.affine();
-  const Recipe recipe_of_x = prepare_input(x);
   Tensor y;
   if (before.defined()) {
     take_history(

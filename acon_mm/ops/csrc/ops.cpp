@@ -173,14 +173,6 @@ struct AconCFunction : torch::autograd::Function<AconCFunction> {
 
 const bool acon_c_is_known = register_acon<AconCFunction>();
 
-Tensor acon_c_autograd(
-    const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
-  const Recipe recipe_of_x = prepare_input(x);
-  const Tensor y = AconCFunction::apply(x, p1, p2, beta, channel_dim, recipe_of_x);
-  finish_output(y);
-  return y;
-}
-
 // The same with the norm before, of whose input the gradient is computed.
 struct NormedAconCFunction : torch::autograd::Function<NormedAconCFunction> {
   // Autograd records the norm's input and parameters, p1, p2 and beta. The norm's output `z` is overwritten.
@@ -223,15 +215,28 @@ struct NormedAconCFunction : torch::autograd::Function<NormedAconCFunction> {
 
 const bool normed_acon_c_is_known = register_acon<NormedAconCFunction>(/*version=*/1);
 
+Tensor acon_c_by_itself(
+    const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim,
+    const Recipe& recipe_of_x) {
+  const Tensor y = AconCFunction::apply(x, p1, p2, beta, channel_dim, recipe_of_x);
+  finish_output(y);
+  return y;
+}
+
+Tensor acon_c_autograd(
+    const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
+  return acon_c_by_itself(x, p1, p2, beta, channel_dim, prepare_input(x));
+}
+
 // May overwrite x, and then returns x.
 Tensor acon_c_autograd_(
     const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
+  check_arguments(x, p1, p2, beta, channel_dim);
+  const Recipe recipe_of_x = prepare_input(x);
   const NormBefore before = norm_before(x, p1, p2, beta, channel_dim);
   if (!before.defined()) {
-    return acon_c_autograd(x, p1, p2, beta, channel_dim);
+    return acon_c_by_itself(x, p1, p2, beta, channel_dim, recipe_of_x);
   }
-  check_arguments(x, p1, p2, beta, channel_dim);
-  prepare_input(x);
   const variable_list affine = before.affine();
   take_history(
       x, NormedAconCFunction::apply(
