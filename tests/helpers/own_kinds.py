@@ -5,7 +5,7 @@ from torch import nn
 import acon_mm
 from acon_mm.convert.sites import find_sites
 
-OPTIONS = ("negative_slope", "approximate", "alpha", "inplace")
+OPTIONS = ("negative_slope", "approximate", "alpha", "threshold", "value", "inplace")
 
 
 def own_kind(activation: nn.Module) -> dict:
