@@ -23,8 +23,9 @@ _NUMBERS = {ord("i"): "i32", ord("f"): "fp32"}
 
 
 def interpreted() -> bool:
-    """Whether Triton's interpreter runs the kernels on a CPU."""
-    return os.environ.get("TRITON_INTERPRET") == "1" and os.environ.get("ACON_MM_BACKEND") == "triton"
+    """Whether Triton's interpreter, which Triton 2.0 does not have, runs the kernels on a CPU."""
+    wanted = os.environ.get("TRITON_INTERPRET") == "1" and os.environ.get("ACON_MM_BACKEND") == "triton"
+    return wanted and find_spec("triton") is not None and find_spec("triton.runtime.interpreter") is not None
 
 
 def problem() -> str | None:

@@ -16,7 +16,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from acon_mm import compat
-from acon_mm.checkpoints import CheckpointError, load_checkpoint
+from acon_mm.checkpoints import CheckpointError, load_checkpoint, reading
 from acon_mm.checkpoints.reading import allow_training_checkpoints, disallow_training_checkpoints
 from helpers.allowed_types import add_safe_globals, clear_safe_globals, get_safe_globals, kept_list, safe_globals
 
@@ -28,6 +28,7 @@ def reader(request, monkeypatch):
         pytest.skip("this PyTorch has no list of allowed types")
     with kept_list():
         monkeypatch.setattr(compat, "TAKES_ALLOWED_TYPES", request.param == "list")
+        monkeypatch.setattr(reading, "_training_state_is_allowed", False)  # and afterwards what it was
         allow_training_checkpoints()
         yield request.param
         disallow_training_checkpoints()
