@@ -68,9 +68,9 @@ def compile_ahead(
     """Triton's result for a kernel; no device is needed."""
     from triton.compiler import ASTSource, compile
 
-    from . import gpu_generator_kernels, gpu_kernels
+    from . import gpu_kernels
 
-    kernel: Any = getattr(gpu_kernels, name, None) or getattr(gpu_generator_kernels, name)
+    kernel: Any = getattr(gpu_kernels, name)
     signature, alignment = {}, {}
     arguments, values = iter(strict_zip(types, divisors)), iter(constants)
     chosen = {}

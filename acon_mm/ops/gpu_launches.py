@@ -46,7 +46,7 @@ def _strides(*parameters: Tensor) -> list[int]:
 
 @dataclass
 class _Walk:
-    """The order of a tensor in memory: samples, blocks, channels and elements (see ``gpu_kernels.py``)."""
+    """The order of a tensor in memory: samples, blocks, channels and elements (see ``gpu_kernels``)."""
 
     x: Tensor
     samples: int
@@ -78,26 +78,25 @@ class _Walk:
 
     def forward(self, *parameters: Tensor) -> Tensor:
         x, y = self.x, torch.empty_like(self.x)
-        tensors, strides = (x, y, *parameters), _strides(*parameters)
+        tensors, strides = (x, y, None, *parameters), _strides(*parameters)
         if self.inner == 1:
             columns = min(triton.next_power_of_2(self.channels), 128)
             rows = min(2 * _TILE // columns, triton.next_power_of_2(self.blocks))
             groups, tiles = triton.cdiv(self.channels, columns), triton.cdiv(self.blocks, rows)
             kernels.forward_rows[(self.samples * tiles * groups,)](
-                *tensors, self.channels, self.blocks, groups, tiles, *strides, ROWS=rows, CHANNELS=columns
+                *tensors, self.channels, self.blocks, groups, tiles, *strides, ROWS=rows, CHANNELS=columns, NORMED=0
             )
         elif self.in_planes:
             tiles = triton.cdiv(self.inner, _TILE)
             kernels.forward_planes[(self.samples * self.blocks * self.channels * tiles,)](
-                *tensors, self.channels, self.blocks, self.inner, tiles, *strides, INNER=_TILE
+                *tensors, self.channels, self.blocks, self.inner, tiles, *strides, INNER=_TILE, NORMED=0
             )
         else:
             size = self.channels * self.inner
             tiles = triton.cdiv(size, _TILE)
             parts, steps = self.parts(_FORWARD_PROGRAMS, self.blocks, self.samples * tiles)
-            kernels.forward_flat[(self.samples * parts * tiles,)](
-                *tensors, self.channels, self.blocks, self.inner, size, tiles, parts, steps, *strides, TILE=_TILE
-            )
+            sizes = (self.channels, self.blocks, self.inner, size, tiles, parts, steps)
+            kernels.forward_flat[(self.samples * parts * tiles,)](*tensors, *sizes, *strides, TILE=_TILE, NORMED=0)
         return y
 
     def backward(self, grad_y: Tensor, grad_x: Tensor | None, sums: bool, *parameters: Tensor) -> Tensor | None:
@@ -133,8 +132,8 @@ class _Walk:
             sizes = [self.channels, self.blocks, self.inner, self.channels * self.inner, groups, parts, each, slots]
         shape = (self.samples, parts * slots, 3, self.channels)
         partial = torch.empty(shape, dtype=torch.float32, device=self.x.device) if sums else None
-        constants |= dict(SUMS=3 if sums else 0, GRAD_X=grad_x is not None, MEAN_GRAD=False)
-        tensors = (self.x, grad_y, grad_x, partial, None, *parameters)
+        constants |= dict(SUMS=3 if sums else 0, GRAD_X=grad_x is not None, MEAN_GRAD=False, NORMED=0)
+        tensors = (self.x, grad_y, grad_x, partial, None, None, None, *parameters)
         kernel[(self.samples * parts * groups,)](*tensors, *sizes, *_strides(*parameters), **constants)
         return partial
 
@@ -186,5 +185,7 @@ def _finish(sums: Tensor, p1: Tensor, p2: Tensor, grads: list[Tensor | None]) ->
     groups = triton.cdiv(channels, columns)
     names = dict(strict_zip(("KIND_P1", "KIND_P2", "KIND_BETA"), kinds))
     kernels.finish[(groups + (samples if max(kinds) > 1 else 0),)](
-        sums, p1, p2, *grads, samples, channels, groups, parts, *_strides(p1, p2), **names, ROWS=rows, CHANNELS=columns
+        *(sums, p1, p2, *grads, None, None, None, None),
+        *(samples, channels, groups, parts, 1, *_strides(p1, p2)),
+        **dict(**names, NORMED=0, SUMS=3, ROWS=rows, CHANNELS=columns),
     )

@@ -59,15 +59,23 @@ def _pointer(address: int | None, dtype: torch.dtype) -> torch.Tensor | None:
     return torch.frombuffer((ctypes.c_byte * 8).from_address(address), dtype=dtype)
 
 
+def constants_of(told: dict) -> dict[str, int]:
+    """The constants of a kernel that C++ has asked for, by name."""
+    from acon_mm.ops import gpu_kernels
+
+    names = [name for name in getattr(gpu_kernels, told["name"]).arg_names if name.isupper()]
+    return dict(strict_zip(names, told["constants"]))
+
+
 def _run(description: bytes, programs: int, threads: int, shared: int, stream: int, arguments) -> int:
-    from acon_mm.ops import gpu_generator_kernels, gpu_kernels
+    from acon_mm.ops import gpu_kernels
 
     try:
         told = json.loads(description)
-        kernel = getattr(gpu_kernels, told["name"], None) or getattr(gpu_generator_kernels, told["name"])
+        kernel = getattr(gpu_kernels, told["name"])
         assert threads == 32 * told["warps"] and not stream
         values: dict[str, object] = {}
-        constants = dict(strict_zip([n for n in kernel.arg_names if n.isupper()], told["constants"]))
+        constants = constants_of(told)
         names = [n for n in kernel.arg_names if not n.isupper()]
         for index, (name, code, divisor) in enumerate(strict_zip(names, told["types"], told["divisors"])):
             place = arguments[index]

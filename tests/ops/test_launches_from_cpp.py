@@ -1,29 +1,34 @@
 """The launches from C++, on the stand-in for a GPU. ``test_gpu.py`` runs this in a process of its own."""
 
+import copy
 import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from acon_mm.compat import strict_zip
 from acon_mm.layers import AconA, AconC, MetaAconC
 from acon_mm.ops import functional as F
+from acon_mm.ops.memory import recompute_outputs
 from helpers import stub_device
 from helpers.exactness import assert_exact, layouts, parameters_for, run
 from helpers.kernels import NORMS, buffers, fused, meta_inputs, to, unfused
+from helpers.normed import Block
+from helpers.recomputation import C, gradients, picture
 
 stub_device.start()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def kernels_for_real_gpus():
-    """Writes down the kernels that were asked for, a few of each name."""
+    """Writes down the kernels that were asked for, a few of each name, without a norm before and with one."""
     yield
-    few: dict[str, list[dict]] = {}
+    few: dict[tuple, list[dict]] = {}
     for told in sorted(stub_device.compilations, key=lambda told: -sum(told["divisors"])):  # the best aligned
-        same = few.setdefault(told["name"], [])
+        same = few.setdefault((told["name"], stub_device.constants_of(told).get("NORMED")), [])
         if len(same) < 2:
             same.append(told)
     Path(os.environ["STUB_DEVICE_KERNELS"]).write_text(json.dumps([told for same in few.values() for told in same]))
@@ -113,6 +118,77 @@ def test_sums_are_left_out_where_nobody_needs_them():
     module = AconA(8)
     launches_of(lambda: module(x.detach()).sum().backward())
     assert stub_device.launches[-2].constants["GRAD_X"] == 0 and module.beta.grad is not None
+
+
+def assert_step_is_exact(
+    net: nn.Module, x: torch.Tensor, dtype: torch.dtype = torch.float32, tolerance: float = 1e-5
+) -> None:
+    """The gradients are those in float64, which PyTorch's operators compute one by one."""
+    exact = copy.deepcopy(net).double()
+    wanted = gradients(exact, x, lambda x: exact(x.to(dtype).double()))
+    found: list[torch.Tensor] = []
+    launched = launches_of(lambda: found.extend(gradients(net, x, lambda x: net(x.to(dtype) * 1.0))))
+    assert "norm_values" in launched
+    greatest = max(each.abs().max() for each in wanted)
+    for a, b in strict_zip(found, wanted):
+        assert (a - b).abs().max() <= tolerance * greatest
+
+
+@pytest.mark.parametrize(
+    ("norm", "act"),
+    [("training", "AconC"), ("evaluation", "AconC"), ("without weights", "AconB"), ("large eps", "AconA")],
+)
+def test_a_norm_before(act, norm):
+    assert_step_is_exact(Block(norm, act), picture()[:1])
+
+
+@pytest.mark.parametrize("shape", [(5, C, 29, 29), (2, C, 5, 20, 21), (1, C, 64, 65)], ids=str)
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_shapes_with_a_norm_before(shape, last, training):
+    """Planes, parts of planes, and rows; with batch statistics, a second pass needs what the first one has summed."""
+    torch.manual_seed(0)
+    norm = {4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[len(shape)](C)
+    nn.init.normal_(norm.weight)
+    x = torch.randn(shape) * 3 + 1
+    x = x.movedim(1, -1).contiguous().movedim(-1, 1) if last else x
+    assert_step_is_exact(nn.Sequential(norm, AconC(C, init="paper", inplace=True)).train(training), x)
+
+
+@pytest.mark.parametrize("frozen", [["weight", "bias"], ["weight"], ["bias"]], ids=" ".join)
+def test_a_frozen_norm_before(frozen):
+    net = Block("evaluation")
+    for name in frozen:
+        getattr(net.norm, name).requires_grad_(False)
+    assert_step_is_exact(net, picture()[:1])
+
+
+def test_a_norm_before_in_half_precision():
+    net = nn.Sequential(nn.BatchNorm2d(C), AconC(C, init="paper", inplace=True))
+    assert_step_is_exact(net, torch.randn(2, C, 64, 64), torch.float16, 2e-3)
+
+
+@pytest.mark.parametrize(("norm", "backward"), [("training", 3), ("evaluation", 2)])
+def test_number_of_launches_with_a_norm_before(norm, backward):
+    net, y = Block(norm), []
+    assert len(launches_of(lambda: y.append(net.act(net.norm(net.conv(picture()[:1])))))) == 2
+    assert len(launches_of(lambda: y[0].sum().backward())) == backward
+
+
+def test_the_output_is_made_again_in_one_launch():
+    net = Block()
+    loss = net(picture()[:1]).square().mean()
+    recompute_outputs(loss)
+    assert launches_of(loss.backward)[0] == "forward_planes" and stub_device.launches[-4].constants["NORMED"] == 1
+
+
+def test_double_backward_with_a_norm_before():
+    net, found = Block(), []
+    for each, x in ((net, picture()[:1]), (copy.deepcopy(net).double(), picture()[:1].double())):
+        x.requires_grad_()
+        (grad,) = torch.autograd.grad(each(x).square().sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(grad.square().sum(), x)[0].double())
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5 * found[1].abs().max().item())
 
 
 def test_a_kernel_is_compiled_once():

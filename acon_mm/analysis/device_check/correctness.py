@@ -24,6 +24,7 @@ _MAIN = (
     cuda_checks.graph_training_step,
     cuda_checks.other_device,
     memory_checks.made_again,
+    memory_checks.norm_before,
     training_checks.replicated,
     training_checks.moved,
     training_checks.mixed_precision,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from ...compat import strict_zip
 from ...ops.memory import keep_outputs, recompute_outputs
 from .checks import Findings, Setting, Skip
 from .kinds import Kind
-from .training_checks import network
+from .training_checks import close_gradients, network
 
 _SIZE = 130  # the activation gets 4x16x128x128, 4 MiB in float32
 
@@ -36,6 +37,35 @@ def made_again(setting: Setting, kind: Kind) -> str:
             wanted_maps = 1 if name == "default" else 2
             findings.that(saved > wanted_maps - 0.1, f"{name} keeps {saved:.2f} maps less, not {wanted_maps}")
     return findings.result()
+
+
+def norm_before(setting: Setting, kind: Kind) -> str:
+    """A norm and the ACON that may overwrite its output have the gradients that both have one by one."""
+    ours, plain = network(kind, setting.device)
+    if not hasattr(ours[2], "inplace"):
+        raise Skip("only modules have the option inplace")
+    ours[2].inplace = True  # type: ignore[assignment]
+    findings, together = Findings(), 0
+    half = torch.float16 if setting.on_gpu else torch.bfloat16
+    for training, layout, dtype in product(
+        (True, False), (torch.contiguous_format, torch.channels_last), (torch.float32, half)
+    ):
+        if kind.has_norm and training and dtype == half:
+            continue  # the generator's norms make differences between four samples, which are rounded, large
+        findings.cases += 1
+        x = torch.randn(4, 3, _SIZE, _SIZE, device=setting.device).to(memory_format=layout)
+        for net in (ours, plain):
+            net.train(training).to(memory_format=layout).zero_grad()
+            with torch.autocast(setting.device.type, dtype=dtype, enabled=dtype == half):
+                y = net[1](net[0](x))
+                place = y.data_ptr()
+                y = net[2](y)
+                together += y.data_ptr() == place
+                net[3](y).float().square().mean().backward()
+        close_gradients(
+            f"training {training}, {layout}, {dtype},", ours, plain, findings, 5e-2 if dtype == half else 5e-3
+        )
+    return f"one operator in {together} of {findings.result()}"
 
 
 def _step(net: nn.Sequential, act: nn.Module, x: Tensor, memory: str, setting: Setting) -> tuple[list[Tensor], int]:

@@ -43,7 +43,7 @@ def compiled(setting: Setting, kind: Kind) -> str:
         plain.zero_grad()
         y.square().mean().backward()
         expected.square().mean().backward()
-        _close_gradients(f"{height}x{width}", ours, plain, findings)
+        close_gradients(f"{height}x{width}", ours, plain, findings)
     compat.reset_compiler()
     return f"{backend}, {findings.result()}"
 
@@ -134,10 +134,11 @@ def close_networks(label: str, ours: nn.Module, plain: nn.Module, tolerance: flo
             findings.close(f"{label} {name}", tensor, theirs[name], tolerance, 1e-2)
 
 
-def _close_gradients(label: str, ours: nn.Module, plain: nn.Module, findings: Findings) -> None:
+def close_gradients(label: str, ours: nn.Module, plain: nn.Module, findings: Findings, tolerance: float = 5e-3) -> None:
+    """The gradients of the parameters of a network and its twin are close."""
     theirs = {name.replace(".module.", "."): p.grad for name, p in plain.named_parameters()}
     scale = 1e-2 * max(g.abs().max().item() for g in theirs.values() if g is not None)
     for name, parameter in ours.named_parameters():
         expected = theirs[name]
         if expected is not None:
-            findings.close(f"{label} gradient of {name}", parameter.grad, expected, 5e-3, scale)
+            findings.close(f"{label} gradient of {name}", parameter.grad, expected, tolerance, scale)

@@ -32,16 +32,31 @@ Gradients acon_c_backward_cpu(
 // Whether nobody else has the tensor or a view of it, and no graph records it: then it may be changed.
 bool is_ours(const Tensor& t);
 
-// A batch norm: its output is z = scale u + shift, with its input u. All are per channel, in the compute type.
+// A batch norm: its output is z = scale u + shift, with its input u.
 struct Norm {
-  Tensor scale, shift, mean, rstd;
+  enum Row { scale, shift, mean, rstd };
+  Tensor values; // (4, C): the rows, in the compute type
   bool batch_statistics; // whether mean and rstd are those of u
   Tensor mean_of_samples; // of u, (N, C); only where somebody needs the gradient of the mean of z
+
+  Tensor operator[](Row row) const {
+    return values[row];
+  }
 };
+
+// What a batch norm computes with, per channel.
+struct NormTensors {
+  Tensor mean, variance; // as rstd instead, if `is_rstd`
+  bool is_rstd;
+  double eps;
+  Tensor weight, bias; // may be undefined
+};
+// `Norm::values` of a norm whose input has the dtype and channels of `u`.
+Tensor norm_values_cpu(const Tensor& u, const NormTensors& of);
 
 // ACON-C of z. u must be walkable.
 Tensor normed_acon_c_cpu(
-    const Tensor& u, const Tensor& scale, const Tensor& shift, const Tensor& p1, const Tensor& p2, const Tensor& beta,
+    const Tensor& u, const Tensor& norm_values, const Tensor& p1, const Tensor& p2, const Tensor& beta,
     int64_t channel_dim);
 
 // `weight` and `bias` are those of the norm.

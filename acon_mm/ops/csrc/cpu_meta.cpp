@@ -56,7 +56,7 @@ const MetaKernels meta_cpu{
 
 MetaResult forward_after_norm_cpu(const MetaInputs& in, Norm& norm, const Tensor& z) {
   norm.mean_of_samples = channel_mean_cpu(in.x, in.channel_dim);
-  const Tensor mean = norm.mean_of_samples * norm.scale + norm.shift;
+  const Tensor mean = norm.mean_of_samples * norm[Norm::scale] + norm[Norm::shift];
   GeneratorOutputs outputs = generator_cpu(mean, in.generator);
   acon_c_cpu_(z, in.p1, in.p2, outputs.beta(), in.channel_dim);
   MetaResult result{z.alias(), {mean}};

@@ -1,4 +1,4 @@
-// ACON-C and the mean on a GPU, without autograd: which kernel of ops/gpu_kernels.py walks a tensor, in which tiles.
+// ACON-C and the mean on a GPU, without autograd: which kernel of ops/gpu_kernels walks a tensor, in which tiles.
 #include "gpu.h"
 
 #include "layout.h"
@@ -69,7 +69,7 @@ bool is_half_or_float(const Tensor& t) {
   return type == at::kFloat || type == at::kHalf || type == at::kBFloat16;
 }
 
-// The shape of a parameter's gradient, as in ops/gpu_kernels.py.
+// The shape of a parameter's gradient, as in ops/gpu_kernels.
 int kind(const Tensor& grad, int64_t channels) {
   if (!grad.defined()) {
     return 0;
@@ -111,14 +111,13 @@ GpuWalk::GpuWalk(const Tensor& walked, int64_t channel_dim, bool by_sample) : x(
   order = inner == 1 ? kRows : inner >= kLargePlane && aligned ? kPlanes : kFlat;
 }
 
-Tensor GpuWalk::forward(const GpuParameters& parameters) const {
-  const Tensor y = at::empty_like(x);
+void GpuWalk::forward(const GpuParameters& parameters, const Tensor& y, const Tensor& norm_values) const {
   if (x.numel() == 0) {
-    return y;
+    return;
   }
   const char* const names[] = {"forward_planes", "forward_flat", "forward_rows"};
   Launch launch(names[order], x);
-  launch.pointer(x).output(y);
+  launch.pointer(x).output(y).pointer(norm_values);
   add(launch, parameters);
   int64_t programs;
   switch (order) {
@@ -151,13 +150,13 @@ Tensor GpuWalk::forward(const GpuParameters& parameters) const {
       programs = samples * row_tiles * channel_tiles;
     }
   }
+  launch.constant(norm_values.defined());
   launch.run(programs, 4);
-  return y;
 }
 
 GpuWalk::Sums GpuWalk::walk(
     const Tensor& grad_y, const GpuParameters* parameters, int sums, const Tensor& grad_x,
-    const float* mean_grad) const {
+    const float* mean_grad, const NormBefore& norm) const {
   const auto options = x.options().dtype(at::kFloat);
   if (x.numel() == 0) {
     return {sums > 0 ? at::zeros({samples, 1, sums, channels}, options) : Tensor(), 1};
@@ -214,6 +213,7 @@ GpuWalk::Sums GpuWalk::walk(
   }
   Launch launch(name, x);
   launch.pointer(x).pointer(grad_y).output(grad_x).output(result.values).pointer(mean_grad);
+  launch.pointer(norm.values).pointer(norm.correction);
   if (parameters) {
     add(launch, *parameters);
   } else {
@@ -241,26 +241,47 @@ GpuWalk::Sums GpuWalk::walk(
   for (size_t i = 0; i < tile_constants; ++i) {
     launch.constant(tile[i]);
   }
-  launch.constant(sums).constant(grad_x.defined()).constant(mean_grad != nullptr);
+  launch.constant(sums).constant(grad_x.defined()).constant(mean_grad != nullptr).constant(norm.kind());
   launch.run(samples * parts.parts * programs_of_a_part, 4);
   return result;
 }
 
 GpuWalk::Sums GpuWalk::backward(
     const Tensor& grad_y, const GpuParameters& parameters, bool sums, const Tensor& grad_x,
-    const float* mean_grad) const {
-  return walk(grad_y, &parameters, sums ? 3 : 0, grad_x, mean_grad);
+    const float* mean_grad, const NormBefore& norm) const {
+  return walk(grad_y, &parameters, !sums ? 0 : norm.values.defined() ? 5 : 3, grad_x, mean_grad, norm);
 }
 
 GpuWalk::Sums GpuWalk::sum() const {
-  return walk({}, nullptr, 1, {}, nullptr);
+  return walk({}, nullptr, 1, {}, nullptr, {});
+}
+
+void finish(
+    const GpuWalk& walk, const GpuWalk::Sums& sums, const GpuParameters& parameters, const GpuGradients& grad) {
+  const int64_t channels = walk.channels, columns = 16, groups = quotient(channels, columns);
+  const int kinds[] = {kind(grad.p1, channels), kind(grad.p2, channels), kind(grad.beta, channels)};
+  const bool of_samples = kinds[0] > 1 || kinds[1] > 1 || kinds[2] > 1;
+  const int64_t rows = std::min<int64_t>(power_of_two(walk.samples * sums.parts), 256);
+  Launch launch("finish", walk.x);
+  launch.pointer(sums.values);
+  add(launch, parameters[0]), add(launch, parameters[1]);
+  launch.output(grad.p1).output(grad.p2).output(grad.beta);
+  launch.pointer(grad.norm_values).output(grad.weight).output(grad.bias).output(grad.correction);
+  launch.integer(walk.samples).integer(channels).integer(groups).integer(sums.parts).integer(walk.area());
+  launch.integer(parameters[0].sample_stride).integer(parameters[0].channel_stride);
+  launch.integer(parameters[1].sample_stride).integer(parameters[1].channel_stride);
+  launch.constant(kinds[0]).constant(kinds[1]).constant(kinds[2]);
+  launch.constant(GpuWalk::NormBefore{grad.norm_values, grad.correction}.kind());
+  launch.constant(sums.values.size(2)).constant(rows).constant(columns);
+  launch.run(groups + (of_samples ? walk.samples : 0), rows * columns >= 2048 ? 8 : 4);
 }
 
 Tensor acon_c_gpu(const Tensor& input, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
   const c10::DeviceGuard guard(input.device());
   const Tensor x = walkable(input, channel_dim);
   const GpuWalk walk(x, channel_dim, p1.dim() == 2 || p2.dim() == 2 || beta.dim() == 2);
-  const Tensor y = walk.forward({p1, p2, beta});
+  const Tensor y = at::empty_like(x);
+  walk.forward({p1, p2, beta}, y);
   return input.is_same(x) ? y : like(input).copy_(y);
 }
 
@@ -281,19 +302,7 @@ Gradients acon_c_backward_gpu(
   const GpuParameters parameters{p1, p2, beta};
   const auto partial = walk.backward(ordered_as(grad_y, x), parameters, sums, grad_x);
   if (sums) {
-    const int64_t channels = walk.channels, columns = 16, groups = quotient(channels, columns);
-    const int kinds[] = {kind(grad_p1, channels), kind(grad_p2, channels), kind(grad_beta, channels)};
-    const bool of_samples = kinds[0] > 1 || kinds[1] > 1 || kinds[2] > 1;
-    const int64_t rows = std::min<int64_t>(power_of_two(walk.samples * partial.parts), 256);
-    Launch launch("finish", x);
-    launch.pointer(partial.values);
-    add(launch, parameters[0]), add(launch, parameters[1]);
-    launch.output(grad_p1).output(grad_p2).output(grad_beta);
-    launch.integer(walk.samples).integer(channels).integer(groups).integer(partial.parts);
-    launch.integer(parameters[0].sample_stride).integer(parameters[0].channel_stride);
-    launch.integer(parameters[1].sample_stride).integer(parameters[1].channel_stride);
-    launch.constant(kinds[0]).constant(kinds[1]).constant(kinds[2]).constant(rows).constant(columns);
-    launch.run(groups + (of_samples ? walk.samples : 0), rows * columns >= 2048 ? 8 : 4);
+    finish(walk, partial, parameters, {grad_p1, grad_p2, grad_beta});
   }
   if (grad_x.defined() && !input.is_same(x)) {
     grad_x = like(input).copy_(grad_x);

@@ -19,6 +19,9 @@ inline int64_t power_of_two(int64_t value) { // at least `value`
 
 // The type of device that the kernels run on. None before `use_gpu_kernels`.
 c10::DeviceType& gpu_device_type();
+inline bool runs_on_gpu(const Tensor& x) {
+  return x.device().type() == gpu_device_type();
+}
 
 // Whether the kernels take these tensors. The reference takes all others.
 bool gpu_serves(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim);
@@ -29,6 +32,16 @@ Gradients acon_c_backward_gpu(
     const Tensor& grad_y, const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta,
     int64_t channel_dim, Mask output_mask);
 Tensor channel_mean_gpu(const Tensor& x, int64_t channel_dim);
+
+// The counterparts of those in cpu.h, for parameters of shape (C,). `x` must be walkable.
+void acon_c_gpu_(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim);
+Tensor norm_values_gpu(const Tensor& u, const NormTensors& of);
+Tensor normed_acon_c_gpu(
+    const Tensor& u, const Tensor& norm_values, const Tensor& p1, const Tensor& p2, const Tensor& beta,
+    int64_t channel_dim);
+NormedAconGradients normed_acon_c_backward_gpu(
+    Tensor grad_y, const Tensor& u, const Norm& norm, const Tensor& p1, const Tensor& p2, const Tensor& beta,
+    int64_t channel_dim);
 
 // The values of a parameter: (C,), (N, C) or (N, 1). A stride of 0 repeats them.
 struct GpuParameter {
@@ -45,7 +58,7 @@ struct GpuParameter {
 };
 using GpuParameters = std::array<GpuParameter, 3>; // p1, p2 and beta
 
-// How the kernels walk a tensor: the three orders of ops/gpu_kernels.py.
+// How the kernels walk a tensor: the three orders of ops/gpu_kernels.
 struct GpuWalk {
   enum Order { kPlanes, kFlat, kRows };
 
@@ -61,23 +74,42 @@ struct GpuWalk {
     return blocks * inner;
   }
 
-  Tensor forward(const GpuParameters& parameters) const;
+  // Of a norm before, x is the input. Its values, and what its own mean and variance add to grad_x (ops/gpu_kernels).
+  struct NormBefore {
+    Tensor values, correction; // undefined where there are none
+
+    int kind() const {
+      return correction.defined() ? 2 : values.defined() ? 1 : 0;
+    }
+  };
+
+  // Writes the result to `y`, which may be x.
+  void forward(const GpuParameters& parameters, const Tensor& y, const Tensor& norm_values = {}) const;
 
   struct Sums {
-    Tensor values; // (samples, parts, kSums or 1, channels)
+    Tensor values; // (samples, parts, 1 or 3 or 5, channels)
     int64_t parts;
   };
-  // The sums of grad_y times the derivatives, and grad_x where it is wanted. `mean_grad`, (N, C), is added to grad_x.
+  // The sums of grad_y times the derivatives, and grad_x where it is wanted. `mean_grad`, (N, C), is added to the
+  // gradient of the ACON's input. With a norm before, x is the norm's input.
   Sums backward(
       const Tensor& grad_y, const GpuParameters& parameters, bool sums, const Tensor& grad_x,
-      const float* mean_grad = nullptr) const;
+      const float* mean_grad = nullptr, const NormBefore& norm = {}) const;
   // The sums of x.
   Sums sum() const;
 
  private:
   Sums walk(
       const Tensor& grad_y, const GpuParameters* parameters, int sums, const Tensor& grad_x,
-      const float* mean_grad) const;
+      const float* mean_grad, const NormBefore& norm) const;
 };
+
+// Launches `finish`: the gradients of p1, p2 and beta out of the sums, where they are defined.
+struct GpuGradients {
+  Tensor p1, p2, beta;
+  // Of a norm before: its values, the gradients of its weight and bias, and its correction.
+  Tensor norm_values, weight, bias, correction;
+};
+void finish(const GpuWalk& walk, const GpuWalk::Sums& sums, const GpuParameters& parameters, const GpuGradients& grad);
 
 } // namespace acon

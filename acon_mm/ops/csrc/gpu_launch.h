@@ -1,4 +1,4 @@
-// Launches of the Triton kernels in ops/gpu_kernels.py and ops/gpu_generator_kernels.py, by CUDA's driver. No header of
+// Launches of the Triton kernels in ops/gpu_kernels, by CUDA's driver. No header of
 // CUDA is needed to build this, and no CUDA to load it.
 #pragma once
 

@@ -1,5 +1,5 @@
 // Meta-ACON-C on a GPU: four launches forward, six backward, for any number of samples. The kernels are in
-// ops/gpu_kernels.py and ops/gpu_generator_kernels.py.
+// ops/gpu_kernels.
 #include "gpu.h"
 #include "layout.h"
 #include "meta.h"
@@ -37,7 +37,7 @@ struct Workspace {
   }
 };
 
-// As in ops/gpu_generator_kernels.py.
+// As in ops/gpu_kernels/generator.py.
 int norm_kind(const Generator& generator) {
   return !generator.has_norm() ? 0 : generator.batch_statistics ? 2 : 1;
 }
@@ -114,7 +114,8 @@ MetaResult forward(const MetaInputs& in) {
   const Calls calls(in, space, data, sums, walk.area());
   layer_forward(calls.first, in, data);
   layer_forward(calls.second, in, data);
-  const Tensor y = walk.forward(parameters(in, space, data));
+  const Tensor y = at::empty_like(x);
+  walk.forward(parameters(in, space, data), y);
   return {in.x.is_same(x) ? y : like(in.x).copy_(y), {sums.values, work}};
 }
 

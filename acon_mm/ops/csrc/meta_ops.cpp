@@ -127,7 +127,7 @@ Saved load(AutogradContext* context) {
 }
 
 const MetaKernels& kernels_for(const Tensor& x) {
-  return x.device().type() == gpu_device_type() ? meta_gpu : meta_cpu;
+  return runs_on_gpu(x) ? meta_gpu : meta_cpu;
 }
 
 // The generator with the running statistics of forward.
@@ -267,10 +267,9 @@ Tensor meta_acon_c(
   TORCH_CHECK(
       !generator.has_norm() || !generator.batch_statistics || x.sym_size(0) > 1,
       "batch statistics need two samples or more, got ", x.sym_size(0), ": use batch_statistics=False");
-  const auto type = x.device().type();
   const auto wide = compute_type(x);
   // PyTorch has not chosen by device, as this operator is for all of them.
-  const bool served = (type == gpu_device_type() ? gpu_serves(x, dim) : type == at::kCPU) && x.numel() > 0 &&
+  const bool served = (runs_on_gpu(x) ? gpu_serves(x, dim) : x.is_cpu()) && x.numel() > 0 &&
       p1.scalar_type() == wide && p2.scalar_type() == wide && p1.is_contiguous() && p2.is_contiguous() &&
       is_readable(x, x.device()) && is_readable(p1, x.device()) && is_readable(p2, x.device());
   if (!served || !is_readable(generator.first, x.size(dim), p1) ||
@@ -280,7 +279,8 @@ Tensor meta_acon_c(
   variable_list learned;
   append_learned(learned, generator);
   const Recipe recipe_of_x = prepare_input(x);
-  const NormBefore before = may_overwrite ? norm_before(x, p1, p2, p1, dim) : NormBefore();
+  // On a GPU, the norm runs by itself.
+  const NormBefore before = may_overwrite && !runs_on_gpu(x) ? norm_before(x, p1, p2, p1, dim) : NormBefore();
   const variable_list affine = before.affine();
   Tensor y;
   if (before.defined()) {

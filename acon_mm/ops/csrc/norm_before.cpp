@@ -2,7 +2,6 @@
 
 #include <ATen/TensorSubclassLikeUtils.h>
 #include <torch/csrc/autograd/autograd.h>
-#include <torch/csrc/autograd/generated/Functions.h>
 
 #include "gpu.h"
 #include "layout.h"
@@ -13,10 +12,17 @@ namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-using torch::autograd::generated::NativeBatchNormBackward0;
 
 // The tensors that are saved besides the norm's input.
-constexpr size_t kSaved = 7;
+constexpr size_t kSaved = 4;
+
+// Whether the kernels of x's device take the tensors.
+bool is_served(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta) {
+  if (runs_on_gpu(x)) {
+    return gpu_serves(x, p1, p2, beta, 1) && p1.dim() == 1 && p2.dim() == 1 && beta.dim() == 1;
+  }
+  return x.is_cpu() && cpu_serves(x, p1, p2, beta);
+}
 
 // Whether the gradient of x itself may be asked for.
 bool has_own_gradient(const Tensor& x) {
@@ -38,54 +44,40 @@ Tensor shift_of(const Tensor& z, const Tensor& u, const Tensor& scale) {
 
 NormBefore norm_before(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim) {
   const auto root = x.grad_fn();
-  if (!root || !recomputes() || !at::GradMode::is_enabled() || !x.is_cpu() || gpu_device_type() == at::kCPU ||
-      at::isTensorSubclassLike(x) || typeid(*root) != typeid(NativeBatchNormBackward0)) {
+  if (!root || !recomputes() || !at::GradMode::is_enabled() || at::isTensorSubclassLike(x)) {
     return {};
   }
-  const auto& node = static_cast<const NativeBatchNormBackward0&>(*root);
   const bool plain = x.output_nr() == 0 && x._version() == 0 && !x.is_view() && !has_own_gradient(x) &&
       root->pre_hooks().empty() && root->tensor_pre_hooks().empty() && root->post_hooks().empty() && saves_plainly();
-  if (!plain || !is_worth_it(x) || channel_dim != 1 || !cpu_serves(x, p1, p2, beta)) {
+  if (!plain || !is_worth_it(x) || channel_dim != 1 || !is_served(x, p1, p2, beta)) {
     return {};
   }
-  const auto kept = kept_as_it_is(node.input_, 0), weight = kept_as_it_is(node.weight_, 0);
-  if (!kept || !kept->defined() || !weight) {
+  const auto node = norm_node(*root);
+  if (!node || node->input.scalar_type() != x.scalar_type() || node->input.strides() != x.strides() ||
+      !(x.is_contiguous() || is_channels_last(x, 1))) {
     return {};
   }
-  const auto is_frozen = [&](size_t input) { return !node.next_edge(input).function; };
-  const auto own_weight = is_frozen(1) ? weight : parameter_of(node, 1, weight->defined());
-  const auto bias = is_frozen(2) ? Tensor() : parameter_of(node, 2, weight->defined());
-  const bool alike = kept->scalar_type() == x.scalar_type() && kept->strides() == x.strides() &&
-      (x.is_contiguous() || is_channels_last(x, 1));
-  if (!own_weight || !bias || !alike) {
+  const bool has_weight = node->weight.defined();
+  const auto is_frozen = [&](size_t input) { return !root->next_edge(input).function; };
+  const auto weight = is_frozen(1) ? node->weight : parameter_of(*root, 1, has_weight);
+  const auto bias = is_frozen(2) ? Tensor() : parameter_of(*root, 2, has_weight);
+  if (!weight || !bias) {
     return {};
   }
-  const auto mean = kept_as_it_is(node.training ? node.result1_ : node.running_mean_, 0),
-             variance = kept_as_it_is(node.training ? node.result2_ : node.running_var_, 0);
-  if (!mean || !variance || !mean->defined() || !variance->defined()) {
-    return {};
-  }
-  NormBefore before{{}, *own_weight, *bias, {}, node.eps};
+  NormBefore before{{}, *weight, *bias, {}, node->eps};
   try {
-    before.input = node.input_.unpack();
+    before.input = node->saved_input.unpack();
   } catch (const c10::Error&) { // it was changed, which the norm's own backward will say
     return {};
   }
-  // Copies, which nobody changes.
   at::AutoDispatchBelowADInplaceOrView below;
-  const auto type = compute_type(x);
   Norm& norm = before.norm;
-  norm.batch_statistics = node.training;
-  norm.mean = mean->to(type, false, /*copy=*/true);
-  norm.rstd = node.training ? variance->to(type, false, /*copy=*/true) : (variance->to(type) + node.eps).rsqrt();
-  norm.scale = own_weight->defined() ? (norm.rstd * *own_weight).to(type) : norm.rstd;
-  if (bias->defined()) {
-    norm.shift = (*bias - norm.mean * norm.scale).to(type);
-  } else if (!weight->defined()) {
-    norm.shift = -norm.mean * norm.scale;
-  } else {
-    norm.shift = shift_of(x, *kept, norm.scale);
-    before.bias = norm.shift + norm.mean * norm.scale;
+  norm.batch_statistics = node->training;
+  norm.values = (runs_on_gpu(x) ? norm_values_gpu : norm_values_cpu)(
+      x, {node->mean, node->variance, node->training, node->eps, *weight, *bias});
+  if (has_weight && !bias->defined()) {
+    norm[Norm::shift].copy_(shift_of(x, node->input, norm[Norm::scale]));
+    before.bias = norm[Norm::shift] + norm[Norm::mean] * norm[Norm::scale];
   }
   return before;
 }
@@ -108,7 +100,7 @@ void take_history(const Tensor& x, const Tensor& y) {
 Recipe NormBefore::then_activate(
     int64_t channel_dim, const Tensor& p1, const Tensor& p2, const Tensor& beta) const {
   return Recipe::of(input).then(
-      Recipe::activate_normed, static_cast<double>(channel_dim), {norm.scale, norm.shift, p1, p2, beta});
+      Recipe::activate_normed, static_cast<double>(channel_dim), {norm.values, p1, p2, beta});
 }
 
 variable_list NormBefore::gradients(const NormedAconGradients& found, const variable_list& others) const {
@@ -129,7 +121,7 @@ Tensor NormBefore::output() const {
   }
   std::vector<int64_t> shape(input.dim(), 1);
   shape[1] = input.size(1);
-  const Tensor z = (input - norm.mean.view(shape)) * norm.rstd.view(shape);
+  const Tensor z = (input - norm[Norm::mean].view(shape)) * norm[Norm::rstd].view(shape);
   return (weight.defined() ? z * weight.view(shape) + bias.view(shape) : z).to(input.scalar_type());
 }
 
@@ -156,10 +148,7 @@ void save_norm(AutogradContext& context, variable_list& list, const NormBefore& 
   if (before.defined()) {
     context.saved_data["norm_eps"] = before.eps;
     context.saved_data["norm_batch_statistics"] = before.norm.batch_statistics;
-    const Norm& norm = before.norm;
-    list.insert(
-        list.end(),
-        {before.weight, before.bias, norm.scale, norm.shift, norm.mean, norm.rstd, norm.mean_of_samples});
+    list.insert(list.end(), {before.weight, before.bias, before.norm.values, before.norm.mean_of_samples});
   }
 }
 
@@ -173,8 +162,7 @@ NormBefore load_norm(AutogradContext& context, variable_list& list) {
   Norm& norm = before.norm;
   norm.batch_statistics = context.saved_data["norm_batch_statistics"].toBool();
   auto next = list.end() - kSaved;
-  for (Tensor* t :
-       {&before.weight, &before.bias, &norm.scale, &norm.shift, &norm.mean, &norm.rstd, &norm.mean_of_samples}) {
+  for (Tensor* t : {&before.weight, &before.bias, &norm.values, &norm.mean_of_samples}) {
     *t = *next++;
   }
   list.resize(list.size() - kSaved);

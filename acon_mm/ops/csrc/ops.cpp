@@ -162,7 +162,7 @@ struct AconCFunction : torch::autograd::Function<AconCFunction> {
     }
     const Tensor made = in.make();
     const Tensor &p1 = in.list[1], &p2 = in.list[2], &beta = in.list[3];
-    const bool on_cpu = made.is_cpu() && gpu_device_type() != at::kCPU && cpu_serves(made, p1, p2, beta);
+    const bool on_cpu = made.is_cpu() && !runs_on_gpu(made) && cpu_serves(made, p1, p2, beta);
     auto [x, of_p1, of_p2, of_beta] = on_cpu && is_ours(grads[0])
         ? acon_c_backward_cpu(
               std::move(grads[0]), made, p1, p2, beta, at::maybe_wrap_dim(channel_dim, made.dim()), mask)
@@ -183,7 +183,7 @@ struct NormedAconCFunction : torch::autograd::Function<NormedAconCFunction> {
     variable_list list = {input, p1, p2, beta};
     save_norm(*context, list, before);
     context->save_for_backward(std::move(list));
-    acon_c_cpu_(z.tensor, p1, p2, beta, 1);
+    (runs_on_gpu(input) ? acon_c_gpu_ : acon_c_cpu_)(z.tensor, p1, p2, beta, 1);
     return z.tensor.alias();
   }
 
@@ -206,7 +206,9 @@ struct NormedAconCFunction : torch::autograd::Function<NormedAconCFunction> {
       return result;
     }
     check_gradient(grads[0], before.input);
-    const auto grad = normed_acon_c_backward_cpu(std::move(grads[0]), before.input, before.norm, p1, p2, beta, 1);
+    const auto grad = runs_on_gpu(before.input)
+        ? normed_acon_c_backward_gpu(std::move(grads[0]), before.input, before.norm, p1, p2, beta, 1)
+        : normed_acon_c_backward_cpu(std::move(grads[0]), before.input, before.norm, p1, p2, beta, 1);
     variable_list result = before.gradients(grad, {grad.p1, grad.p2, grad.beta});
     result.resize(result.size() + 2); // `before` and `z` have no gradient
     return result;

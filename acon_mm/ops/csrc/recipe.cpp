@@ -4,7 +4,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 
 #include "compat.h"
-#include "cpu.h"
+#include "gpu.h"
 
 namespace acon {
 namespace {
@@ -22,7 +22,7 @@ int64_t tensors_of(Recipe::Kind kind) {
     case Recipe::activate:
       return 3;
     case Recipe::activate_normed:
-      return 5;
+      return 4;
     default:
       return 4;
   }
@@ -96,8 +96,8 @@ Tensor Recipe::make() const {
         results.back() = activated(results.back(), with[0], with[1], with[2], static_cast<int64_t>(argument));
         break;
       case activate_normed:
-        results.back() = normed_acon_c_cpu(
-            results.back(), with[0], with[1], with[2], with[3], with[4], static_cast<int64_t>(argument));
+        results.back() = (runs_on_gpu(results.back()) ? normed_acon_c_gpu : normed_acon_c_cpu)(
+            results.back(), with[0], with[1], with[2], with[3], static_cast<int64_t>(argument));
         break;
       default:
         results.back() = normalized(

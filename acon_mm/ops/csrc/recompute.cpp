@@ -211,33 +211,31 @@ void recompute_before(Node& root) {
   }
 }
 
-// Of the output of a batch norm.
 template <typename T>
-std::optional<Recipe> recipe_of_norm(const T& node, double eps) {
+std::optional<NormNode> norm_node_of(const T& node, double eps) {
   const auto x = kept_as_it_is(node.input_, 0), weight = kept_as_it_is(node.weight_, 0);
   const auto mean = kept_as_it_is(node.training ? node.result1_ : node.running_mean_, 0),
              variance = kept_as_it_is(node.training ? node.result2_ : node.running_var_, 0);
   if (!x || !x->defined() || !weight || !mean || !variance || !mean->defined() || !variance->defined()) {
     return std::nullopt;
   }
-  const auto own_weight = parameter_of(node, 1, weight->defined()), bias = parameter_of(node, 2, weight->defined());
-  if (!own_weight || !bias) {
+  return NormNode{node.input_, *x, *weight, *mean, *variance, node.training, eps};
+}
+
+std::optional<Recipe> recipe_of_norm(const Node& node, const NormNode& norm) {
+  const auto weight = parameter_of(node, 1, norm.weight.defined()), bias = parameter_of(node, 2, norm.weight.defined());
+  if (!weight || !bias) {
     return std::nullopt;
   }
-  return Recipe::of(*x).then(
-      node.training ? Recipe::normalize_by_rstd : Recipe::normalize, eps, {*own_weight, *bias, *mean, *variance});
+  return Recipe::of(norm.input)
+      .then(norm.training ? Recipe::normalize_by_rstd : Recipe::normalize, norm.eps,
+            {*weight, *bias, norm.mean, norm.variance});
 }
 
 // Of the output of a node, where the node keeps what it takes.
 std::optional<Recipe> recipe_of_output(Node& node) {
-  using namespace torch::autograd::generated;
-  if (typeid(node) == typeid(NativeBatchNormBackward0)) {
-    const auto& norm = static_cast<NativeBatchNormBackward0&>(node);
-    return recipe_of_norm(norm, norm.eps);
-  }
-  if (typeid(node) == typeid(CudnnBatchNormBackward0)) {
-    const auto& norm = static_cast<CudnnBatchNormBackward0&>(node);
-    return recipe_of_norm(norm, norm.epsilon);
+  if (const auto norm = norm_node(node)) {
+    return recipe_of_norm(node, *norm);
   }
   if (const auto offer = offered.find(&node); offer != offered.end()) {
     return offer->second;
@@ -293,6 +291,19 @@ bool recomputes() {
 
 bool is_worth_it(const Tensor& x) {
   return x.numel() * static_cast<int64_t>(x.element_size()) >= kLeastBytes;
+}
+
+std::optional<NormNode> norm_node(const Node& node) {
+  using namespace torch::autograd::generated;
+  if (typeid(node) == typeid(NativeBatchNormBackward0)) {
+    const auto& norm = static_cast<const NativeBatchNormBackward0&>(node);
+    return norm_node_of(norm, norm.eps);
+  }
+  if (typeid(node) == typeid(CudnnBatchNormBackward0)) {
+    const auto& norm = static_cast<const CudnnBatchNormBackward0&>(node);
+    return norm_node_of(norm, norm.epsilon);
+  }
+  return std::nullopt;
 }
 
 std::optional<Tensor> parameter_of(const Node& node, size_t input, bool has_one) {

@@ -54,6 +54,17 @@ std::optional<Tensor> kept_as_it_is(const Saved&, long) {
   return std::nullopt;
 }
 
+// What the node of a batch norm keeps.
+struct NormNode {
+  const torch::autograd::SavedVariable& saved_input;
+  Tensor input, weight; // the weight may be undefined
+  Tensor mean, variance; // in training, those of the input, the variance as 1/std; otherwise the running statistics
+  bool training;
+  double eps;
+};
+// None for other nodes, and where hooks stand for what it keeps.
+std::optional<NormNode> norm_node(const torch::autograd::Node& node);
+
 // The parameter of a layer at an input of its node; undefined where it has none. None where it is frozen, so that the
 // node does not know it, or computed, so that it may be freed.
 std::optional<Tensor> parameter_of(const torch::autograd::Node& node, size_t input, bool has_one);

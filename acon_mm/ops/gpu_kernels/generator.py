@@ -4,7 +4,7 @@ A layer is ``z = x w^T + b``, ``n = (z - mean) rstd g + c``, ``y = scale sigmoid
 OUTPUTS outputs of all samples, so the statistics of a batch norm need no other program. It takes SAMPLES at a time.
 
 Shapes: x ``(samples, inputs)``, w ``(outputs, inputs)``; z, n and y ``(samples, outputs)``; all others ``(outputs,)``.
-The arguments are named as in ``gpu_kernels.py``; ``scale``, ``momentum`` and ``eps`` are float32.
+The arguments are named as in the other kernels; ``scale``, ``momentum`` and ``eps`` are float32.
 """
 
 # mypy: disallow-untyped-defs=False
@@ -12,7 +12,8 @@ The arguments are named as in ``gpu_kernels.py``; ``scale``, ``momentum`` and ``
 import triton
 import triton.language as tl
 
-from .gpu_kernels import _LARGEST, _clamp, _p_diff, _sigmoid, _summands
+from .common import LARGEST, clamp, sigmoid
+from .per_channel import difference, summands
 
 # The norm of a layer: none, one with running statistics, one with the statistics of the samples.
 NO_NORM, RUNNING, BATCH = (tl.constexpr(norm) for norm in range(3))
@@ -78,7 +79,7 @@ def layer_forward(
             deviation = tl.where(mask, z - mean[None, :], 0.0)
             squares += deviation * deviation
         var = tl.sum(squares, 0) / samples
-        finite = exists & (var <= _LARGEST)  # another batch would spoil the running statistics for good
+        finite = exists & (var <= LARGEST)  # another batch would spoil the running statistics for good
         moved = tl.load(running_mean_pointer + output, mask=exists, other=0.0)
         tl.store(running_mean_pointer + output, moved + momentum * (mean - moved), mask=finite)
         moved = tl.load(running_var_pointer + output, mask=exists, other=0.0)
@@ -103,7 +104,7 @@ def layer_forward(
             z = tl.load(z_pointer + place, mask=mask, other=0.0)
         y = (z - mean[None, :]) * factor[None, :] + shift[None, :]
         if SIGMOID:
-            y = scale * _sigmoid(y)
+            y = scale * sigmoid(y)
         tl.store(y_pointer + place, y, mask=mask)
 
 
@@ -129,7 +130,7 @@ def layer_backward(
         mean = tl.load(mean_pointer + output, mask=exists, other=0.0)
         rstd = tl.load(rstd_pointer + output, mask=exists, other=0.0)
     if SIGMOID:
-        p_diff = _p_diff(p1_pointer, p2_pointer, 0, output[None, :], 0, 1, 0, 1, exists[None, :])
+        p_diff = difference(p1_pointer, p2_pointer, 0, output[None, :], 0, 1, 0, 1, exists[None, :])
     of_p1 = tl.zeros([SAMPLES, OUTPUTS], tl.float32)
     of_p2 = tl.zeros([SAMPLES, OUTPUTS], tl.float32)
     of_norm_weight = tl.zeros([SAMPLES, OUTPUTS], tl.float32)
@@ -145,12 +146,12 @@ def layer_backward(
             grad = tl.zeros([SAMPLES, OUTPUTS], tl.float32)
             for part in tl.static_range(SUM_PARTS):
                 row = sample[:, None] * SUM_PARTS + part
-                more_p1, more_p2, more_beta = _summands(sums_pointer, row, output[None, :], outputs, p_diff, mask)
+                more_p1, more_p2, more_beta = summands(sums_pointer, row, output[None, :], outputs, p_diff, mask, 3)
                 of_p1 += more_p1
                 of_p2 += more_p2
                 grad += more_beta
             y = tl.load(y_pointer + place, mask=mask, other=0.0)
-            grad = _clamp(grad, _LARGEST) * (y * (1.0 - y / scale))
+            grad = clamp(grad, LARGEST) * (y * (1.0 - y / scale))
         else:
             grad = tl.load(grad_y_pointer + place, mask=mask, other=0.0)
         of_norm_bias += grad
