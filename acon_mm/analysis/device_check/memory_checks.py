@@ -55,7 +55,7 @@ def norm_before(setting: Setting, kind: Kind) -> str:
         findings.cases += 1
         x = torch.randn(4, 3, _SIZE, _SIZE, device=setting.device).to(memory_format=layout)
         for net in (ours, plain):
-            net.train(training).to(memory_format=layout).zero_grad()
+            net.train(training).to(memory_format=layout).zero_grad()  # type: ignore[call-overload]
             with torch.autocast(setting.device.type, dtype=dtype, enabled=dtype == half):
                 y = net[1](net[0](x))
                 place = y.data_ptr()
