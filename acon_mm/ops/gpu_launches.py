@@ -185,7 +185,7 @@ def _finish(sums: Tensor, p1: Tensor, p2: Tensor, grads: list[Tensor | None]) ->
     groups = triton.cdiv(channels, columns)
     names = dict(strict_zip(("KIND_P1", "KIND_P2", "KIND_BETA"), kinds))
     kernels.finish[(groups + (samples if max(kinds) > 1 else 0),)](
-        *(sums, p1, p2, *grads, None, None, None, None),
+        *(sums, p1, p2, *grads, *5 * (None,)),
         *(samples, channels, groups, parts, 1, *_strides(p1, p2)),
-        **dict(**names, NORMED=0, SUMS=3, ROWS=rows, CHANNELS=columns),
+        **dict(**names, NORMED=0, MEAN_GRAD=False, SUMS=3, ROWS=rows, CHANNELS=columns),
     )

@@ -138,8 +138,20 @@ def assert_step_is_exact(
     ("norm", "act"),
     [("training", "AconC"), ("evaluation", "AconC"), ("without weights", "AconB"), ("large eps", "AconA")],
 )
-def test_a_norm_before(act, norm):
+def test_a_norm_before(norm, act):
     assert_step_is_exact(Block(norm, act), picture()[:1])
+
+
+@pytest.mark.parametrize("norm", ["training", "evaluation"])
+@pytest.mark.parametrize("act", ["MetaAconC", "MetaAconC no norm"])
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+def test_a_norm_before_meta_acon(norm, act, last):
+    torch.manual_seed(0)
+    net = Block(norm, act, r=4).to(memory_format=torch.channels_last if last else torch.contiguous_format)
+    for module in net.act.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight)
+    assert_step_is_exact(net, torch.randn(4, 3, 32, 32) + torch.randn(4, 3, 1, 1), tolerance=2e-5)
 
 
 @pytest.mark.parametrize("shape", [(5, C, 29, 29), (2, C, 5, 20, 21), (1, C, 64, 65)], ids=str)
@@ -168,10 +180,13 @@ def test_a_norm_before_in_half_precision():
     assert_step_is_exact(net, torch.randn(2, C, 64, 64), torch.float16, 2e-3)
 
 
-@pytest.mark.parametrize(("norm", "backward"), [("training", 3), ("evaluation", 2)])
-def test_number_of_launches_with_a_norm_before(norm, backward):
-    net, y = Block(norm), []
-    assert len(launches_of(lambda: y.append(net.act(net.norm(net.conv(picture()[:1])))))) == 2
+@pytest.mark.parametrize(
+    ("act", "norm", "forward", "backward"),
+    [("AconC", "training", 2, 3), ("AconC", "evaluation", 2, 2), ("MetaAconC no norm", "training", 5, 7)],
+)
+def test_number_of_launches_with_a_norm_before(act, norm, forward, backward):
+    net, y = Block(norm, act), []
+    assert len(launches_of(lambda: y.append(net.act(net.norm(net.conv(picture()[:1])))))) == forward
     assert len(launches_of(lambda: y[0].sum().backward())) == backward
 
 

@@ -48,26 +48,20 @@ std::array<NormStatistics, 2> statistics(const MetaInputs&, const std::vector<Te
   return {NormStatistics{outputs.first.mean, outputs.first.rstd}, {outputs.second.mean, outputs.second.rstd}};
 }
 
-} // namespace meta_on_cpu
-} // namespace
-
-const MetaKernels meta_cpu{
-    meta_on_cpu::forward, meta_on_cpu::backward, meta_on_cpu::beta, meta_on_cpu::statistics};
-
-MetaResult forward_after_norm_cpu(const MetaInputs& in, Norm& norm, const Tensor& z) {
+MetaResult forward_after_norm(const MetaInputs& in, Norm& norm, const Tensor& z) {
   norm.mean_of_samples = channel_mean_cpu(in.x, in.channel_dim);
   const Tensor mean = norm.mean_of_samples * norm[Norm::scale] + norm[Norm::shift];
   GeneratorOutputs outputs = generator_cpu(mean, in.generator);
   acon_c_cpu_(z, in.p1, in.p2, outputs.beta(), in.channel_dim);
   MetaResult result{z.alias(), {mean}};
-  meta_on_cpu::for_each(outputs, [&](const Tensor& t) { result.kept.push_back(t); });
+  for_each(outputs, [&](const Tensor& t) { result.kept.push_back(t); });
   return result;
 }
 
-NormedAconGradients backward_after_norm_cpu(
+NormedAconGradients backward_after_norm(
     Tensor grad_y, const MetaInputs& in, const std::vector<Tensor>& kept, const Norm& norm,
     GeneratorGradients& of_generator) {
-  const auto [mean, outputs] = meta_on_cpu::restored(kept);
+  const auto [mean, outputs] = restored(kept);
   const auto gradient_of_mean = [&, &mean = mean, &outputs = outputs](const Tensor& grad_beta) {
     of_generator = generator_backward_cpu(grad_beta, mean, in.generator, outputs);
     return of_generator.mean;
@@ -75,5 +69,12 @@ NormedAconGradients backward_after_norm_cpu(
   return normed_acon_c_backward_cpu(
       std::move(grad_y), in.x, norm, in.p1, in.p2, outputs.beta(), in.channel_dim, gradient_of_mean);
 }
+
+} // namespace meta_on_cpu
+} // namespace
+
+const MetaKernels meta_cpu{
+    meta_on_cpu::forward,    meta_on_cpu::backward,           meta_on_cpu::beta,
+    meta_on_cpu::statistics, meta_on_cpu::forward_after_norm, meta_on_cpu::backward_after_norm};
 
 } // namespace acon

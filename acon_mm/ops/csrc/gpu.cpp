@@ -247,9 +247,9 @@ GpuWalk::Sums GpuWalk::walk(
 }
 
 GpuWalk::Sums GpuWalk::backward(
-    const Tensor& grad_y, const GpuParameters& parameters, bool sums, const Tensor& grad_x,
+    const Tensor& grad_y, const GpuParameters& parameters, int sums, const Tensor& grad_x,
     const float* mean_grad, const NormBefore& norm) const {
-  return walk(grad_y, &parameters, !sums ? 0 : norm.values.defined() ? 5 : 3, grad_x, mean_grad, norm);
+  return walk(grad_y, &parameters, sums, grad_x, mean_grad, norm);
 }
 
 GpuWalk::Sums GpuWalk::sum() const {
@@ -266,13 +266,13 @@ void finish(
   launch.pointer(sums.values);
   add(launch, parameters[0]), add(launch, parameters[1]);
   launch.output(grad.p1).output(grad.p2).output(grad.beta);
-  launch.pointer(grad.norm_values).output(grad.weight).output(grad.bias).output(grad.correction);
+  launch.pointer(grad.norm_values).pointer(grad.mean_grad).output(grad.weight).output(grad.bias).output(grad.correction);
   launch.integer(walk.samples).integer(channels).integer(groups).integer(sums.parts).integer(walk.area());
   launch.integer(parameters[0].sample_stride).integer(parameters[0].channel_stride);
   launch.integer(parameters[1].sample_stride).integer(parameters[1].channel_stride);
   launch.constant(kinds[0]).constant(kinds[1]).constant(kinds[2]);
   launch.constant(GpuWalk::NormBefore{grad.norm_values, grad.correction}.kind());
-  launch.constant(sums.values.size(2)).constant(rows).constant(columns);
+  launch.constant(grad.mean_grad != nullptr).constant(sums.values.size(2)).constant(rows).constant(columns);
   launch.run(groups + (of_samples ? walk.samples : 0), rows * columns >= 2048 ? 8 : 4);
 }
 
@@ -300,7 +300,7 @@ Gradients acon_c_backward_gpu(
   const Tensor grad_p1 = wanted(1, p1), grad_p2 = wanted(2, p2), grad_beta = wanted(3, beta);
   const bool sums = grad_p1.defined() || grad_p2.defined() || grad_beta.defined();
   const GpuParameters parameters{p1, p2, beta};
-  const auto partial = walk.backward(ordered_as(grad_y, x), parameters, sums, grad_x);
+  const auto partial = walk.backward(ordered_as(grad_y, x), parameters, sums ? 3 : 0, grad_x);
   if (sums) {
     finish(walk, partial, parameters, {grad_p1, grad_p2, grad_beta});
   }

@@ -33,7 +33,7 @@ Gradients acon_c_backward_gpu(
     int64_t channel_dim, Mask output_mask);
 Tensor channel_mean_gpu(const Tensor& x, int64_t channel_dim);
 
-// The counterparts of those in cpu.h, for parameters of shape (C,). `x` must be walkable.
+// The counterparts of those in cpu.h, where p1 and p2 are (C,). x and u must be walkable.
 void acon_c_gpu_(const Tensor& x, const Tensor& p1, const Tensor& p2, const Tensor& beta, int64_t channel_dim);
 Tensor norm_values_gpu(const Tensor& u, const NormTensors& of);
 Tensor normed_acon_c_gpu(
@@ -87,13 +87,13 @@ struct GpuWalk {
   void forward(const GpuParameters& parameters, const Tensor& y, const Tensor& norm_values = {}) const;
 
   struct Sums {
-    Tensor values; // (samples, parts, 1 or 3 or 5, channels)
+    Tensor values; // (samples, parts, number of sums, channels)
     int64_t parts;
   };
-  // The sums of grad_y times the derivatives, and grad_x where it is wanted. `mean_grad`, (N, C), is added to the
-  // gradient of the ACON's input. With a norm before, x is the norm's input.
+  // `sums` (0, 3, or with a norm before 5 or 6) of grad_y times the derivatives, and grad_x where it is wanted.
+  // `mean_grad`, (N, C), is added to the gradient of the ACON's input. With a norm before, x is the norm's input.
   Sums backward(
-      const Tensor& grad_y, const GpuParameters& parameters, bool sums, const Tensor& grad_x,
+      const Tensor& grad_y, const GpuParameters& parameters, int sums, const Tensor& grad_x,
       const float* mean_grad = nullptr, const NormBefore& norm = {}) const;
   // The sums of x.
   Sums sum() const;
@@ -109,6 +109,8 @@ struct GpuGradients {
   Tensor p1, p2, beta;
   // Of a norm before: its values, the gradients of its weight and bias, and its correction.
   Tensor norm_values, weight, bias, correction;
+  // As for GpuWalk::backward, which has made 6 sums then.
+  const float* mean_grad = nullptr;
 };
 void finish(const GpuWalk& walk, const GpuWalk::Sums& sums, const GpuParameters& parameters, const GpuGradients& grad);
 

@@ -103,9 +103,9 @@ GpuParameters parameters(const MetaInputs& in, const Workspace& space, const flo
   return {in.p1, in.p2, GpuParameter(work + space.second.y, space.second.outputs)};
 }
 
-MetaResult forward(const MetaInputs& in) {
-  const c10::DeviceGuard guard(in.x.device());
-  const Tensor x = walkable(in.x, in.channel_dim);
+// Of the walkable `x`. Writes the result to `y`, which may be x.
+MetaResult forward_of(const Tensor& x, const MetaInputs& in, const Tensor& y) {
+  const c10::DeviceGuard guard(x.device());
   const GpuWalk walk(x, in.channel_dim, true);
   const auto sums = walk.sum();
   const Workspace space = workspace(in);
@@ -114,9 +114,23 @@ MetaResult forward(const MetaInputs& in) {
   const Calls calls(in, space, data, sums, walk.area());
   layer_forward(calls.first, in, data);
   layer_forward(calls.second, in, data);
-  const Tensor y = at::empty_like(x);
   walk.forward(parameters(in, space, data), y);
-  return {in.x.is_same(x) ? y : like(in.x).copy_(y), {sums.values, work}};
+  return {y, {sums.values, work}};
+}
+
+MetaResult forward(const MetaInputs& in) {
+  const Tensor x = walkable(in.x, in.channel_dim);
+  MetaResult result = forward_of(x, in, at::empty_like(x));
+  if (!in.x.is_same(x)) {
+    result.y = like(in.x).copy_(result.y);
+  }
+  return result;
+}
+
+MetaResult forward_after_norm(const MetaInputs& in, Norm&, const Tensor& z) {
+  MetaResult result = forward_of(z, in, z);
+  result.y = z.alias();
+  return result;
 }
 
 // The gradients of the layer's parameters, and of z.
@@ -137,7 +151,9 @@ void layer_backward(
   launch.integer(in.x.size(0)).integer(call.inputs).integer(call.place.outputs);
   launch.real(call.x_scale).real(in.generator.beta_scale);
   launch.constant(call.tile.samples).constant(call.tile.outputs).constant(call.tile.inputs);
-  launch.constant(in.x.size(0) <= call.tile.samples).constant(call.x_parts).constant(sums.parts).constant(norm_kind(in.generator)).constant(call.sigmoid);
+  launch.constant(in.x.size(0) <= call.tile.samples).constant(call.x_parts).constant(sums.parts);
+  launch.constant(sums.values.defined() ? sums.values.size(2) : 0).constant(norm_kind(in.generator));
+  launch.constant(call.sigmoid);
   launch.run(quotient(call.place.outputs, call.tile.outputs), call.tile.warps);
 }
 
@@ -153,33 +169,68 @@ void input_gradient(const LayerCall& call, const MetaInputs& in, const float* gr
   launch.run(quotient(samples, tile.samples) * input_tiles, tile.warps);
 }
 
-MetaGradients backward(Tensor grad_y, const MetaInputs& in, const std::vector<Tensor>& kept) {
-  const c10::DeviceGuard guard(in.x.device());
-  const Tensor x = walkable(in.x, in.channel_dim), grad = ordered_as(grad_y, x);
-  const GpuWalk walk(x, in.channel_dim, true);
+// The gradients of p1, p2 and the generator out of the sums of a backward pass, and that of the mean of x over space,
+// per element: `mean_grad`, (N, C), in `scratch`.
+struct BackwardOfGenerator {
+  Tensor p1, p2;
+  GeneratorGradients generator;
+  Tensor scratch;
+  const float* mean_grad;
+};
+
+BackwardOfGenerator generator_backward(
+    const GpuWalk& walk, const MetaInputs& in, const std::vector<Tensor>& kept, const GpuWalk::Sums& sums) {
   const Workspace space = workspace(in);
   const float* const work = const_data<float>(kept[1]);
-  const GpuWalk::Sums sums_of_x{kept[0], kept[0].size(1)};
-  const Calls calls(in, space, work, sums_of_x, walk.area());
-
-  MetaGradients result;
+  const Calls calls(in, space, work, {kept[0], kept[0].size(1)}, walk.area());
+  BackwardOfGenerator result;
   result.p1 = at::empty_like(in.p1), result.p2 = at::empty_like(in.p2);
-  const auto sums = walk.backward(grad, parameters(in, space, work), true, {});
   // One allocation: the gradients of z and y of both layers, where the mean stands for y of the first.
   const int64_t wide = space.samples * space.second.outputs, narrow = space.samples * space.first.outputs;
-  const Tensor scratch = at::empty({2 * wide + 2 * narrow}, in.p1.options());
-  float *const grad_z2 = scratch.data_ptr<float>(), *const grad_mean = grad_z2 + wide;
+  result.scratch = at::empty({2 * wide + 2 * narrow}, in.p1.options());
+  float *const grad_z2 = result.scratch.data_ptr<float>(), *const grad_mean = grad_z2 + wide;
   float *const grad_hidden = grad_mean + wide, *const grad_z1 = grad_hidden + narrow;
   layer_backward(calls.second, in, work, nullptr, sums, grad_z2, result.generator.second, result.p1, result.p2);
   input_gradient(calls.second, in, grad_z2, 1.0, grad_hidden);
   layer_backward(
       calls.first, in, work, grad_hidden, {Tensor(), 1}, grad_z1, result.generator.first, Tensor(), Tensor());
   input_gradient(calls.first, in, grad_z1, calls.first.x_scale, grad_mean);
-  result.x = at::empty_like(x);
-  walk.backward(grad, parameters(in, space, work), false, result.x, grad_mean);
+  result.mean_grad = grad_mean;
+  return result;
+}
+
+MetaGradients backward(Tensor grad_y, const MetaInputs& in, const std::vector<Tensor>& kept) {
+  const c10::DeviceGuard guard(in.x.device());
+  const Tensor x = walkable(in.x, in.channel_dim), grad = ordered_as(grad_y, x);
+  const GpuWalk walk(x, in.channel_dim, true);
+  const GpuParameters of_acon = parameters(in, workspace(in), const_data<float>(kept[1]));
+  const auto sums = walk.backward(grad, of_acon, 3, {});
+  auto found = generator_backward(walk, in, kept, sums);
+  Tensor grad_x = at::empty_like(x);
+  walk.backward(grad, of_acon, 0, grad_x, found.mean_grad);
   if (!in.x.is_same(x)) {
-    result.x = like(in.x).copy_(result.x);
+    grad_x = like(in.x).copy_(grad_x);
   }
+  return {grad_x, found.p1, found.p2, std::move(found.generator)};
+}
+
+NormedAconGradients backward_after_norm(
+    Tensor grad_y, const MetaInputs& in, const std::vector<Tensor>& kept, const Norm& norm,
+    GeneratorGradients& of_generator) {
+  const c10::DeviceGuard guard(in.x.device());
+  const GpuWalk walk(in.x, in.channel_dim, true);
+  const GpuParameters of_acon = parameters(in, workspace(in), const_data<float>(kept[1]));
+  const bool ours = is_ours(grad_y) && grad_y.strides() == in.x.strides();
+  const Tensor grad = ordered_as(grad_y, in.x);
+  const auto sums = walk.backward(grad, of_acon, 6, {}, nullptr, {norm.values, {}});
+  auto found = generator_backward(walk, in, kept, sums);
+  of_generator = std::move(found.generator);
+  const auto rows = [&](std::initializer_list<int64_t> sizes) { return at::empty(sizes, norm.values.options()); };
+  NormedAconGradients result{ours ? grad : at::empty_like(in.x), rows({walk.channels}), rows({walk.channels}),
+                             found.p1, found.p2, {}};
+  const Tensor correction = norm.batch_statistics ? rows({2, walk.channels}) : Tensor();
+  finish(walk, sums, of_acon, {{}, {}, {}, norm.values, result.weight, result.bias, correction, found.mean_grad});
+  walk.backward(grad, of_acon, 0, result.u, found.mean_grad, {norm.values, correction});
   return result;
 }
 
@@ -200,6 +251,6 @@ std::array<NormStatistics, 2> statistics(const MetaInputs& in, const std::vector
 
 } // namespace
 
-const MetaKernels meta_gpu{forward, backward, beta, statistics};
+const MetaKernels meta_gpu{forward, backward, beta, statistics, forward_after_norm, backward_after_norm};
 
 } // namespace acon

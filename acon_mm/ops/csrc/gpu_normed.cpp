@@ -29,7 +29,7 @@ Tensor normed_acon_c_gpu(
     int64_t channel_dim) {
   const c10::DeviceGuard guard(u.device());
   const Tensor y = at::empty_like(u);
-  GpuWalk(u, channel_dim, false).forward({p1, p2, beta}, y, norm_values);
+  GpuWalk(u, channel_dim, beta.dim() == 2).forward({p1, p2, beta}, y, norm_values);
   return y;
 }
 
@@ -50,12 +50,12 @@ NormedAconGradients normed_acon_c_backward_gpu(
   }
   // With running statistics, one pass is enough.
   const auto sums = walk.backward(
-      grad, parameters, true, norm.batch_statistics ? Tensor() : result.u, nullptr, {norm.values, {}});
+      grad, parameters, 5, norm.batch_statistics ? Tensor() : result.u, nullptr, {norm.values, {}});
   finish(
       walk, sums, parameters,
       {result.p1, result.p2, result.beta, norm.values, result.weight, result.bias, correction});
   if (norm.batch_statistics) {
-    walk.backward(grad, parameters, false, result.u, nullptr, {norm.values, correction});
+    walk.backward(grad, parameters, 0, result.u, nullptr, {norm.values, correction});
   }
   return result;
 }

@@ -33,16 +33,15 @@ struct MetaKernels {
   Tensor (*beta)(const MetaInputs& inputs, const std::vector<Tensor>& kept);
   // What bn1 and bn2 subtracted and multiplied with in forward.
   std::array<NormStatistics, 2> (*statistics)(const MetaInputs& inputs, const std::vector<Tensor>& kept);
+
+  // With a norm before. `inputs.x` is the norm's input; `z`, its output, is overwritten by the result.
+  MetaResult (*forward_after_norm)(const MetaInputs& inputs, Norm& norm, const Tensor& z);
+  NormedAconGradients (*backward_after_norm)(
+      Tensor grad_y, const MetaInputs& inputs, const std::vector<Tensor>& kept, const Norm& norm,
+      GeneratorGradients& of_generator);
 };
 
 extern const MetaKernels meta_cpu; // in cpu_meta.cpp
 extern const MetaKernels meta_gpu; // in gpu_meta.cpp
-
-// With a norm before, on a CPU: `in.x` is the norm's input. The norm's output `z` is overwritten by the result; its mean is
-// that of the input, scaled and shifted.
-MetaResult forward_after_norm_cpu(const MetaInputs& in, Norm& norm, const Tensor& z);
-NormedAconGradients backward_after_norm_cpu(
-    Tensor grad_y, const MetaInputs& in, const std::vector<Tensor>& kept, const Norm& norm,
-    GeneratorGradients& of_generator);
 
 } // namespace acon

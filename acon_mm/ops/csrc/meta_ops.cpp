@@ -157,7 +157,8 @@ struct MetaAconC : torch::autograd::Function<MetaAconC<normed>> {
       NormBefore before, const Overwritten& z) {
     at::AutoDispatchBelowADInplaceOrView below;
     const MetaInputs in{x, p1, p2, generator, channel_dim};
-    MetaResult result = normed ? forward_after_norm_cpu(in, before.norm, z.tensor) : kernels_for(x).forward(in);
+    MetaResult result = normed ? kernels_for(x).forward_after_norm(in, before.norm, z.tensor)
+                               : kernels_for(x).forward(in);
     save(context, in, recipe_of_x, result.kept, before);
     return result.y;
   }
@@ -192,7 +193,8 @@ struct MetaAconC : torch::autograd::Function<MetaAconC<normed>> {
       Tensor grad_y, const MetaInputs& in, const variable_list& kept, const NormBefore& before) {
     if (normed) {
       GeneratorGradients of_generator;
-      const auto grad = backward_after_norm_cpu(std::move(grad_y), in, kept, before.norm, of_generator);
+      const auto grad =
+          kernels_for(in.x).backward_after_norm(std::move(grad_y), in, kept, before.norm, of_generator);
       variable_list others = {grad.p1, grad.p2};
       append_learned(others, of_generator);
       return before.gradients(grad, others);
@@ -279,8 +281,7 @@ Tensor meta_acon_c(
   variable_list learned;
   append_learned(learned, generator);
   const Recipe recipe_of_x = prepare_input(x);
-  // On a GPU, the norm runs by itself.
-  const NormBefore before = may_overwrite && !runs_on_gpu(x) ? norm_before(x, p1, p2, p1, dim) : NormBefore();
+  const NormBefore before = may_overwrite ? norm_before(x, p1, p2, p1, dim) : NormBefore();
   const variable_list affine = before.affine();
   Tensor y;
   if (before.defined()) {

@@ -38,7 +38,7 @@ struct NormBefore {
 
 // The norm of which `x` is the output, if it can be one node with the ACON that is called with x. It runs one by one
 //
-// - where the kernels of the device do not take a tensor, and on a GPU for Meta-ACON;
+// - where the kernels of the device do not take a tensor;
 // - after other layers than batch norms, and where a weight of the norm is made out of others;
 // - where x was changed, or has hooks or a gradient of its own that somebody asked for;
 // - where hooks decide what is saved, and where the norm's input is made again or was changed;

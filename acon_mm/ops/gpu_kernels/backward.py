@@ -39,14 +39,14 @@ def _backward_norm(norm_pointer, correction_pointer, channel, channels, mask, NO
 
 @triton.jit
 def _backward_step(
-    x, grad_y, sum_1, sum_2, sum_3, sum_4, sum_5, grad_x_place, mean_grad, p1, p2, beta,
+    x, grad_y, sum_1, sum_2, sum_3, sum_4, sum_5, sum_6, grad_x_place, mean_grad, p1, p2, beta,
     scale, shift, mean, slope, constant, mask,
     SUMS: tl.constexpr, GRAD_X: tl.constexpr, MEAN_GRAD: tl.constexpr, NORMED: tl.constexpr,
 ):  # fmt: skip
     """A tile: stores its grad_x, and returns the sums with those of the tile."""
     x = x.to(tl.float32)
     if SUMS == 1:
-        return sum_1 + x, sum_2, sum_3, sum_4, sum_5
+        return sum_1 + x, sum_2, sum_3, sum_4, sum_5, sum_6
     grad_z, of_1, of_2, of_3 = gradients(grad_y.to(tl.float32), normed(x, scale, shift, NORMED), p1, p2, beta)
     if GRAD_X:
         grad_x = grad_z
@@ -57,11 +57,13 @@ def _backward_step(
         if NORMED == CORRECTED:
             grad_x += slope * x + constant
         tl.store(grad_x_place, grad_x.to(grad_x_place.dtype.element_ty), mask=mask)
-    if SUMS == 3:
-        return sum_1 + of_1, sum_2 + of_2, sum_3 + of_3, sum_4, sum_5
-    if SUMS == 5:
-        return sum_1 + of_1, sum_2 + of_2, sum_3 + of_3, sum_4 + grad_z, sum_5 + grad_z * (x - mean)
-    return sum_1, sum_2, sum_3, sum_4, sum_5
+    if SUMS >= 3:
+        sum_1, sum_2, sum_3 = sum_1 + of_1, sum_2 + of_2, sum_3 + of_3
+    if SUMS >= 5:
+        sum_4, sum_5 = sum_4 + grad_z, sum_5 + grad_z * (x - mean)
+    if SUMS == 6:
+        sum_6 += tl.where(mask, x - mean, 0.0)
+    return sum_1, sum_2, sum_3, sum_4, sum_5, sum_6
 
 
 @triton.jit
@@ -74,9 +76,9 @@ def backward_planes(
 ):  # fmt: skip
     """Programs: samples x parts x groups of PLANES channels. A program goes through `steps` tiles of PLANES x INNER.
 
-    SUMS: 3; 5 with those of a norm before; 1 where only x itself is summed (the mean of Meta-ACON); or 0. GRAD_X:
-    write grad_x. MEAN_GRAD: add a value of each sample and channel to the gradient of the ACON's input. The correction
-    of a norm, ``(2, C)``: its first row times x, and its second one, are added to grad_x.
+    SUMS: 3; with a norm before 5, or 6 for Meta-ACON; 1 where only x itself is summed (the mean of Meta-ACON); or 0.
+    GRAD_X: write grad_x. MEAN_GRAD: add a value of each sample and channel to the gradient of the ACON's input. The
+    correction of a norm, ``(2, C)``: its first row times x, and its second one, are added to grad_x.
     """
     program = tl.program_id(0)
     sample_part = program // groups
@@ -95,6 +97,7 @@ def backward_planes(
     sum_3 = tl.zeros([PLANES, INNER], tl.float32)
     sum_4 = tl.zeros([PLANES, INNER], tl.float32)
     sum_5 = tl.zeros([PLANES, INNER], tl.float32)
+    sum_6 = tl.zeros([PLANES, INNER], tl.float32)
     first = (sample_part - sample * parts) * steps
     end = tl.minimum(first + steps, blocks * tiles)
     # The next tile is on its way while one is computed.
@@ -112,8 +115,8 @@ def backward_planes(
         next_x = tl.load(x_pointer + next_offset, mask=next_mask, other=0.0)
         next_grad_y = next_x if SUMS == 1 else tl.load(grad_y_pointer + next_offset, mask=next_mask, other=0.0)
         place = x_pointer if not GRAD_X else grad_x_pointer + offset
-        sum_1, sum_2, sum_3, sum_4, sum_5 = _backward_step(
-            x, grad_y, sum_1, sum_2, sum_3, sum_4, sum_5, place, mean_grad, p1, p2, beta,
+        sum_1, sum_2, sum_3, sum_4, sum_5, sum_6 = _backward_step(
+            x, grad_y, sum_1, sum_2, sum_3, sum_4, sum_5, sum_6, place, mean_grad, p1, p2, beta,
             scale, shift, mean, slope, constant, mask, SUMS, GRAD_X, MEAN_GRAD, NORMED,
         )  # fmt: skip
         x, grad_y, offset, mask = next_x, next_grad_y, next_offset, next_mask
@@ -123,9 +126,11 @@ def backward_planes(
         if SUMS >= 3:
             tl.store(place + channels, tl.sum(sum_2, 1, keep_dims=True), mask=exists)
             tl.store(place + 2 * channels, tl.sum(sum_3, 1, keep_dims=True), mask=exists)
-        if SUMS == 5:
+        if SUMS >= 5:
             tl.store(place + 3 * channels, tl.sum(sum_4, 1, keep_dims=True), mask=exists)
             tl.store(place + 4 * channels, tl.sum(sum_5, 1, keep_dims=True), mask=exists)
+        if SUMS == 6:
+            tl.store(place + 5 * channels, tl.sum(sum_6, 1, keep_dims=True), mask=exists)
 
 
 @triton.jit
@@ -166,6 +171,7 @@ def backward_flat(
     sum_3 = tl.zeros([TILE], tl.float32)
     sum_4 = tl.zeros([TILE], tl.float32)
     sum_5 = tl.zeros([TILE], tl.float32)
+    sum_6 = tl.zeros([TILE], tl.float32)
     first = (sample_part - sample * parts) * steps
     end = tl.minimum(first + steps, blocks)
     block = sample.to(tl.int64) * blocks
@@ -179,8 +185,8 @@ def backward_flat(
         next_x = tl.load(x_pointer + next_offset, mask=next_mask, other=0.0)
         next_grad_y = next_x if SUMS == 1 else tl.load(grad_y_pointer + next_offset, mask=next_mask, other=0.0)
         to = x_pointer if not GRAD_X else grad_x_pointer + (block + step) * size + place
-        sum_1, sum_2, sum_3, sum_4, sum_5 = _backward_step(
-            x, grad_y, sum_1, sum_2, sum_3, sum_4, sum_5, to, mean_grad, p1, p2, beta,
+        sum_1, sum_2, sum_3, sum_4, sum_5, sum_6 = _backward_step(
+            x, grad_y, sum_1, sum_2, sum_3, sum_4, sum_5, sum_6, to, mean_grad, p1, p2, beta,
             scale, shift, mean, slope, constant, mask, SUMS, GRAD_X, MEAN_GRAD, NORMED,
         )  # fmt: skip
         x, grad_y = next_x, next_grad_y
@@ -198,9 +204,11 @@ def backward_flat(
         if SUMS >= 3:
             tl.store(to + channels, _by_segment(sum_2, index, inside, SEGMENTS, LENGTH), mask=exists)
             tl.store(to + 2 * channels, _by_segment(sum_3, index, inside, SEGMENTS, LENGTH), mask=exists)
-        if SUMS == 5:
+        if SUMS >= 5:
             tl.store(to + 3 * channels, _by_segment(sum_4, index, inside, SEGMENTS, LENGTH), mask=exists)
             tl.store(to + 4 * channels, _by_segment(sum_5, index, inside, SEGMENTS, LENGTH), mask=exists)
+        if SUMS == 6:
+            tl.store(to + 5 * channels, _by_segment(sum_6, index, inside, SEGMENTS, LENGTH), mask=exists)
         # The slots that the channel does not need.
         ends = exists & (begin + inner <= TILE)
         zero = tl.zeros([SEGMENTS], tl.float32)
@@ -237,6 +245,7 @@ def backward_rows(
     sum_3 = tl.zeros([ROWS, CHANNELS], tl.float32)
     sum_4 = tl.zeros([ROWS, CHANNELS], tl.float32)
     sum_5 = tl.zeros([ROWS, CHANNELS], tl.float32)
+    sum_6 = tl.zeros([ROWS, CHANNELS], tl.float32)
     first_row = (sample_part - sample * parts) * steps * ROWS
     end = tl.minimum(first_row + steps * ROWS, blocks)
     row = first_row + tl.arange(0, ROWS)[:, None]
@@ -251,8 +260,8 @@ def backward_rows(
         next_x = tl.load(x_pointer + next_offset, mask=next_mask, other=0.0)
         next_grad_y = next_x if SUMS == 1 else tl.load(grad_y_pointer + next_offset, mask=next_mask, other=0.0)
         place = x_pointer if not GRAD_X else grad_x_pointer + offset
-        sum_1, sum_2, sum_3, sum_4, sum_5 = _backward_step(
-            x, grad_y, sum_1, sum_2, sum_3, sum_4, sum_5, place, mean_grad, p1, p2, beta,
+        sum_1, sum_2, sum_3, sum_4, sum_5, sum_6 = _backward_step(
+            x, grad_y, sum_1, sum_2, sum_3, sum_4, sum_5, sum_6, place, mean_grad, p1, p2, beta,
             scale, shift, mean, slope, constant, mask, SUMS, GRAD_X, MEAN_GRAD, NORMED,
         )  # fmt: skip
         x, grad_y, offset, mask = next_x, next_grad_y, next_offset, next_mask
@@ -262,6 +271,8 @@ def backward_rows(
         if SUMS >= 3:
             tl.store(place + channels, tl.sum(sum_2, 0, keep_dims=True), mask=exists)
             tl.store(place + 2 * channels, tl.sum(sum_3, 0, keep_dims=True), mask=exists)
-        if SUMS == 5:
+        if SUMS >= 5:
             tl.store(place + 3 * channels, tl.sum(sum_4, 0, keep_dims=True), mask=exists)
             tl.store(place + 4 * channels, tl.sum(sum_5, 0, keep_dims=True), mask=exists)
+        if SUMS == 6:
+            tl.store(place + 5 * channels, tl.sum(sum_6, 0, keep_dims=True), mask=exists)

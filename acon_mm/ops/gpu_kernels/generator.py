@@ -115,12 +115,12 @@ def layer_backward(
     grad_norm_bias_pointer, grad_p1_pointer, grad_p2_pointer,
     samples, inputs, outputs, x_scale, scale,
     SAMPLES: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, ONE_TILE: tl.constexpr, PARTS: tl.constexpr,
-    SUM_PARTS: tl.constexpr, NORM: tl.constexpr, SIGMOID: tl.constexpr,
+    SUM_PARTS: tl.constexpr, SUMS: tl.constexpr, NORM: tl.constexpr, SIGMOID: tl.constexpr,
 ):  # fmt: skip
     """The gradients of z and of all parameters of a layer.
 
-    SIGMOID: y is beta, and its gradient comes as ACON-C's sums ``(samples, SUM_PARTS, 3, outputs)``. Then the gradients
-    of p1 and p2, which are per channel, come from the same sums. ONE_TILE: as in `layer_forward`.
+    SIGMOID: y is beta, and its gradient comes as ACON-C's sums ``(samples, SUM_PARTS, SUMS, outputs)``. Then the
+    gradients of p1 and p2, which are per channel, come from the same sums. ONE_TILE: as in `layer_forward`.
     """
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     exists = output < outputs
@@ -146,7 +146,7 @@ def layer_backward(
             grad = tl.zeros([SAMPLES, OUTPUTS], tl.float32)
             for part in tl.static_range(SUM_PARTS):
                 row = sample[:, None] * SUM_PARTS + part
-                more_p1, more_p2, more_beta = summands(sums_pointer, row, output[None, :], outputs, p_diff, mask, 3)
+                more_p1, more_p2, more_beta = summands(sums_pointer, row, output[None, :], outputs, p_diff, mask, SUMS)
                 of_p1 += more_p1
                 of_p2 += more_p2
                 grad += more_beta

@@ -60,15 +60,15 @@ def _store(pointer, offset, value, mask):
 @triton.jit
 def finish(
     sums_pointer, p1_pointer, p2_pointer, grad_p1_pointer, grad_p2_pointer, grad_beta_pointer,
-    norm_pointer, grad_weight_pointer, grad_bias_pointer, correction_pointer,
-    samples, channels, groups, parts, elements, p1_n, p1_c, p2_n, p2_c,
+    norm_pointer, mean_grad_pointer, grad_weight_pointer, grad_bias_pointer, correction_pointer,
+    samples, channels, groups, parts, area, p1_n, p1_c, p2_n, p2_c,
     KIND_P1: tl.constexpr, KIND_P2: tl.constexpr, KIND_BETA: tl.constexpr,
-    NORMED: tl.constexpr, SUMS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    NORMED: tl.constexpr, MEAN_GRAD: tl.constexpr, SUMS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The gradients of p1, p2 and beta from the sums ``(samples, parts, SUMS, channels)``.
 
-    With a norm before, those of its weight and bias too; and if it is CORRECTED, its correction. A channel has
-    `elements` elements.
+    With a norm before, those of its weight and bias too; and if it is CORRECTED, its correction. A channel has `area`
+    elements in each sample. MEAN_GRAD: as in `backward_planes`, to be added to the gradient of each of them.
 
     The first `groups` programs have CHANNELS channels each, and make the gradients per channel. `samples` more follow
     where a gradient has a sample dimension.
@@ -94,6 +94,10 @@ def finish(
                 place = sums_pointer + row.to(tl.int64) * SUMS * channels + channel
                 total_4 += tl.load(place + 3 * channels, mask=mask, other=0.0)
                 total_5 += tl.load(place + 4 * channels, mask=mask, other=0.0)
+                if MEAN_GRAD:
+                    mean_grad = parameter(mean_grad_pointer, row // parts, channel, channels, 1, mask)
+                    total_4 += tl.where(row % parts == 0, area * mean_grad, 0.0)
+                    total_5 += mean_grad * tl.load(place + 5 * channels, mask=mask, other=0.0)
         if KIND_P1 == PER_CHANNEL:
             _store(grad_p1_pointer, channel, tl.sum(total_1, 0, keep_dims=True), exists)
         if KIND_P2 == PER_CHANNEL:
@@ -107,7 +111,7 @@ def finish(
             _store(grad_weight_pointer, channel, of_z_x * rstd, exists)
             _store(grad_bias_pointer, channel, of_z, exists)
             if NORMED == CORRECTED:
-                scale = norm_value(norm_pointer, 0, channel, channels, exists) / elements
+                scale = norm_value(norm_pointer, 0, channel, channels, exists) / (1.0 * samples * area)
                 slope = -scale * rstd * rstd * of_z_x
                 mean = norm_value(norm_pointer, 2, channel, channels, exists)
                 _store(correction_pointer, channel, slope, exists)
