@@ -142,9 +142,15 @@ def test_a_norm_before(norm, act):
     assert_step_is_exact(Block(norm, act), picture()[:1])
 
 
-@pytest.mark.parametrize("norm", ["training", "evaluation"])
-@pytest.mark.parametrize("act", ["MetaAconC", "MetaAconC no norm"])
-@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    ("norm", "act", "last"),
+    [
+        ("training", "MetaAconC", False),
+        ("training", "MetaAconC no norm", True),
+        ("evaluation", "MetaAconC", True),
+        ("evaluation", "MetaAconC no norm", False),
+    ],
+)
 def test_a_norm_before_meta_acon(norm, act, last):
     torch.manual_seed(0)
     net = Block(norm, act, r=4).to(memory_format=torch.channels_last if last else torch.contiguous_format)
@@ -154,9 +160,17 @@ def test_a_norm_before_meta_acon(norm, act, last):
     assert_step_is_exact(net, torch.randn(4, 3, 32, 32) + torch.randn(4, 3, 1, 1), tolerance=2e-5)
 
 
-@pytest.mark.parametrize("shape", [(5, C, 29, 29), (2, C, 5, 20, 21), (1, C, 64, 65)], ids=str)
-@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
-@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize(
+    ("shape", "last", "training"),
+    [
+        ((1, C, 64, 65), False, True),
+        ((5, C, 29, 29), False, True),
+        ((5, C, 29, 29), False, False),
+        ((5, C, 29, 29), True, True),
+        ((5, C, 29, 29), True, False),
+        ((2, C, 5, 20, 21), False, True),
+    ],
+)
 def test_shapes_with_a_norm_before(shape, last, training):
     """Planes, parts of planes, and rows; with batch statistics, a second pass needs what the first one has summed."""
     torch.manual_seed(0)
