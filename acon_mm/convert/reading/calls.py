@@ -124,6 +124,10 @@ class Calls(Part):
             return self._visit(node, None, None, args, "given")
         if isinstance(callee, Method):
             return self._method(callee, args, kwargs, node, env)
+        owner = getattr(callee, "__self__", None)
+        if isinstance(owner, type) and issubclass(owner, Function) and isinstance(owner.forward, FunctionType):
+            # apply, which a newer PyTorch has in C++
+            return self._plain_function(owner.forward, [Value(), *args], kwargs, node)
         if isinstance(callee, MethodType):
             return self._bound(callee, args, kwargs, node)
         if isinstance(callee, type):
@@ -191,8 +195,6 @@ class Calls(Part):
 
     def _bound(self, method: MethodType, args: list[Any] | None, kwargs: dict[str, Any], node: Any) -> Any:
         owner, function = method.__self__, method.__func__
-        if isinstance(owner, type) and issubclass(owner, Function) and isinstance(owner.forward, FunctionType):  # apply
-            return self._plain_function(owner.forward, [Value(), *(args or [])], kwargs, node)
         if not isinstance(owner, nn.Module):  # an object, or the class of a classmethod
             if not isinstance(function, FunctionType):
                 return Value()
