@@ -15,6 +15,7 @@ from acon_mm.engine import command_line
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command_line.argument_parser(__doc__, "CONFIG.py work_dirs/CONFIG/epoch_6.pth --show-dir pictures")
+    command_line.add_launch(parser)
     parser.add_argument("checkpoint", help="checkpoint file or URL")
     parser.add_argument("--out", help="save predictions: detection to a .pkl file, segmentation to a directory")
     parser.add_argument("--show", action="store_true", help="show predictions in a window")

@@ -18,6 +18,7 @@ from acon_mm.engine.resuming import ResumeCheckHook
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command_line.argument_parser(__doc__, "configs/detection/retinanet_r18-aconc_fpn_6e_digits.py --amp")
+    command_line.add_launch(parser)
     parser.add_argument(
         "--resume",
         nargs="?",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib.util
+import math
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch.distributed as dist
 from filelock import FileLock, Timeout
@@ -49,18 +50,25 @@ class Options(DictAction):
                 parser.error(f"{option}: cannot read {value!r}: {error}")
 
 
-def argument_parser(description: str, example: str) -> argparse.ArgumentParser:
-    """The arguments that both tools take."""
-    parser = argparse.ArgumentParser(description=description, epilog=f"example: %(prog)s {example}")
-    parser.add_argument("config", help="config file")
-    parser.add_argument("--work-dir", help="directory for logs and checkpoints (default: work_dirs/CONFIG_NAME)")
-    add_cfg_options(parser)
-    parser.add_argument(
-        "--launcher", choices=["none", *RANK_VARIABLES], default="none", help="the program that started this job"
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, whose errors are one line, as all errors of the tools."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
+
+
+def argument_parser(description: str | None, example: str, config: bool = True) -> Parser:
+    """A parser with the arguments of all tools. With ``config`` these are a config and changes of it, too."""
+    parser = Parser(
+        description=description,
+        epilog=f"example: %(prog)s {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_debug(parser)
-    # torch.distributed.launch passes it. We read the rank from the environment.
-    parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)
+    parser.set_defaults(launcher="none", work_dir=None)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
+    if config:
+        parser.add_argument("config", help="config file of a detector (mmdet) or a segmentor (mmseg)")
+        add_cfg_options(parser)
     return parser
 
 
@@ -74,8 +82,37 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_debug(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
+def add_launch(parser: argparse.ArgumentParser) -> None:
+    """The arguments of a run, which may have several processes."""
+    parser.add_argument("--work-dir", help="directory for logs and checkpoints (default: work_dirs/CONFIG_NAME)")
+    parser.add_argument(
+        "--launcher", choices=["none", *RANK_VARIABLES], default="none", help="the program that started this job"
+    )
+    # torch.distributed.launch passes it. We read the rank from the environment.
+    parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)
+
+
+def add_shape(parser: argparse.ArgumentParser, default: Sequence[int] | None = None) -> None:
+    parser.add_argument(
+        "--shape",
+        nargs=2,
+        type=positive_int,
+        default=default,
+        metavar=("HEIGHT", "WIDTH"),
+        help=f"size of the pictures (default: {' '.join(map(str, default)) if default else 'as in the config'})",
+    )
+
+
+def amount(text: str) -> float:
+    if not 0 <= (number := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
+    return number
+
+
+def positive_int(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
+    return number
 
 
 @contextmanager

@@ -212,12 +212,12 @@ def log_of(work_dir: Path) -> str:
 
 
 def error_of(capsys, function, *args, **kwargs) -> str:
-    """The one line that a tool prints on stderr before it exits with 1."""
+    """The one line that a tool prints on stderr before it exits with 1, or with 2 for wrong arguments."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit_:
         function(*args, **kwargs)
     lines = capsys.readouterr().err.splitlines()
-    assert exit_.value.code == 1 and len(lines) == 1 and lines[0].startswith("error: "), lines
+    assert exit_.value.code in (1, 2) and len(lines) == 1 and lines[0].startswith("error: "), lines
     return lines[0].removeprefix("error: ")
 
 

@@ -114,7 +114,7 @@ def test_slurm(tmp_path, capsys):
     [
         (["--seeds", "0"], "--seeds needs at least one seed from 0 on, got 0"),
         (["--seeds", "3", "3"], "--seeds has a seed twice, got 3 3"),
-        (["--jobs", "0"], "--jobs must be at least 1, got 0"),
+        (["--jobs", "0"], "argument --jobs: must be 1 or more, got 0"),
         (["--acts", "Relu"], "no activation has the name 'Relu': write it as in an act_cfg, such as AconC"),
         (
             ["--acts", "AconC", "--parts", "decode_head"],

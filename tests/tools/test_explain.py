@@ -59,7 +59,7 @@ def test_a_config_without_act_cfg(capsys):
     [
         (["--out", "table.csv"], "--out must end in .json or .md, got table.csv"),
         (["--shape", "32", "32", "--out", "/proc/x.md"], "cannot write /proc/x.md: No such file or directory"),
-        (["--shape", "0", "64"], "--shape must be positive, got [0, 64]"),
+        (["--shape", "0", "64"], "argument --shape: must be 1 or more, got 0"),
     ],
 )
 def test_errors(args, error, capsys):

@@ -51,7 +51,7 @@ def test_a_segmentor(configs, trained, tmp_path):
     ("task", "args", "error"),
     [
         ("segmentation", ["--out", "net.pt"], "--out must end in .onnx, got net.pt"),
-        ("segmentation", ["--out", "net.onnx", "--shape", "0", "64"], "--shape must be positive, got 0 64"),
+        ("segmentation", ["--out", "net.onnx", "--shape", "0", "64"], "argument --shape: must be 1 or more, got 0"),
         pytest.param("detection", ["--out", "net.onnx"], "is a two-stage detector", marks=pytest.mark.slow),
     ],
 )

@@ -62,9 +62,9 @@ def test_a_detector_in_a_process(configs, tmp_path):  # noqa: F811
 @pytest.mark.parametrize(
     ("args", "error"),
     [
-        (["--shape", "0", "64"], "--shape must be positive, got 0, 64"),
-        (["--batch-size", "0"], "--batch-size must be positive, got 0"),
-        (["--memory-gib", "nan"], "--memory-gib must be positive, got nan"),
+        (["--shape", "0", "64"], "argument --shape: must be 1 or more, got 0"),
+        (["--batch-size", "0"], "argument --batch-size: must be 1 or more, got 0"),
+        (["--memory-gib", "nan"], "argument --memory-gib: must be 0 or more, got nan"),
         (["--device", "meta"], "--device must be cpu or cuda, got meta"),
     ],
 )

@@ -67,7 +67,7 @@ def test_errors(configs, trained, pixel_wise, tmp_path, capsys):
     config, out = str(configs["segmentation"]), ["--out", str(tmp_path / "out")]
     (tmp_path / "empty").mkdir()
     for args, error in (
-        ([str(checkpoint), "--count", "0"], "--count must be at least 1, got 0"),
+        ([str(checkpoint), "--count", "0"], "argument --count: must be 1 or more, got 0"),
         ([str(checkpoint), "--pictures", "nowhere"], "--pictures must be a directory, and nowhere is none"),
         (
             [str(checkpoint), "--pictures", str(tmp_path / "empty"), *options],

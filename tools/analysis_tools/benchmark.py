@@ -22,7 +22,7 @@ from acon_mm.files import write_file
 
 
 def shapes_of(text: str) -> tuple[tuple[int, ...], ...]:
-    return operators.SHAPES.get(text) or (tuple(int(size) for size in text.split("x")),)
+    return operators.SHAPES.get(text) or (tuple(map(command_line.positive_int, text.split("x"))),)
 
 
 def dtype(text: str) -> torch.dtype:
@@ -33,20 +33,17 @@ def dtype(text: str) -> torch.dtype:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="example: %(prog)s operators --acts AconC --shapes 2x64x56x56"
-    )
+    parser = command_line.argument_parser(__doc__, "operators --acts AconC --shapes 2x64x56x56", config=False)
     parser.add_argument("what", choices=["operators", "models", "all"], help="what to measure")
     parser.add_argument(
         "--work-dir", default="work_dirs/benchmark", help="directory for JSON and Markdown (default: %(default)s)"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=command_line.positive_int, nargs="+", default=[1, 2])
     parser.add_argument(
-        "--seconds", type=float, default=2.0, help="to measure each case; models take ten times as long"
+        "--seconds", type=command_line.amount, default=2.0, help="to measure each case; models take ten times as long"
     )
     parser.add_argument("--keep-allocator", action="store_true", help="do not pin glibc's allocator (see the docs)")
-    command_line.add_debug(parser)
     group = parser.add_argument_group("operators")
     group.add_argument("--acts", nargs="+", default=operators.ACTS, choices=operators.ACTS, help="activations")
     group.add_argument(
@@ -71,8 +68,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choices=models.VARIANTS,
         help="besides ReLU; all are in memory together",
     )
-    group.add_argument("--batch", type=int, default=1, help="number of pictures; PSPNet gets at least two")
-    group.add_argument("--size", type=int, default=512, help="height and width of the pictures")
+    group.add_argument(
+        "--batch", type=command_line.positive_int, default=1, help="number of pictures; PSPNet gets at least two"
+    )
+    group.add_argument("--size", type=command_line.positive_int, default=512, help="height and width of the pictures")
     group.add_argument("--no-memory", action="store_true", help="measure time only")
     return parser.parse_args(argv)
 
@@ -115,7 +114,7 @@ def unfinished(path: Path, settings: dict) -> dict:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    with command_line.session("none", args.debug):
+    with command_line.session(args.launcher, args.debug):
         run(args, usable_device(args.device))
 
 

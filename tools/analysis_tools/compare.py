@@ -26,12 +26,9 @@ TOOLS = Path(__file__).resolve().parents[1]
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="example: %(prog)s configs/detection/retinanet_r18_fpn_6e_digits.py --acts ReLU AconC --seeds 5",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_line.argument_parser(
+        __doc__, "configs/detection/retinanet_r18_fpn_6e_digits.py --acts ReLU AconC --seeds 5"
     )
-    parser.add_argument("config", help="config file of a detector or a segmentor")
     parser.add_argument(
         "--acts",
         nargs="+",
@@ -61,7 +58,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=[3], metavar="N", help="one number: how many; several: the seeds"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, on one GPU each (default: 1)")
+    parser.add_argument(
+        "--jobs", type=command_line.positive_int, default=1, help="runs at a time, on one GPU each (default: 1)"
+    )
     parser.add_argument("--metric", help="a metric of the test (default: bbox_mAP or mIoU)")
     parser.add_argument("--less-is-better", action="store_true", help="a smaller value of the metric is better")
     parser.add_argument("--work-dir", help="default: work_dirs/compare_CONFIG_NAME")
@@ -69,9 +68,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", type=int, metavar="I", help="do run number I (from 0) only, without a report")
     parser.add_argument("--report", action="store_true", help="only write the report, of the runs that are done")
     parser.add_argument("--slurm", action="store_true", help="print a Slurm array script with all runs, and do none")
-    command_line.add_cfg_options(parser)
-    command_line.add_debug(parser)
-    parser.set_defaults(launcher="none")
     args = parser.parse_args(argv)
     args.work_dir = args.work_dir or str(Path("work_dirs", f"compare_{Path(args.config).stem}"))
     return args
@@ -86,8 +82,6 @@ def check(args: argparse.Namespace) -> list[int]:
         raise command_line.UserError(f"--seeds needs at least one seed from 0 on, got {given}")
     if len(set(seeds)) < len(seeds):
         raise command_line.UserError(f"--seeds has a seed twice, got {given}")
-    if args.jobs < 1:
-        raise command_line.UserError(f"--jobs must be at least 1, got {args.jobs}")
     return seeds
 
 

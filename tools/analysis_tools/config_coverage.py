@@ -14,11 +14,7 @@ from acon_mm.engine import command_line
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="example: %(prog)s --only mmdet/retinanet --workers 2",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line.argument_parser(__doc__, "--only mmdet/retinanet --workers 2", config=False)
     parser.add_argument(
         "--work-dir",
         type=Path,
@@ -29,14 +25,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", default=[""], metavar="PREFIX", help="for example mmdet, mmseg/pspnet or one config"
     )
-    parser.add_argument("--sample", type=int, metavar="N", help="check N configs, spread evenly over the families")
-    parser.add_argument("--workers", type=int, default=2, help="number of processes (default: %(default)s)")
+    parser.add_argument(
+        "--sample", type=command_line.positive_int, metavar="N", help="check N configs, spread evenly over the families"
+    )
+    parser.add_argument(
+        "--workers", type=command_line.positive_int, default=2, help="number of processes (default: %(default)s)"
+    )
     parser.add_argument("--act", default="AconC", help="type of the activation (default: %(default)s)")
     parser.add_argument("--retry", action="store_true", help="check again the models that failed before")
     parser.add_argument(
         "--build-time", metavar="CONFIG", help="only measure how much --act adds to the build time of this config"
     )
-    command_line.add_debug(parser)
     return parser.parse_args()
 
 
@@ -44,7 +43,7 @@ def main() -> int:
     """Run the check; the status is 1 if a model has a problem."""
     args = parse_args()
     act_cfg = dict(type=args.act)
-    with command_line.session("none", args.debug):
+    with command_line.session(args.launcher, args.debug):
         if args.build_time:
             print(build_times(args.build_time, act_cfg))
             return 0

@@ -11,17 +11,11 @@ from acon_mm.engine import command_line
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="example: %(prog)s CONFIG.py epoch_6.pth --out detections.png"
-    )
-    parser.add_argument("config", help="config file of a detector or a segmentor")
+    parser = command_line.argument_parser(__doc__, "CONFIG.py epoch_6.pth --out detections.png")
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("--out", required=True, metavar="FILE.png", help="picture to write")
     parser.add_argument("--num", type=int, default=4, help="number of pictures (default: %(default)s)")
     parser.add_argument("--score-thr", type=float, default=0.3, help="lowest score of a box (default: %(default)s)")
-    command_line.add_cfg_options(parser)
-    command_line.add_debug(parser)
-    parser.set_defaults(launcher="none", work_dir=None)
     return parser.parse_args(argv)
 
 

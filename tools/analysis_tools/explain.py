@@ -13,19 +13,9 @@ from acon_mm.files import write_file
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, epilog="example: %(prog)s CONFIG.py --shape 512 512")
-    parser.add_argument("config", help="config file of a detector or a segmentor")
-    parser.add_argument(
-        "--shape",
-        nargs=2,
-        type=int,
-        metavar=("HEIGHT", "WIDTH"),
-        help="size of the picture for the costs (default: as in the config)",
-    )
+    parser = command_line.argument_parser(__doc__, "CONFIG.py --shape 512 512")
+    command_line.add_shape(parser)
     parser.add_argument("--out", metavar="FILE", help="also write the result to a .json or .md file")
-    command_line.add_cfg_options(parser)
-    command_line.add_debug(parser)
-    parser.set_defaults(launcher="none", work_dir=None)
     return parser.parse_args(argv)
 
 
@@ -34,8 +24,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     with command_line.session(args.launcher, args.debug):
         if args.out and Path(args.out).suffix not in (".json", ".md"):
             raise command_line.UserError(f"--out must end in .json or .md, got {args.out}")
-        if args.shape and min(args.shape) < 1:
-            raise command_line.UserError(f"--shape must be positive, got {args.shape}")
         cfg = command_line.load_config(args, needs=("model",))
         explanation = explain(cfg, tuple(args.shape) if args.shape else None)
         text = report.markdown(explanation, args.config)

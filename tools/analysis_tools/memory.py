@@ -21,42 +21,31 @@ from acon_mm.files import write_file
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="config file of a detector or a segmentor")
+    parser = command_line.argument_parser(__doc__, "CONFIG.py --memory-gib 24")
+    command_line.add_shape(parser)
     parser.add_argument(
-        "--shape",
-        nargs=2,
-        type=int,
-        metavar=("HEIGHT", "WIDTH"),
-        help="size of the pictures (default: as in the config)",
+        "--batch-size",
+        type=command_line.positive_int,
+        help="pictures in a step (default: as in the config's train_dataloader)",
     )
     parser.add_argument(
-        "--batch-size", type=int, help="pictures in a step (default: as in the config's train_dataloader)"
+        "--memory-gib",
+        type=command_line.amount,
+        default=24.0,
+        help="tell how many pictures fit into this (default: %(default)s)",
     )
     parser.add_argument(
-        "--memory-gib", type=float, default=24.0, help="tell how many pictures fit into this (default: %(default)s)"
+        "--top", type=command_line.positive_int, default=20, help="how many layers to list (default: %(default)s)"
     )
-    parser.add_argument("--top", type=int, default=20, help="how many layers to list (default: %(default)s)")
     parser.add_argument("--amp", action="store_true", help="mixed precision")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--work-dir", help="directory for the files (default: work_dirs/CONFIG_NAME)")
-    command_line.add_cfg_options(parser)
-    command_line.add_debug(parser)
-    parser.set_defaults(launcher="none")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with command_line.session(args.launcher, args.debug):
-        for flag, values in (
-            ("--shape", args.shape or [1]),
-            ("--batch-size", [1 if args.batch_size is None else args.batch_size]),
-            ("--memory-gib", [args.memory_gib]),
-            ("--top", [args.top]),
-        ):
-            if not min(values) > 0:
-                raise command_line.UserError(f"{flag} must be positive, got {', '.join(map(str, values))}")
         device = usable_device(args.device)
         if device.type not in ("cpu", "cuda"):
             raise command_line.UserError(f"--device must be cpu or cuda, got {args.device}")

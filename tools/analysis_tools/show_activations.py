@@ -17,23 +17,15 @@ from acon_mm.learned import layers_of
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="example: %(prog)s CONFIG.py work_dirs/CONFIG/epoch_6.pth --out activations",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("config", help="config file of a detector or a segmentor")
+    parser = command_line.argument_parser(__doc__, "CONFIG.py work_dirs/CONFIG/epoch_6.pth --out activations")
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument(
         "--pictures",
         metavar="DIR",
         help="pictures for Meta-ACON; subdirectories are classes (default: the test set, with its classes)",
     )
-    parser.add_argument("--count", type=int, default=64, help="how many pictures (default: 64)")
+    parser.add_argument("--count", type=command_line.positive_int, default=64, help="how many pictures (default: 64)")
     parser.add_argument("--out", metavar="DIR", help="default: activations/ beside the checkpoint")
-    command_line.add_cfg_options(parser)
-    command_line.add_debug(parser)
-    parser.set_defaults(launcher="none")
     args = parser.parse_args(argv)
     args.out = args.out or str(Path(args.checkpoint).parent / "activations")
     args.work_dir = args.out
@@ -43,8 +35,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with command_line.session(args.launcher, args.debug):
-        if args.count < 1:
-            raise command_line.UserError(f"--count must be at least 1, got {args.count}")
         if args.pictures and not Path(args.pictures).is_dir():
             raise command_line.UserError(f"--pictures must be a directory, and {args.pictures} is none")
         cfg = command_line.load_config(args, needs=("model", "test_cfg", "test_dataloader", "test_evaluator"))

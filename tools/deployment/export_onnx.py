@@ -24,25 +24,12 @@ from acon_mm.files import write_file
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="example: %(prog)s configs/detection/retinanet_r18-aconc_fpn_6e_digits.py epoch_6.pth --out net.onnx",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_line.argument_parser(
+        __doc__, "configs/detection/retinanet_r18-aconc_fpn_6e_digits.py epoch_6.pth --out net.onnx"
     )
-    parser.add_argument("config", help="config file of a one-stage detector or a segmentor")
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("--out", required=True, metavar="FILE.onnx", help="file to write")
-    parser.add_argument(
-        "--shape",
-        nargs=2,
-        type=int,
-        default=(512, 512),
-        metavar=("HEIGHT", "WIDTH"),
-        help="size of the pictures (default: 512 512)",
-    )
-    command_line.add_cfg_options(parser)
-    command_line.add_debug(parser)
-    parser.set_defaults(launcher="none", work_dir=None)
+    command_line.add_shape(parser, default=(512, 512))
     return parser.parse_args(argv)
 
 
@@ -98,8 +85,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     with command_line.session(args.launcher, args.debug):
         if not args.out.endswith(".onnx"):
             raise command_line.UserError(f"--out must end in .onnx, got {args.out}")
-        if min(args.shape) < 1:
-            raise command_line.UserError(f"--shape must be positive, got {' '.join(map(str, args.shape))}")
         cfg = command_line.load_config(args, needs=("model",))
         command_line.check_checkpoint(args.checkpoint)
         init_default_scope(cfg.default_scope)

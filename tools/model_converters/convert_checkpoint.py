@@ -18,10 +18,9 @@ from acon_mm.files import replacing
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="example: %(prog)s relu torchvision://resnet50 out.pth --config CONFIG.py"
+    parser = command_line.argument_parser(
+        __doc__, "relu torchvision://resnet50 out.pth --config CONFIG.py", config=False
     )
-    command_line.add_debug(parser)
     commands = parser.add_subparsers(dest="command", required=True)
 
     official = commands.add_parser("official", help="the authors' ResNets with ACON-C or Meta-ACON (any depth)")
@@ -50,7 +49,6 @@ def official(args: argparse.Namespace) -> None:
 
 
 def relu(args: argparse.Namespace) -> None:
-    args.launcher, args.work_dir = "none", None
     cfg = command_line.load_config(args, needs=("model",))
     init_default_scope(cfg.default_scope)
     model = MODELS.build(deepcopy(cfg.model))
@@ -89,7 +87,7 @@ def _describe(checkpoint: dict) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    with command_line.session("none", args.debug):
+    with command_line.session(args.launcher, args.debug):
         {"official": official, "relu": relu, "show": show}[args.command](args)
 
 
