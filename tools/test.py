@@ -90,7 +90,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         cfg = command_line.load_config(args, needs=("model", "test_cfg", "test_dataloader", "test_evaluator"))
         command_line.check_checkpoint(args.checkpoint)
         cfg.load_from, cfg.resume = args.checkpoint, False
-        command_line.check_data(cfg, "test_dataloader")
         if args.show or args.show_dir:
             draw_predictions(cfg, args.show, args.show_dir, args.wait_time)
         if args.tta:

@@ -113,7 +113,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg = command_line.load_config(args, needs=("model", "train_cfg", "train_dataloader", "optim_wrapper"))
         set_start(cfg, args.resume)
         command_line.check_pretrained(cfg.model)
-        command_line.check_data(cfg, "train_dataloader", *(["val_dataloader"] if cfg.get("val_cfg") else []))
         if args.amp:
             command_line.use_amp(cfg)
         if args.auto_scale_lr:

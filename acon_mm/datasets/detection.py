@@ -20,8 +20,6 @@ class DigitsDetDataset(CocoDataset):
     Otherwise each replaces the files of the other.
     """
 
-    #: the tools do not look for the files before the dataset is built
-    makes_own_data = True
     METAINFO = {"classes": CLASSES, "palette": PALETTE}
 
     def __init__(self, *args: Any, data_root: str = "data/digits", sample: dict | None = None, **kwargs: Any) -> None:

@@ -20,8 +20,6 @@ class DigitsSegDataset(BaseSegDataset):
     ignored. `sample` is the same as in `DigitsDetDataset`.
     """
 
-    #: the tools do not look for the files before the dataset is built
-    makes_own_data = True
     METAINFO = {"classes": ("background", *CLASSES), "palette": [(0, 0, 0), *PALETTE]}
 
     def __init__(

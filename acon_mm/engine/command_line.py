@@ -18,7 +18,7 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
-from mmengine.registry import DATASETS, RUNNERS
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -239,9 +239,13 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
     absent = [key for key in needs if cfg.get(key) is None]
     if absent:
         raise UserError(f"{args.config} has no {', '.join(absent)}: add it, or inherit it with _base_")
-    for key in (*needs, "default_hooks", "env_cfg", "randomness", "custom_imports"):
-        if not isinstance(cfg.get(key) or {}, (dict, list)):
-            raise UserError(f"{key} in {args.config} must be a dict, got {cfg[key]!r}")
+    parts = {key: cfg.get(key) or {} for key in (*needs, "default_hooks", "env_cfg", "randomness", "custom_imports")}
+    parts |= {
+        f"{key}.dataset": parts[key].get("dataset") for key in needs if isinstance(parts[key], dict) and "loader" in key
+    }
+    for key, part in parts.items():
+        if not isinstance(part, (dict, list)):
+            raise UserError(f"{key} in {args.config} must be a dict, got {part!r}")
     _warn_of_unread(cfg, args.launcher)
 
     _import_acon_mm(cfg)
@@ -331,54 +335,6 @@ def check_pretrained(model: dict) -> None:
                 check_checkpoint(part["checkpoint"])
             except CheckpointError as error:
                 raise CheckpointError(f"{'.'.join(['model', *place, 'checkpoint'])}: {error}") from error
-
-
-def check_data(cfg: Config, *loaders: str) -> None:
-    """Check that the annotation files and image directories of these data loaders exist.
-
-    A dataset class with the attribute `makes_own_data = True` makes its files itself and is not checked. Data that is
-    not on the local disk is not checked either.
-
-    Raises:
-        UserError: a file or directory is missing.
-    """
-    for loader in loaders:
-        if not isinstance(cfg[loader].get("dataset"), dict):
-            raise UserError(f"{loader}.dataset must be a dict, got {cfg[loader].get('dataset')!r}")
-        for below, dataset in settings(cfg[loader].dataset):  # wrappers have others in them
-            dataset_class = _dataset_class(dataset, cfg.default_scope)
-            backend = (dataset.get("backend_args") or {}).get("backend", "local")
-            if dataset_class is None or getattr(dataset_class, "makes_own_data", False) or backend != "local":
-                continue
-            place = ".".join([loader, "dataset", *below])
-            for key, path in _data_paths(dataset):
-                if "://" not in path and not Path(path).exists():
-                    raise UserError(
-                        f"the data set is missing: {place}.{key} is {path}, which does not exist. "
-                        f"Put the data there, or set its place: --cfg-options {place}.data_root=DIRECTORY"
-                    )
-
-
-def _data_paths(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
-    """Setting and path of each file or directory that MMEngine's `BaseDataset` reads."""
-    root = dataset.get("data_root") or ""
-    prefixes = dataset.get("data_prefix") or {}
-    prefixes = prefixes if isinstance(prefixes, dict) else {"img": prefixes}
-    settings = {"ann_file": dataset.get("ann_file"), **{f"data_prefix.{key}": path for key, path in prefixes.items()}}
-    for key, path in {"data_root": "", **settings}.items():
-        if isinstance(path, str) and (path or root):
-            yield key, os.path.join(root, path)
-
-
-def _dataset_class(dataset: ConfigDict, scope: str) -> type | None:
-    """The class, or None if the name is unknown. The error for this comes when the dataset is built."""
-    name = dataset.get("type")
-    if not isinstance(name, str):
-        return name
-    try:
-        return DATASETS.get(name if "." in name else f"{scope}.{name}")
-    except RuntimeError:
-        return None
 
 
 def use_amp(cfg: Config) -> None:

@@ -5,9 +5,13 @@ from contextlib import suppress
 from typing import Any
 
 from mmengine.dataset import Compose
+from mmengine.fileio import exists
 from torch import nn
 
 from ..errors import DataError, UserError
+
+#: the files of a picture
+_FILES = ("img_path", "seg_map_path")
 
 
 def innermost(dataset: Any) -> list[Any]:
@@ -32,15 +36,22 @@ class NamingPipeline(Compose):
 
 
 def name_files(dataset: Any) -> None:
-    """Let the errors of a data set's pipelines name the file.
+    """Let the errors of a data set's pipelines name the file, and check that its first picture is there.
 
     Raises:
-        UserError: the data set is empty: mmengine's InfiniteSampler would look for a picture forever.
+        UserError: it is not, or the data set is empty: mmengine's InfiniteSampler would look for a picture forever.
     """
     parts = innermost(dataset)
     if hasattr(dataset, "__len__") and not len(dataset):
         raise UserError(f"the {type(dataset).__name__} of {_sources(parts)} is empty")
     for part in parts:
+        info = part.get_data_info(0) if hasattr(part, "get_data_info") else {}
+        for path in filter(None, map(info.get, _FILES)):
+            if not exists(path, backend_args=getattr(part, "backend_args", None)):
+                raise UserError(
+                    f"the data set is missing: {path} does not exist. Put the data there, or set data_root and "
+                    f"data_prefix of its {type(part).__name__}"
+                )
         if isinstance(getattr(part, "pipeline", None), Compose):
             part.pipeline = NamingPipeline(part.pipeline.transforms)
 
@@ -50,7 +61,7 @@ def _sources(parts: list[Any]) -> str:
 
 
 def _files(info: dict) -> str:
-    return " with ".join(str(info[key]) for key in ("img_path", "seg_map_path") if info.get(key))
+    return " with ".join(str(info[key]) for key in _FILES if info.get(key))
 
 
 def check_labels(batch: Any, model: nn.Module, dataset: Any) -> None:

@@ -48,7 +48,7 @@ def one_line(error: BaseException) -> str:
         text = _explained(error, text)
         place = place or _place(error, text)
     file = next(filter(None, map(_file, frames)), None)
-    if file and file not in text and not isinstance(error, DataError):
+    if file and file not in text and not isinstance(error, DataError) and not getattr(error, "filename", None):
         text += f" (file: {file})"
     elif not (file or place or isinstance(error, (UserError, OSError))):
         text += f" (in {frames[-1].f_code.co_name} of {frames[-1].f_globals['__name__']})"

@@ -129,7 +129,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         needs = ("model", "train_cfg", "train_dataloader", "optim_wrapper", "test_dataloader", "test_evaluator")
         cfg = command_line.load_config(args, needs=needs)
         command_line.check_pretrained(cfg.model)
-        command_line.check_data(cfg, "train_dataloader", "test_dataloader")
         chosen, described = planned(cfg, args)
         runs = execute.prepare(cfg, chosen, seeds, work_dir, TOOLS)
         if args.slurm:

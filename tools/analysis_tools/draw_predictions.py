@@ -26,7 +26,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise command_line.UserError(f"--out must end in .png, got {args.out}")
         cfg = command_line.load_config(args, needs=("model", "test_dataloader"))
         command_line.check_checkpoint(args.checkpoint)
-        command_line.check_data(cfg, "test_dataloader")
         examples, classes = predictions.predict(cfg, args.checkpoint, args.num, args.score_thr)
         predictions.save(predictions.draw(examples, classes), args.out)
     print(f"Truth and predictions are drawn in {args.out}")

@@ -48,8 +48,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         runner.load_checkpoint(args.checkpoint)
         seen = None
         if activations.needs_pictures(runner.model):
-            if not args.pictures:
-                command_line.check_data(cfg, "test_dataloader")
             seen = activations.see(runner, args.pictures, args.count)
         layers = layers_of(runner.model, seen.means() if seen else None)
         activations.write(activations.drawn(layers, before, seen), f"Activations of {args.checkpoint}", Path(args.out))
