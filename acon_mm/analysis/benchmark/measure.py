@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...compat import strict_zip
 from ...errors import UserError
@@ -89,6 +89,28 @@ def interleaved(
     finally:
         gc.enable()
     return times
+
+
+def forward(module: nn.Module, x: Tensor) -> Callable[[], object]:
+    x = x.detach()
+
+    def call() -> None:
+        with torch.no_grad():
+            module(x)
+
+    return call
+
+
+def forward_backward(module: nn.Module, x: Tensor, grad: Tensor) -> Callable[[], object]:
+    x = x.detach().requires_grad_()
+    tensors = [x, *module.parameters()]
+
+    def call() -> None:
+        for each in tensors:
+            each.grad = None
+        module(x).backward(grad)
+
+    return call
 
 
 def ratios(times: dict[str, list[float]], reference: str) -> dict[str, float]:

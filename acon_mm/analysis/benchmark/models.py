@@ -11,18 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice, product
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from mmengine.model import BaseModel, revert_sync_batchnorm
-from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
-from ...compat import strict_zip
 from ...convert import convert_activations
 from .. import shipped_configs
 from ..build import build as build_shipped
+from ..config_coverage import samples
 from .measure import interleaved, peak_bytes, ratios
 from .peers import FORMS
 
@@ -155,13 +153,12 @@ def build(name: str, variant: str, device: torch.device) -> BaseModel:
 
 def training_step(model: BaseModel, batch: int, size: int, device: torch.device) -> Callable[[], object]:
     """A function that computes loss and gradients and does a step of SGD, on random pictures."""
-    pictures = _pictures(batch, size, device)
-    samples = [_sample(model, size, device) for _ in range(batch)]
+    data = _data(model, batch, size, device)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-6, momentum=0.9)
 
     def run() -> None:
         model.train()
-        losses, _ = model.parse_losses(model.loss(pictures, samples))
+        losses, _ = model.parse_losses(model.loss(*data))
         losses.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -171,43 +168,21 @@ def training_step(model: BaseModel, batch: int, size: int, device: torch.device)
 
 def inference(model: BaseModel, batch: int, size: int, device: torch.device) -> Callable[[], object]:
     """A function that computes the output of the network, without what follows it (argmax, NMS of the boxes)."""
-    pictures = _pictures(batch, size, device)
-    samples = [_sample(model, size, device) for _ in range(batch)]
+    data = _data(model, batch, size, device)
 
     def run() -> None:
         model.eval()
         with torch.no_grad():
-            model._forward(pictures, samples)
+            model._forward(*data)
 
     return run
 
 
-def _sample(model: BaseModel, size: int, device: torch.device) -> Any:
-    """The annotations of a picture: one label everywhere, or three boxes, which are filled with masks."""
-    shape: dict[str, Any] = dict.fromkeys(("img_shape", "ori_shape", "pad_shape", "batch_input_shape"), (size, size))
-    shape["scale_factor"] = (1.0, 1.0)
-    if hasattr(model, "decode_head"):
-        from mmseg.structures import SegDataSample
-
-        labels = torch.zeros(1, size, size, dtype=torch.long, device=device)
-        return SegDataSample(metainfo=shape, gt_sem_seg=PixelData(data=labels))
-    from mmdet.structures import DetDataSample
-    from mmdet.structures.mask import BitmapMasks
-
-    corners = torch.tensor([[0.1, 0.1, 0.3, 0.4], [0.4, 0.2, 0.9, 0.8], [0.05, 0.6, 0.25, 0.7]], device=device)
-    masks = np.zeros((len(corners), size, size), dtype=np.uint8)
-    for mask, (left, top, right, bottom) in strict_zip(masks, (corners * size).int().tolist()):
-        mask[top:bottom, left:right] = 1
-    boxes = InstanceData(
-        bboxes=corners * size,
-        labels=torch.tensor([1, 2, 3], device=device),
-        masks=BitmapMasks(masks, size, size),
-    )
-    return DetDataSample(metainfo=shape, gt_instances=boxes)
-
-
-def _pictures(batch: int, size: int, device: torch.device) -> torch.Tensor:
-    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+def _data(model: BaseModel, batch: int, size: int, device: torch.device) -> tuple[torch.Tensor, list]:
+    make = samples.training_batch(model)
+    assert make is not None  # all of _CONFIGS learn from single pictures with labels
+    pictures, made = make(size, count=batch)
+    return pictures.to(device), [each.to(device) for each in made]
 
 
 def _has_activations(module: nn.Module) -> bool:

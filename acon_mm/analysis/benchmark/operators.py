@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ... import compat
-from .measure import interleaved, kept_bytes, ratios
+from .measure import forward, forward_backward, interleaved, kept_bytes, ratios
 from .peers import FORMS
 
 #: shapes of x by name: feature maps, regions of interest, and outputs of fully connected layers
@@ -110,12 +110,12 @@ def _cases(setting: Setting, peers: Sequence[str], device: torch.device, seconds
         if name != "compile"
     }
     copy_x = _copy(x)
-    forward = {name: _forward(module, x) for name, module in candidates.items()}
-    both = {name: _forward_backward(module, x, grad) for name, module in candidates.items()}
+    one = {name: forward(module, x) for name, module in candidates.items()}
+    both = {name: forward_backward(module, x, grad) for name, module in candidates.items()}
     if setting.act != "AconC":
-        forward["linears"], both["linears"] = _linears(candidates["ours"], x)
+        one["linears"], both["linears"] = _linears(candidates["ours"], x)
     for passes, calls, inputs in (
-        ("forward", forward, [x.detach()]),
+        ("forward", one, [x.detach()]),
         ("forward + backward", both, [x.detach(), grad]),
     ):
         times = interleaved({**calls, "copy": copy_x}, seconds=seconds, device=device, inputs=inputs)
@@ -173,25 +173,3 @@ def _linears(meta: Any, x: Tensor) -> tuple[Callable[[], object], Callable[[], o
         return functional.linear(hidden, w2.flatten(1), b2)
 
     return torch.no_grad()(run), lambda: torch.autograd.grad(run(), [mean, *weights], grad)
-
-
-def _forward(module: nn.Module, x: Tensor) -> Callable[[], object]:
-    source = x.detach()
-
-    def run() -> None:
-        with torch.no_grad():
-            module(source)
-
-    return run
-
-
-def _forward_backward(module: nn.Module, x: Tensor, grad: Tensor) -> Callable[[], object]:
-    parameters = list(module.parameters())
-
-    def run() -> None:
-        x.grad = None
-        for parameter in parameters:
-            parameter.grad = None
-        module(x).backward(grad)
-
-    return run

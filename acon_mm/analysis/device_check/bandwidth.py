@@ -9,18 +9,20 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from math import prod
 from random import Random
 from statistics import median
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...compat import strict_zip
-from ..benchmark.measure import interleaved
+from ..benchmark.measure import forward, forward_backward, interleaved
 from . import inputs, kinds
 from .checks import Setting, chosen
+from .cuda_checks import captured
 from .inputs import Case
 
 #: what each kind moves at least: x in and y out; in backward x and the gradient in, a gradient out; the mean of
@@ -101,8 +103,11 @@ def _measure(
     modules["SiLU"] = nn.SiLU()
     size = prod(case.shape) * x.element_size()
     for index, passes in enumerate(("forward", "forward + backward")):
-        make = _forward if index == 0 else _forward_backward
-        calls = {"copy": _copy(x, y), **{name: make(module, x, grad_y) for name, module in modules.items()}}
+        calls: dict[str, Callable[[], object]] = {
+            name: forward_backward(module, x, grad_y) if index else forward(module, x)
+            for name, module in modules.items()
+        }
+        calls["copy"] = partial(y.copy_, x)
         times = _times(calls, setting)
         copy = median(times["copy"])
         for kind in some:
@@ -126,7 +131,7 @@ def _times(calls: dict[str, Callable[[], object]], setting: Setting) -> dict[str
     """Seconds of each call, round by round."""
     if not setting.on_gpu:
         return interleaved(calls, seconds=0.3 if setting.quick else 1.0, device=setting.device)
-    graphs = {name: _graph(call) for name, call in calls.items()}
+    graphs = {name: captured(call)[0] for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     names, order = list(calls), Random(0)
     for count in range(-2, 12 if setting.quick else 20):  # the first two warm up
@@ -141,43 +146,6 @@ def _times(calls: dict[str, Callable[[], object]], setting: Setting) -> dict[str
             if count >= 0:
                 times[name].append(before.elapsed_time(after) / 1e3)
     return times
-
-
-def _graph(call: Callable[[], object]) -> torch.cuda.CUDAGraph:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph
-
-
-def _copy(x: Tensor, y: Tensor) -> Callable[[], object]:
-    return lambda: y.copy_(x)
-
-
-def _forward(module: nn.Module, x: Tensor, grad_y: Tensor) -> Callable[[], object]:
-    def call() -> None:
-        with torch.no_grad():
-            module(x)
-
-    return call
-
-
-def _forward_backward(module: nn.Module, x: Tensor, grad_y: Tensor) -> Callable[[], object]:
-    x = x.detach().requires_grad_()
-    tensors = [x, *module.parameters()]
-
-    def call() -> None:
-        for each in tensors:
-            each.grad = None
-        module(x).backward(grad_y)
-
-    return call
 
 
 def rows(found: Sequence[Speed]) -> list[list[str]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...compat import strict_zip
 from ...ops import functional as F
@@ -22,9 +23,12 @@ from .values import run
 _LONG = 50_000_000
 
 
-def _need_cuda(setting: Setting) -> None:
+def _need_cuda(setting: Setting, gibibytes: int = 0) -> None:
     if not setting.on_gpu:
         raise Skip("this needs CUDA")
+    free = torch.cuda.mem_get_info(setting.device)[0] / 2**30
+    if free < gibibytes:
+        raise Skip(f"this needs {gibibytes} GiB of memory, and {free:.0f} are free")
 
 
 def streams(setting: Setting, kind: Kind) -> None:
@@ -61,7 +65,7 @@ def graph_forward(setting: Setting, kind: Kind) -> str:
         module = kind.random(case.channels, 1, setting.device).eval()
         x = inputs.random(case, torch.float16, setting.device)
         with torch.no_grad():
-            graph, y = _captured(partial(module, x))
+            graph, y = captured(partial(module, x))
             for _ in range(2):
                 x.copy_(inputs.random(case, torch.float16, setting.device))
                 graph.replay()
@@ -69,7 +73,7 @@ def graph_forward(setting: Setting, kind: Kind) -> str:
     return findings.result()
 
 
-def _captured(call: Callable[[], Tensor | None]) -> tuple[torch.cuda.CUDAGraph, Tensor | None]:
+def captured(call: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
     """A graph of the call, and what the call returns in it."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -99,7 +103,7 @@ def graph_training_step(setting: Setting, kind: Kind) -> None:
 
         return step
 
-    graph, _ = _captured(step_of(ours))
+    graph, _ = captured(step_of(ours))
     plain_step = step_of(plain)
     for _ in range(3):  # those before the capture; the capture itself computes nothing
         plain_step()
@@ -114,11 +118,8 @@ def graph_training_step(setting: Setting, kind: Kind) -> None:
 
 def large(setting: Setting) -> str:
     """More than 2^31 elements, forward and backward, in both layouts."""
-    _need_cuda(setting)
+    _need_cuda(setting, gibibytes=30)
     case = Case((2, 64, 4100, 4100))
-    free = torch.cuda.mem_get_info(setting.device)[0] / 2**30
-    if free < 30:
-        raise Skip(f"this needs 30 GiB of memory, and {free:.0f} are free")
     findings = Findings()
     kind = next(kind for kind in kinds.of_this_machine(with_modules=False) if kind.name == "acon_c")
     for layout in (torch.contiguous_format, torch.channels_last):
@@ -147,10 +148,7 @@ def large(setting: Setting) -> str:
 
 def large_mean(setting: Setting) -> None:
     """The mean of a tensor of more than 2^31 elements, and ACON-C with a beta from it."""
-    _need_cuda(setting)
-    free = torch.cuda.mem_get_info(setting.device)[0] / 2**30
-    if free < 30:
-        raise Skip(f"this needs 30 GiB of memory, and {free:.0f} are free")
+    _need_cuda(setting, gibibytes=30)
     x = torch.empty((2, 64, 4100, 4100), device=setting.device, dtype=torch.float16).normal_(mean=0.3)
     same, mean = F.input_and_mean(x)
     findings = Findings()

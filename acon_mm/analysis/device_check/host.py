@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...compat import strict_zip
+from ..benchmark.measure import forward, forward_backward
 from . import kinds
 from .checks import Setting, chosen, synchronize
 
@@ -49,8 +50,10 @@ def measure(setting: Setting, with_modules: bool) -> Iterator[HostTime]:
         module.to(setting.device)
     x = torch.randn(_SHAPE, device=setting.device)
     for index, passes in enumerate(PASSES):
-        make = _forward if index == 0 else _forward_backward
-        calls = {name: make(module, x) for name, module in modules.items()}
+        calls = {
+            name: forward_backward(module, x, torch.randn_like(x)) if index else forward(module, x)
+            for name, module in modules.items()
+        }
         times = _in_turn(calls, setting, rounds=5 if setting.quick else 9, calls_a_round=60 if index else 120)
         for name, taken in times.items():
             goals = _GOALS.get(name, ("", "")) if setting.on_gpu else ("", "")
@@ -64,28 +67,8 @@ def measure(setting: Setting, with_modules: bool) -> Iterator[HostTime]:
             )
 
 
-def _forward(module: nn.Module, x: Tensor) -> Callable[[], None]:
-    def call() -> None:
-        with torch.no_grad():
-            module(x)
-
-    return call
-
-
-def _forward_backward(module: nn.Module, x: Tensor) -> Callable[[], None]:
-    x, grad_y = x.clone().requires_grad_(), torch.randn_like(x)
-    tensors = [x, *module.parameters()]
-
-    def call() -> None:
-        for each in tensors:
-            each.grad = None
-        module(x).backward(grad_y)
-
-    return call
-
-
 def _in_turn(
-    calls: dict[str, Callable[[], None]], setting: Setting, rounds: int, calls_a_round: int
+    calls: dict[str, Callable[[], object]], setting: Setting, rounds: int, calls_a_round: int
 ) -> dict[str, list[float]]:
     """Seconds of a call in each round, by name."""
     times: dict[str, list[float]] = {name: [] for name in calls}
