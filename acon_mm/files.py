@@ -1,15 +1,17 @@
-"""Writing a file whole or not at all."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
 import glob
+import json
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from .errors import UserError
 
@@ -33,7 +35,8 @@ def replacing(path: str | PathLike) -> Iterator[BinaryIO]:
             raise UserError(f"cannot write {path}: it is not a file")
         if target.exists() and not os.access(target, os.W_OK):
             raise UserError(f"cannot write {path}: it is read-only")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.parent.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             yield file
             file.flush()
@@ -53,6 +56,22 @@ def write_file(path: str | PathLike, content: str | bytes) -> None:
     """Write a whole file; see :func:`replacing`."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: str | PathLike, content: Any) -> None:
+    write_file(path, json.dumps(content, indent=1))
+
+
+def read_json(path: Path, *keys: str) -> Any:
+    """The content of a JSON file, which is a dict if it has ``keys``; None if there is none, or it is damaged."""
+    if not path.exists():
+        return None
+    with suppress(ValueError):
+        content = json.loads(path.read_bytes())
+        if not keys or (isinstance(content, dict) and set(keys) <= content.keys()):
+            return content
+    print(f"warning: {path} is damaged: what it told is found out again", file=sys.stderr)
+    return None
 
 
 def _remove_leftovers(target: Path, prefix: str) -> None:

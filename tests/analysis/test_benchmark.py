@@ -14,7 +14,7 @@ from acon_mm import MetaAconC
 from acon_mm.analysis.benchmark import measure, models, operators, report
 from acon_mm.analysis.benchmark.peers import FORMS
 from acon_mm.compat import register_post_accumulate_grad_hook
-from helpers.tiny_runs import load_tool
+from helpers.tiny_runs import error_of, load_tool
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -177,3 +177,17 @@ def test_the_tool_goes_on_where_it_was_interrupted(tmp_path, capsys, monkeypatch
     path.write_text("{")
     tool.main(args)
     assert f"warning: {path} is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        (["--work-dir", "/dev/null"], "cannot write /dev/null/benchmark.json: Not a directory"),
+        (["--seconds", "-1"], "argument --seconds: must be 0 or more, got -1"),
+        (["--shapes", "2x-8"], "argument --shapes: must be 1 or more, got -8"),
+    ],
+)
+def test_errors_come_before_the_first_measurement(args, error, capsys, monkeypatch):
+    tool = load_tool("analysis_tools/benchmark")
+    monkeypatch.setattr(tool.operators, "measure", None)
+    assert error_of(capsys, tool.main, ["operators", "--device", "cpu", "--keep-allocator", *args]) == error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from acon_mm.analysis.benchmark import models, operators, report
 from acon_mm.analysis.benchmark.measure import pin_allocator
 from acon_mm.analysis.machine import usable_device
 from acon_mm.engine import command_line
-from acon_mm.files import write_file
+from acon_mm.files import read_json, write_file, write_json
 
 
 def shapes_of(text: str) -> tuple[tuple[int, ...], ...]:
@@ -101,17 +100,6 @@ def measure_models(args: argparse.Namespace, device: torch.device, done: int) ->
     return iter(tqdm(found, total=2 * len(args.models) * len(args.threads), initial=done, desc="models"))
 
 
-def unfinished(path: Path, settings: dict) -> dict:
-    """What an earlier run with the same settings on this machine has written before it was interrupted, if anything."""
-    try:
-        found = json.loads(path.read_bytes()) if path.exists() else {}
-    except ValueError:
-        print(f"warning: {path} is damaged: everything is measured again", file=sys.stderr)
-        return {}
-    same = isinstance(found, dict) and all(found.get(key) == value for key, value in settings.items())
-    return found if same and not found.get("complete") else {}
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with command_line.session(args.launcher, args.debug):
@@ -123,32 +111,31 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
     pinned = not args.keep_allocator and pin_allocator()
     machine = f"Machine: {report.machine(device)}; allocator {'pinned' if pinned else 'as it is'}."
     chosen = {name: str(value) for name, value in vars(args).items() if name not in ("work_dir", "debug")}
-    settings = {"machine": machine, "settings": chosen}
     path = Path(args.work_dir, "benchmark.json")
-    before = unfinished(path, settings)
-    results: dict[str, Any] = {**settings, "complete": False}
+    results: dict[str, Any] = {"machine": machine, "settings": chosen, "complete": False}
+    before = read_json(path, *results) or {}
+    if before.items() >= results.items():
+        results = before
+    write_json(path, results)  # an error now if it cannot be written
     text = [machine]
+    of_models = f"Time (and peak memory) over ReLU's, {args.size}x{args.size}"
     for what, case_type, measure, title, table in (
         ("operators", operators.Case, measure_operators, "Time over nn.SiLU's", report.operators_table),
-        (
-            *("models", models.ModelCase, measure_models),
-            *(f"Time (and peak memory) over ReLU's, {args.size}x{args.size}", report.models_table),
-        ),
+        ("models", models.ModelCase, measure_models, of_models, report.models_table),
     ):
         if args.what not in (what, "all"):
             continue
-        known = before.get(what, [])
+        known = results.get(what, [])
         cases: list[Any] = [case_type(**case) for case in known[: len(known) // 2 * 2]]  # two for each setting
         if cases:
             print(f"{len(cases)} cases of {what} were measured before the interruption: {path}", file=sys.stderr)
         for case in measure(args, device, len(cases)):
             cases.append(case)
             results[what] = [asdict(each) for each in cases]
-            write_file(path, json.dumps(results, indent=1))
-        results[what] = [asdict(each) for each in cases]
+            write_json(path, results)
         text += [f"## {title}", table(cases)]
     print("\n\n".join(text))
-    write_file(path, json.dumps(results | {"complete": True}, indent=1))
+    write_json(path, results | {"complete": True})
     write_file(path.with_suffix(".md"), "\n\n".join(text))
 
 

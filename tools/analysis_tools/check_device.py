@@ -8,7 +8,6 @@ runs from a copy of the project with nothing installed but PyTorch. Without Open
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -67,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from acon_mm.analysis.device_check import bandwidth, checks, correctness, host, report
     from acon_mm.analysis.machine import usable_device
     from acon_mm.errors import UserError
-    from acon_mm.files import write_file
+    from acon_mm.files import write_json
 
     try:
         setting = checks.Setting(usable_device(args.device), args.quick, args.only)
@@ -90,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             results[section] = [asdict(each) for each in rows]
             if args.out:
                 try:
-                    write_file(args.out, json.dumps(results, indent=1))
+                    write_json(args.out, results)
                 except UserError as error:
                     raise SystemExit(f"error: {error}") from None
             if section == "correctness":

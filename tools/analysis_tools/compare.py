@@ -8,7 +8,6 @@ what failed, and takes more seeds or activations. The report is in `report.html`
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ import acon_mm  # noqa: F401  registers activations and datasets
 from acon_mm.analysis.comparison import execute, report, results, variants
 from acon_mm.analysis.machine import refuse_windows
 from acon_mm.engine import command_line
-from acon_mm.files import write_file
+from acon_mm.files import read_json, write_json
 
 TOOLS = Path(__file__).resolve().parents[1]
 
@@ -89,13 +88,13 @@ def planned(cfg: Config, args: argparse.Namespace) -> tuple[list[variants.Varian
     """What to compare, and what each is. It is kept in the work directory, since large models take time."""
     candidates = variants.variants(args.acts, args.sites, args.parts, args.init, args.lr_mult)
     file = Path(args.work_dir, "variants.json")
-    kept = results.read_json(file) or {}
+    kept = read_json(file, "config", "described") or {}
     key = cfg.pretty_text
     described = kept["described"] if kept.get("config") == key else {}
     known = len(described)
     chosen = variants.different(cfg, candidates, described)
     if len(described) > known:
-        write_file(file, json.dumps({"config": key, "described": described}, indent=1))
+        write_json(file, {"config": key, "described": described})
     for each in chosen:
         found = described[each.label]
         # With --slurm, a script alone goes to stdout.

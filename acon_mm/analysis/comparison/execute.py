@@ -7,7 +7,6 @@ killed, so nobody starts a run twice.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -23,10 +22,10 @@ from mmengine.config import Config
 
 from ...compat import strict_zip
 from ...errors import UserError
-from ...files import write_file
+from ...files import read_json, write_file, write_json
 from .hook import read_lines
 from .progress import Progress
-from .results import metrics_of, read_json
+from .results import metrics_of
 from .variants import Variant, run_config
 
 #: seconds between two looks at the processes
@@ -61,12 +60,12 @@ class Run:
     @property
     def done(self) -> dict[str, Any] | None:
         """What the run took, or None if it is not done."""
-        return read_json(self.directory / "done.json")
+        return read_json(self.directory / "done.json", "seconds") if metrics_of(self) else None
 
     @property
     def failure(self) -> str | None:
         """Why the run failed; None if it did not."""
-        failed = read_json(self.directory / "failed.json")
+        failed = read_json(self.directory / "failed.json", "reason")
         return failed and failed["reason"]
 
     def fraction(self) -> float:
@@ -163,16 +162,16 @@ def _next(active: _Active, keep_checkpoints: bool) -> bool:
     if code == 0 and not (run.directory / "test.json").exists() and (run.directory / "trained.json").exists():
         active.process = _start(run, active.lock, active.slot)
         return True
-    if code == 0 and (run.directory / "test.json").exists() and metrics_of(run):
+    if code == 0 and metrics_of(run):
         # A resumed run counts as if it had run at once. A small rest of one tells too little.
         rest = 1 - active.from_fraction
         seconds = (time.monotonic() - active.began) / rest if rest > 0.5 else None
         if not keep_checkpoints:
             for file in run.directory.glob("*.pth"):
                 file.unlink()
-        _write(run.directory / "done.json", {"seconds": seconds})
+        write_json(run.directory / "done.json", {"seconds": seconds})
     else:
-        _write(run.directory / "failed.json", {"reason": _reason(run, code)})
+        write_json(run.directory / "failed.json", {"reason": _reason(run, code)})
     return False
 
 
@@ -226,7 +225,3 @@ def _stopped(active: list[_Active]) -> Iterator[None]:
         for each in active:
             with suppress(subprocess.TimeoutExpired):
                 each.process.wait(10)
-
-
-def _write(path: Path, content: Any) -> None:
-    write_file(path, json.dumps(content, indent=1))

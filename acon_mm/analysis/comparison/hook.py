@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ...checkpoints import load_checkpoint
 from ...checkpoints.comparison import unwrapped
 from ...convert.sites import ACTIVATIONS
-from ...files import replacing, write_file
+from ...files import replacing, write_file, write_json
 from ...learned import RecordedBetas, layers_of
 from ...registering import register
 
@@ -141,7 +141,7 @@ class ComparisonHook(Hook):
                 file.write(json.dumps(line) + "\n")
 
     def _write(self, name: str, content: Any) -> None:
-        write_file(self.out / name, json.dumps(content, indent=1))
+        write_json(self.out / name, content)
 
 
 def share_start(model: nn.Module, path: Path) -> str:

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...files import write_file
+from ...files import read_json, write_file
 from ...learned import Layer
 from ...learned.figures import learned as figures_of_learned
 from ..page import Cell, Picture, rendered, style
 from . import figures, page
-from .results import read_json
 from .statistics import BETTER, NO_DIFFERENCE, UNKNOWN, WORSE
 
 _COLUMNS = ("variant", "seed", "status", "value", "step_time", "inference_time", "memory", "seconds", "directory")

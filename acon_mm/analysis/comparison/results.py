@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import shlex
@@ -10,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ...errors import UserError
+from ...files import read_json
 from ...version import __version__
 from ..machine import processor
 from .hook import read_lines
@@ -28,14 +27,9 @@ if TYPE_CHECKING:
 METRICS = ("coco/bbox_mAP", "mIoU", "accuracy/top1", "pascal_voc/mAP")
 
 
-def read_json(path: Path) -> Any:
-    """The content of a file, or None if there is none."""
-    return json.loads(path.read_text()) if path.exists() else None
-
-
 def metrics_of(run: Run) -> dict[str, float]:
-    """The metrics of the test of a run, the most used ones first."""
-    found = read_json(run.directory / "test.json")["metrics"]
+    """The metrics of the test of a run, the most used ones first; empty if it was not tested."""
+    found = (read_json(run.directory / "test.json", "metrics") or {"metrics": {}})["metrics"]
     return {name: found[name] for name in sorted(found, key=lambda name: (name not in METRICS, name))}
 
 
@@ -143,7 +137,7 @@ def _starts(runs: Sequence[Run]) -> dict[int, list[str]]:
     """The digests of the tensors outside of activations before the first step, by seed: one each if runs are alike."""
     found: dict[int, set[str]] = {}
     for run in runs:
-        if start := read_json(run.directory / "start.json"):
+        if start := read_json(run.directory / "start.json", "digest"):
             found.setdefault(run.seed, set()).add(start["digest"])
     return {seed: sorted(digests) for seed, digests in found.items()}
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from ...compat import strict_zip
 from ...errors import UserError
-from ...files import write_file
+from ...files import read_json, write_file, write_json
 from .. import shipped_configs
 from . import table
 from .check import check
@@ -187,13 +187,13 @@ def _progress(items: Iterable, total: int, unit: str) -> Iterable:
 def _keys(path: Path, names: list[str], workers: int) -> dict[str, ModelKey]:
     """What :func:`_key` returns for each config. The results are kept in the file ``path``."""
     versions = _versions()
-    stored = (_parsed(path.read_bytes(), ("versions", "configs"), str(path)) if path.exists() else None) or {}
+    stored = read_json(path, "versions", "configs") or {}
     known = stored["configs"] if stored.get("versions") == versions else {}
     missing = [name for name in names if name not in known]
     with ProcessPoolExecutor(workers, _context(), _start_worker) as pool:
         results = pool.map(_key, missing, chunksize=4)
         known |= dict(strict_zip(missing, _progress(results, len(missing), "configs")))
-    write_file(path, json.dumps({"versions": versions, "configs": known}, indent=1))
+    write_json(path, {"versions": versions, "configs": known})
     return {name: ModelKey(*known[name]) for name in names}
 
 
@@ -227,21 +227,15 @@ def _within_limit(function: Callable[[], dict]) -> dict:
 
 def _read(path: Path) -> list[dict]:
     """The results in a file of JSON lines, without damaged ones."""
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    parsed = (_parsed(line, ("key", "act_cfg", "status"), f"line {i} of {path}") for i, line in enumerate(lines, 1))
-    return [result for result in parsed if result is not None]
-
-
-def _parsed(text: bytes, keys: Sequence[str], place: str) -> dict | None:
-    """A JSON object with these keys. Where it is damaged: None, and a warning that names the place."""
-    try:
-        parsed = json.loads(text)
-    except ValueError:
-        parsed = None
-    if isinstance(parsed, dict) and set(keys) <= parsed.keys():
-        return parsed
-    print(f"warning: {place} is damaged: what it told is found out again", file=sys.stderr)
-    return None
+    results = []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
+        try:
+            result = json.loads(line)
+            result["key"], result["act_cfg"], result["status"]
+            results.append(result)
+        except (ValueError, TypeError, KeyError):
+            print(f"warning: line {number} of {path} is damaged: its model is checked again", file=sys.stderr)
+    return results
 
 
 def _finished(results: list[dict], act_cfg: dict, retry: bool) -> dict[str, dict]:
@@ -264,7 +258,7 @@ def _write(out: Path, keys: dict[str, ModelKey], finished: dict, act_cfg: dict) 
         "models": {key: result for key, result in finished.items() if key in used},
         "configs": entries,
     }
-    write_file(out / "coverage.json", json.dumps(report, indent=1))
+    write_json(out / "coverage.json", report)
     write_file(out / "coverage.md", table.markdown(report))
     return report
 
