@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import platform
@@ -27,9 +26,7 @@ def replacing(path: str | PathLike) -> Iterator[BinaryIO]:
         UserError: the file cannot be written; for example the disk is full.
     """
     target = Path(os.path.realpath(path))
-    prefix = f".{platform.node()}-"
-    temporary = target.with_name(f"{prefix}{os.getpid()}-{target.name}")
-    _remove_leftovers(target, prefix)
+    temporary = target.with_name(f".{platform.node()}-{os.getpid()}-{target.name}")
     try:
         if target.exists() and not target.is_file():
             raise UserError(f"cannot write {path}: it is not a file")
@@ -72,15 +69,3 @@ def read_json(path: Path, *keys: str) -> Any:
             return content
     print(f"warning: {path} is damaged: what it told is found out again", file=sys.stderr)
     return None
-
-
-def _remove_leftovers(target: Path, prefix: str) -> None:
-    """Remove the temporary files of processes of this machine that were killed while they wrote this file."""
-    for path in target.parent.glob(f"{glob.escape(prefix)}*-{glob.escape(target.name)}") if os.name == "posix" else ():
-        try:
-            os.kill(int(path.name.removeprefix(prefix).partition("-")[0]), 0)  # no signal, only the check
-        except ProcessLookupError:
-            with suppress(OSError):
-                path.unlink()
-        except (ValueError, OSError, OverflowError):
-            continue  # it is not ours, or belongs to another user
