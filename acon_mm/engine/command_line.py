@@ -29,8 +29,7 @@ from ..errors import DataError, UserError
 from . import devices
 from .data_checks import name_files
 from .devices import RANK_VARIABLES
-from .messages import batch_of, one_line
-from .settings import settings
+from .messages import batch_of, one_line, settings
 
 #: to wait for the lock of a work directory: the workers of a process that was killed hold it for some seconds more
 LOCK_SECONDS = 10.0
@@ -173,7 +172,7 @@ def locked(cfg: Config) -> Iterator[None]:
     """A context in which no other training uses the work directory.
 
     Raises:
-        UserError: another one uses it, or it cannot be written.
+        UserError: another one uses it.
     """
     if cfg.launcher != "none" and os.environ.get(RANK_VARIABLES[cfg.launcher][0], "0") != "0":
         yield  # the first of all processes has the lock
@@ -190,8 +189,6 @@ def locked(cfg: Config) -> Iterator[None]:
         ) from None
     except NotImplementedError:  # the file system has no locks
         warn(cfg.launcher, f"{path} cannot be locked: start no second training in this directory")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     try:
         yield
     finally:
@@ -248,7 +245,7 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
             raise UserError(f"{key} in {args.config} must be a dict, got {part!r}")
     _warn_of_unread(cfg, args.launcher)
 
-    _import_acon_mm(cfg)
+    add_import(cfg, "acon_mm")
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs", Path(args.config).stem))
     return cfg
@@ -285,13 +282,13 @@ def _warn_of_unread(cfg: Config, launcher: str) -> None:
                 warn(launcher, f"nothing reads {place}{key}: put it where the activations are: model.backbone.{key}")
 
 
-def _import_acon_mm(cfg: Config) -> None:
-    """Add acon_mm to `custom_imports`, because others read the config that a run saves, such as `init_detector`."""
+def add_import(cfg: Config, module: str) -> None:
+    """Add a module to `custom_imports`, because others read the config that a run saves, such as `init_detector`."""
     imports = cfg.get("custom_imports") or {"imports": []}
     names = imports["imports"]
     names = [names] if isinstance(names, str) else list(names)
-    if not any(name.partition(".")[0] == "acon_mm" for name in names):
-        cfg.custom_imports = {**imports, "imports": [*names, "acon_mm"]}
+    if not any(f"{name}.".startswith(f"{module}.") for name in names):
+        cfg.custom_imports = {**imports, "imports": [*names, module]}
 
 
 def check_checkpoint(path: str, to_resume: bool = False) -> None:

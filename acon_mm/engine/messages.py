@@ -17,7 +17,6 @@ from torch.utils._pytree import tree_flatten
 from ..checkpoints.comparison import unwrapped
 from ..errors import DataError, UserError
 from .data_checks import nothing_usable
-from .settings import settings
 
 
 def batch_of(error: BaseException) -> str:
@@ -85,6 +84,19 @@ def _frames(error: BaseException) -> Iterator[FrameType]:
             yield trace.tb_frame
             trace = trace.tb_next
         seen = seen.__cause__ or seen.__context__
+
+
+def settings(node: Any) -> Iterator[tuple[list[str], dict]]:
+    """All dictionaries in a config, with their places, level by level."""
+    level: list[tuple[list[str], Any]] = [([], node)]
+    while level:
+        below = []
+        for place, part in level:
+            if isinstance(part, (dict, Config)):
+                yield place, part
+            pairs = part.items() if isinstance(part, (dict, Config)) else enumerate(part)
+            below += [([*place, str(k)], v) for k, v in pairs if isinstance(v, (dict, list, tuple))]
+        level = below
 
 
 def _place(error: BaseException, text: str) -> str:

@@ -262,7 +262,7 @@ def test_a_work_directory_is_used_by_one_training(tmp_path, monkeypatch):
             pass
     with command_line.locked(cfg):
         pass
-    with pytest.raises(UserError, match=r"^cannot write /proc/no/\.lock: "):
+    with pytest.raises(OSError, match="/proc/no"):
         command_line.locked(Config({"work_dir": "/proc/no", "launcher": "none"})).__enter__()
 
 

@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from ...compat import strict_zip
+from ...engine.command_line import add_import
 from ...engine.optimizer import AconOptimWrapperConstructor
 from ...errors import UserError
 from ...layers import Acon
@@ -180,10 +181,7 @@ def run_config(cfg: Config, variant: Variant, seed: int, directory: Path, start:
     cfg.work_dir = str(directory)
     cfg.resume = False
     cfg.randomness = {**cfg.get("randomness", {}), "seed": seed}
-    imports = cfg.get("custom_imports") or {"imports": [], "allow_failed_imports": False}
-    names = [imports["imports"]] if isinstance(imports["imports"], str) else imports["imports"]
-    names = list(dict.fromkeys([*names, "acon_mm", "acon_mm.analysis.comparison"]))
-    cfg.custom_imports = {**imports, "imports": names}
+    add_import(cfg, "acon_mm.analysis.comparison")
     hook = {"type": "ComparisonHook", "out": str(directory), "start": str(start)}
     cfg.default_hooks = {**(cfg.get("default_hooks") or {}), "comparison": hook}
     return cfg

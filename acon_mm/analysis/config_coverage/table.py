@@ -1,6 +1,7 @@
 """The results of a check of all configs as Markdown, by family of configs."""
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 
 from ..shipped_configs import family
 
@@ -76,13 +77,12 @@ def _families(report: dict) -> str:
 
 def _problems(report: dict) -> str:
     """One line for each problem, with the configs that have it."""
-    where = defaultdict(list)
-    for result in report["models"].values():
-        for name, details in result.get("problems", {}).items():
-            for detail in details:
-                where[f"{name}: {detail}"].append(result["config"])
-    ranked = sorted(where.items(), key=lambda item: -len(item[1]))
-    return "\n".join(f"- {problem}: {_first_three(names)}" for problem, names in ranked)
+    return _grouped(
+        (f"{name}: {detail}", result["config"])
+        for result in report["models"].values()
+        for name, details in result.get("problems", {}).items()
+        for detail in details
+    )
 
 
 def _kept(report: dict) -> str:
@@ -98,28 +98,30 @@ def _kept(report: dict) -> str:
 
 
 def _not_run(report: dict) -> str:
-    where = defaultdict(list)
-    for result in report["models"].values():
-        for name, error in result.get("not_run", {}).items():
-            where[f"{name}: {error}"].append(result["config"])
-    return "\n".join(f"- {error}: {_first_three(names)}" for error, names in where.items())
+    return _grouped(
+        (f"{name}: {error}", result["config"])
+        for result in report["models"].values()
+        for name, error in result.get("not_run", {}).items()
+    )
 
 
 def _unused(report: dict) -> str:
-    where = defaultdict(list)
-    for result in report["models"].values():
-        if result.get("unused"):
-            where[_first_three(result["unused"])].append(result["config"])
-    return "\n".join(f"- {names}: {_first_three(configs)}" for names, configs in where.items())
+    models = report["models"].values()
+    return _grouped((_first_three(each["unused"]), each["config"]) for each in models if each.get("unused"))
 
 
 def _errors(report: dict, *states: str) -> str:
+    results = ((_result(report, name), name) for name in report["configs"])
+    return _grouped((result["error"], name) for result, name in results if result["status"] in states)
+
+
+def _grouped(found: Iterable[tuple[str, str]]) -> str:
+    """A line for each text, with the configs that have it; the most frequent first."""
     where = defaultdict(list)
-    for name in report["configs"]:
-        result = _result(report, name)
-        if result["status"] in states:
-            where[result["error"]].append(name)
-    return "\n".join(f"- {error}: {_first_three(names)}" for error, names in where.items())
+    for text, config in found:
+        where[text].append(config)
+    ranked = sorted(where.items(), key=lambda item: -len(item[1]))
+    return "\n".join(f"- {text}: {_first_three(configs)}" for text, configs in ranked)
 
 
 def _listed(report: dict, state: str) -> str:

@@ -7,14 +7,13 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-import torch
 from mmengine.model import BaseModel
 from torch import nn
 
 from ...compat import FlopCounterMode
 from ...layers import Acon
 from ..config_coverage import samples
-from ..config_coverage.passes import short
+from ..config_coverage.passes import attempt, short
 from ..config_coverage.trace import Trace, explain
 
 Shapes = dict[Acon, list[tuple[int, ...]]]
@@ -52,42 +51,33 @@ def run(model: BaseModel, shape: tuple[int, int], acons: Collection[Acon], other
     passes = samples.passes(model)
     if not passes:
         result.not_run["inference"] = f"{type(model).__name__} is none of mmdet's or mmseg's kinds of model"
-    with torch.no_grad():
-        for each in (each for each in passes if not each.train):
-            with FlopCounterMode(display=False) as counter, _recorded(acons, result.inference, counter) as inside:
-                _attempt(model, each, shape, trace, result)
+    for each in sorted(passes, key=lambda each: each.train):
+        if each.train and all(result.inference.get(module) for module in acons):
+            break
+        shapes = result.training if each.train else result.inference
+        with FlopCounterMode(display=False) as counter, _recorded(acons, shapes, counter) as inside:
+            _, error = attempt(model, each, shape, trace)
+        if error:
+            result.not_run[each.name] = short(error)
+        if not each.train:
             # PyTorch counts a multiply-add as two operations; mmengine and we count it as one.
             result.flops += (counter.get_total_flops() - sum(inside)) // 2
-        if not all(result.inference.get(module) for module in acons):
-            for each in (each for each in passes if each.train):
-                with _recorded(acons, result.training):
-                    _attempt(model, each, shape, trace, result)
     unknown = {call for call in trace.calls if call.module not in others}
     result.left_over = explain(model, unknown)[1]
     return result
 
 
-def _attempt(model: BaseModel, each: samples.Pass, shape: tuple[int, int], trace: Trace, result: Run) -> None:
-    torch.manual_seed(0)
-    model.train(each.train)
-    try:
-        with trace:
-            each.step(model, shape)
-    except Exception as error:
-        result.not_run[each.name] = short(error)
-
-
 @contextlib.contextmanager
-def _recorded(modules: Collection[Acon], shapes: Shapes, counter: FlopCounterMode | None = None) -> Iterator[list[int]]:
+def _recorded(modules: Collection[Acon], shapes: Shapes, counter: FlopCounterMode) -> Iterator[list[int]]:
     """Add the shape of each module's inputs to ``shapes``. The list gets what ``counter`` counts inside of them."""
     inside: list[int] = []
 
     def before(module: Acon, args: tuple) -> None:
         shapes[module].append(tuple(args[0].shape))
-        inside.append(-counter.get_total_flops() if counter else 0)
+        inside.append(-counter.get_total_flops())
 
     def after(module: Acon, args: tuple, output: object) -> None:
-        inside.append(counter.get_total_flops() if counter else 0)
+        inside.append(counter.get_total_flops())
 
     handles = [module.register_forward_pre_hook(before) for module in modules]
     handles += [module.register_forward_hook(after) for module in modules]
