@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from PIL import Image
+
 import acon_mm  # noqa: F401  registers activations and datasets
 from acon_mm.analysis import predictions
 from acon_mm.engine import command_line
+from acon_mm.files import replacing
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -26,8 +29,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise command_line.UserError(f"--out must end in .png, got {args.out}")
         cfg = command_line.load_config(args, needs=("model", "test_dataloader"))
         command_line.check_checkpoint(args.checkpoint)
-        examples, classes = predictions.predict(cfg, args.checkpoint, args.num, args.score_thr)
-        predictions.save(predictions.draw(examples, classes), args.out)
+        drawn = predictions.draw(cfg, args.checkpoint, args.num, args.score_thr)
+        with replacing(args.out) as file:
+            Image.fromarray(drawn).save(file, format="PNG")
     print(f"Truth and predictions are drawn in {args.out}")
 
 
