@@ -2,7 +2,6 @@
 
 - ``explain.py``: builds the model of a config, and lists its activations
 - ``run.py``: runs the model once, and counts the calls of its activations
-- ``flops.py``: the operations of an ACON
 - ``picture_shape.py``: the size of a config's pictures
 - ``report.py``: the result as text and JSON
 """

@@ -5,9 +5,12 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
@@ -19,7 +22,6 @@ from ...layers import Acon
 from .. import shipped_configs
 from ..build import build, no_output
 from ..config_coverage.passes import short
-from .flops import flops
 from .picture_shape import picture_shape
 from .run import Run, run
 
@@ -44,7 +46,7 @@ class Activation:
         runs: ``'always'``, ``'training only'``, ``'never'``, or ``'unknown'`` because the model does not run.
         shapes: of the input of each call, in inference with one picture; where it runs in training only, those of a
             training step with two.
-        flops: the operations of these calls (:mod:`acon_mm.analysis.explanation.flops`).
+        flops: the operations of these calls (:mod:`acon_mm.ops.flop_counts`).
     """
 
     name: str
@@ -56,7 +58,7 @@ class Activation:
     frozen: bool
     runs: str
     shapes: list[tuple[int, ...]]
-    flops: int | None
+    flops: int
 
     @property
     def elements(self) -> list[int]:
@@ -110,7 +112,7 @@ class Explanation:
     @property
     def added_flops(self) -> int:
         """In inference."""
-        return sum(each.flops or 0 for each in self.activations if each.runs == ALWAYS)
+        return sum(each.flops for each in self.activations if each.runs == ALWAYS)
 
 
 def explain(cfg: Config, shape: tuple[int, int] | None = None) -> Explanation:
@@ -166,7 +168,6 @@ def _activation(module: Acon, names: Sequence[str], frozen: bool, seen: Run) -> 
     assert module.num_channels is not None  # a model with an ACON that does not know them is not built
     runs = _runs(module, seen)
     shapes = {ALWAYS: seen.inference, TRAINING: seen.training}.get(runs, {}).get(module, [])
-    costs = [flops(module, each) for each in shapes]
     return Activation(
         name=", ".join(names),
         type=type(module).__name__,
@@ -177,8 +178,14 @@ def _activation(module: Acon, names: Sequence[str], frozen: bool, seen: Run) -> 
         frozen=frozen,
         runs=runs,
         shapes=shapes,
-        flops=None if None in costs else sum(each or 0 for each in costs),
+        flops=sum(operations(module, each) for each in shapes),
     )
+
+
+def operations(module: Acon, shape: Sequence[int]) -> int:
+    """The operations of one call in evaluation, as mmengine counts them."""
+    counter = FlopAnalyzer(deepcopy(module).eval(), torch.rand(*shape))
+    return counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()
 
 
 def _runs(module: Acon, seen: Run) -> str:

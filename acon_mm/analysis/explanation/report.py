@@ -90,7 +90,7 @@ def _activations(explanation: Explanation) -> str:
             f"{each.parameters / explanation.parameters:.3%}",
             str(len(each.shapes)),
             _range(each.elements),
-            "" if each.flops is None else _short(each.flops),
+            _short(each.flops),
             _note(each),
         ]
         for label, each in strict_zip(_labels(explanation), explanation.activations)
