@@ -132,7 +132,7 @@ def execute(runs: Sequence[Run], jobs: int, keep_checkpoints: bool = True) -> No
         for name in ("failed.json", "test.json"):
             (run.directory / name).unlink(missing_ok=True)
     active: list[_Active] = []
-    with Progress(runs, jobs) as progress, _stopped(active):
+    with Progress(runs) as progress, _stopped(active):
         while waiting or active:
             for run in list(waiting):
                 if len(active) == jobs:
@@ -153,7 +153,7 @@ def execute(runs: Sequence[Run], jobs: int, keep_checkpoints: bool = True) -> No
                     active.remove(each)
                     os.close(each.lock)
                     progress.finished(each.run)
-            progress.show({each.run.name: (each.began, each.from_fraction, each.run.fraction()) for each in active})
+            progress.show()
 
 
 def _next(active: _Active, keep_checkpoints: bool) -> bool:

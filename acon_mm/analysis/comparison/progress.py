@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -14,31 +14,26 @@ from .results import metrics_of
 if TYPE_CHECKING:
     from .execute import Run
 
-#: below this, the part of a run that was seen tells nothing about the whole
+#: the part of a run that must be seen before it tells how long the rest takes
 _ENOUGH = 0.02
 
 
 class Progress:
-    """A bar over the runs.
+    """A bar over the runs. The rest takes as long, in proportion, as what was done since the start."""
 
-    The time left is that of the runs that are not done. A run takes as long as those of its variant took, or else as
-    those of all variants, or else as the part that was seen of one that runs. Before that, it is not known, and the bar
-    says so.
-    """
-
-    def __init__(self, runs: Sequence[Run], jobs: int):
-        self.runs, self.jobs = runs, jobs
+    def __init__(self, runs: Sequence[Run]):
+        self.runs = runs
         self.said: set[str] = set()
 
     def __enter__(self) -> Self:
-        done = sum(run.done is not None for run in self.runs)
+        self.began, self.first = time.monotonic(), self._done()
         self.bar = tqdm(
             total=len(self.runs),
-            initial=done,
+            initial=sum(run.done is not None for run in self.runs),
             bar_format="{n_fmt} of {total_fmt} runs |{bar}| {elapsed} so far, {desc}",
             disable=None,  # where the output is no terminal, only the lines are written
         )
-        self.show({})
+        self.show()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,7 +47,7 @@ class Progress:
     def finished(self, run: Run) -> None:
         """A line for a run that has ended."""
         ended = sum(each.done is not None or each.failure is not None for each in self.runs)
-        where = f"[{ended} of {len(self.runs)} runs; {self._left(self.active)}]"
+        where = f"[{ended} of {len(self.runs)} runs; {self.left()}]"
         if run.done is None:
             self.bar.write(f"{where} {run.name}: FAILED, {run.failure} (log: {run.directory / 'log.txt'})")
         else:
@@ -62,35 +57,20 @@ class Progress:
             self.bar.write(f"{where} {run.name}: {name} {value:.4g}, {took}")
         self.bar.update()
 
-    def show(self, active: Mapping[str, tuple[float, float, float]]) -> None:
-        """Show the bar. ``active``: for each run with a process, its start, and how much was done then and now."""
-        self.active = active
+    def show(self) -> None:
         if not self.bar.disable:
-            self.bar.set_description_str(self._left(active))
+            self.bar.set_description_str(self.left())
 
-    def _left(self, active: Mapping[str, tuple[float, float, float]]) -> str:
-        left = self._seconds_left(active)
-        return "time left: not known yet" if left is None else f"about {duration(left)} left"
+    def left(self) -> str:
+        done = self._done()
+        if done - self.first < _ENOUGH:
+            return "time left: not known yet"
+        seconds = (time.monotonic() - self.began) / (done - self.first) * (len(self.runs) - done)
+        return f"about {duration(seconds)} left"
 
-    def _seconds_left(self, active: Mapping[str, tuple[float, float, float]]) -> float | None:
-        seen: dict[str, list[float]] = {}
-        for run in self.runs:
-            if run.done is not None and run.done["seconds"] is not None:
-                seen.setdefault(run.variant.label, []).append(run.done["seconds"])
-        for run in self.runs:
-            if run.name in active and run.variant.label not in seen:
-                began, first, now = active[run.name]
-                if now - first > _ENOUGH:
-                    seen[run.variant.label] = [(time.monotonic() - began) / (now - first)]
-        every = [each for times in seen.values() for each in times]
-        if not every:
-            return None
-        left = []
-        for run in self.runs:
-            if run.done is None and run.failure is None:
-                whole = seen.get(run.variant.label, every)
-                left.append(sum(whole) / len(whole) * (1 - active.get(run.name, (0, 0, 0))[2]))
-        return max(sum(left) / self.jobs, max(left, default=0.0))
+    def _done(self) -> float:
+        """How many runs have ended, with the parts of the others that are done."""
+        return sum(1.0 if run.done or run.failure else run.fraction() for run in self.runs)
 
 
 def duration(seconds: float) -> str:

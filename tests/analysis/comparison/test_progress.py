@@ -1,6 +1,5 @@
 """The time that is left, and what is said of runs."""
 
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,39 +8,25 @@ import pytest
 from acon_mm.analysis.comparison.progress import Progress, duration
 
 
-def run(label, seconds=None, failure=None):
-    done = None if seconds is None else {"seconds": seconds}
+def run(label, fraction=0.0, done=None, failure=None):
     return SimpleNamespace(
-        name=f"{label}, seed 0", variant=SimpleNamespace(label=label), done=done, failure=failure, directory=Path()
+        name=f"{label}, seed 0", done=done, failure=failure, directory=Path(), fraction=lambda: fraction
     )
 
 
-def left(runs, jobs=1, active=None):
-    with Progress(runs, jobs) as progress:
-        return progress._seconds_left(active or {})
-
-
-def test_nothing_is_known_at_first():
-    assert left([run("ReLU"), run("AconC")]) is None
-
-
-def test_by_runs_of_the_same_kind():
-    """The unknown kind takes the mean of all; a failed run takes nothing more."""
-    runs = [run("ReLU", 10), run("ReLU"), run("AconC", 30), run("AconC"), run("SiLU"), run("AconC", failure="x")]
-    assert left(runs) == 10 + 30 + 20
-    assert left(runs, jobs=2) == 30
-
-
-def test_a_run_that_goes_on_tells_as_well():
-    """A quarter took 5 s, since it was resumed at a half: the last quarter takes as long."""
-    runs = [run("ReLU")]
-    seen = left(runs, active={"ReLU, seed 0": (time.monotonic() - 5, 0.5, 0.75)})
-    assert seen == pytest.approx(5, abs=0.5)
-    assert left(runs, active={"ReLU, seed 0": (time.monotonic() - 5, 0.5, 0.5)}) is None
+def test_the_rest_takes_as_long_as_what_was_done(monkeypatch):
+    """A half and three quarters of a run took 50 s, and two runs and a quarter are left."""
+    now = iter((100.0, 150.0))
+    monkeypatch.setattr("acon_mm.analysis.comparison.progress.time.monotonic", lambda: next(now))
+    runs = [run("a", done={"seconds": 9}), run("b", 0.5), run("c"), run("d"), run("e"), run("f", failure="x")]
+    with Progress(runs) as progress:
+        assert progress.left() == "time left: not known yet"
+        runs[1].failure, runs[2].fraction = "y", lambda: 0.75
+        assert progress.left() == "about 1 min 30 s left"
 
 
 def test_a_failed_run_is_a_line(capsys):
-    with Progress([run("ReLU", failure="exit code 1: it broke")], 1) as progress:
+    with Progress([run("ReLU", failure="exit code 1: it broke")]) as progress:
         progress.finished(progress.runs[0])
     line = capsys.readouterr().out
     assert line.startswith("[1 of 1 runs; time left: not known yet] ReLU, seed 0: FAILED, exit code 1: it broke (log: ")
