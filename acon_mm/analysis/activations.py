@@ -24,6 +24,7 @@ from ..errors import UserError
 from ..files import write_file
 from ..layers import MetaAconC
 from ..learned import Layer, RecordedBetas, figures
+from .explanation.report import table
 from .page import document, rendered, style
 
 #: what a picture is loaded as
@@ -169,11 +170,11 @@ def write(made: Mapping[str, Any], title: str, directory: Path) -> None:
 
 def text(layers: Sequence[Layer]) -> str:
     """A table of the layers in Markdown, and which of them stayed linear."""
-    lines = ["| layer | type | channels | linear | ReLU | other | p1 | p2 | beta |", "|---" * 9 + "|"]
+    rows = []
     for layer in layers:
         shares = [f"{share:.0%}" for share in layer.shares().values()]
         middles = ["" if each is None else f"{each.median():.3g}" for each in (layer.p1, layer.p2, layer.beta)]
-        lines.append("| " + " | ".join([layer.name, layer.type, str(len(layer.p1)), *shares, *middles]) + " |")
+        rows.append([layer.name, layer.type, str(len(layer.p1)), *shares, *middles])
     linear = [layer.name for layer in layers if layer.shares()["linear"] > 0.5]
-    lines += ["", f"Most channels are near linear in: {', '.join(linear) or 'none of the layers'}."]
-    return "\n".join(lines)
+    head = ["layer", "type", "channels", "linear", "ReLU", "other", "p1", "p2", "beta"]
+    return f"{table(head, rows)}\n\nMost channels are near linear in: {', '.join(linear) or 'none of the layers'}."

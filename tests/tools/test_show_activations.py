@@ -42,7 +42,7 @@ def test_of_the_test_set(configs, pixel_wise, tmp_path, capsys):
     assert "3.jpg" not in (tmp_path / "betas_by_picture.svg").read_text()
     page = (tmp_path / "activations.html").read_text()
     assert page.count("<figure>") == 6 and "http" not in page.replace("http://www.w3.org", "")
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     assert "| backbone.layer1.0.act1 | MetaAconC | 8 | " in out
     assert "Most channels are near linear in: none of the layers." in out
 

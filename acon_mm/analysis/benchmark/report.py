@@ -6,6 +6,7 @@ import torch
 
 from ... import compat
 from ...ops import cpu
+from ..explanation.report import table
 from ..machine import processor
 from .models import ModelCase
 from .operators import REFERENCE, Case
@@ -31,7 +32,7 @@ def operators_table(cases: Sequence[Case]) -> str:
                 case.act,
                 "x".join(map(str, case.shape)),
                 f"{case.dtype}, {case.layout}",
-                case.threads,
+                str(case.threads),
                 case.passes,
                 *(_ratio(case, name) for name in names),
                 f"{kept:.2f} x",
@@ -39,7 +40,7 @@ def operators_table(cases: Sequence[Case]) -> str:
                 f"{case.copy_gigabytes:.1f}",
             ]
         )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _ratio(case: Case, name: str) -> str:
@@ -62,8 +63,4 @@ def models_table(cases: Sequence[ModelCase]) -> str:
         for variant in cases[0].ratio
     ]
     rows.append(["seconds with ReLU", *(f"{c.seconds:.2f}" for c in cases)])
-    return _table(head, rows)
-
-
-def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows))
+    return table(head, rows)

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
@@ -112,7 +112,7 @@ def check_all(
         if key is not None and key not in finished:
             jobs.setdefault(key, Job(config=name, key=key, act_cfg=act_cfg))
     written = time.monotonic()
-    for result in _progress(_results(list(jobs.values()), workers), len(jobs), "models"):
+    for result in tqdm(_results(list(jobs.values()), workers), total=len(jobs), unit=" models"):
         finished[result["key"]] = result
         log.append(result)
         write_file(out / "models.jsonl", "".join(json.dumps(each) + "\n" for each in log))
@@ -180,10 +180,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _progress(items: Iterable, total: int, unit: str) -> Iterable:
-    return tqdm(items, total=total, unit=f" {unit}", smoothing=0.05)
-
-
 def _keys(path: Path, names: list[str], workers: int) -> dict[str, ModelKey]:
     """What :func:`_key` returns for each config. The results are kept in the file ``path``."""
     versions = _versions()
@@ -192,7 +188,7 @@ def _keys(path: Path, names: list[str], workers: int) -> dict[str, ModelKey]:
     missing = [name for name in names if name not in known]
     with ProcessPoolExecutor(workers, _context(), _start_worker) as pool:
         results = pool.map(_key, missing, chunksize=4)
-        known |= dict(strict_zip(missing, _progress(results, len(missing), "configs")))
+        known |= dict(strict_zip(missing, tqdm(results, total=len(missing), unit=" configs")))
     write_json(path, {"versions": versions, "configs": known})
     return {name: ModelKey(*known[name]) for name in names}
 

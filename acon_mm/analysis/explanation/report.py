@@ -140,7 +140,7 @@ def _short(number: int) -> str:
     return str(number)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] | range) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] | range = ()) -> str:
     """A table in Markdown with columns of equal width; those in ``right`` are aligned to the right."""
     cells = [[cell.replace("|", r"\|") for cell in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in strict_zip(*cells)]
