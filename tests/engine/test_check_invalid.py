@@ -9,11 +9,12 @@ import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.config import Config
+from mmengine.hooks import LoggerHook
 from mmengine.structures import InstanceData
 from PIL import Image
 
 from acon_mm.checkpoints import load_checkpoint
-from acon_mm.engine import command_line
+from acon_mm.engine import CheckInvalidHook, command_line
 from acon_mm.engine.data_checks import check_labels
 from acon_mm.errors import DataError
 from helpers.faults import NO_VAL
@@ -104,6 +105,19 @@ def test_a_label_beyond_the_classes_is_named(configs, tmp_path, capsys):
     Image.new("L", (64, 64), 1).save(tmp_path / "labels/0.png")
     error = error_of(capsys, run, train, configs["segmentation"], tmp_path, options=options)
     assert f"{tmp_path}/labels/" in error and error.endswith("has the labels [7], but there are only 3 classes")
+
+
+def test_one_process_writes_the_metrics():
+    """All processes would write the same file at the same time."""
+    for rank in (0, 1):
+        hook = LoggerHook()
+        runner = SimpleNamespace(model=torch.nn.Linear(1, 1), hooks=[hook], rank=rank)
+        CheckInvalidHook().before_test(runner)
+        if rank == 0:
+            with pytest.raises(AttributeError):  # it wants a runner
+                hook.after_test_epoch(None)
+        else:
+            hook.after_test_epoch(None)
 
 
 def test_no_iterations(configs, tmp_path, capsys):

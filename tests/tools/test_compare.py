@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from mmengine.config import Config
 from mmengine.registry import HOOKS
 
 from helpers.pages import ROOT
@@ -23,6 +24,7 @@ PLUGIN = """
 import os, sys, time
 from pathlib import Path
 from mmengine.hooks import Hook
+from mmengine.config import Config
 from mmengine.registry import HOOKS
 
 if any("SiLU_seed" in each for each in sys.argv):
@@ -107,6 +109,8 @@ def test_slurm(tmp_path, capsys):
     assert start.returncode == 0, start.stderr
     assert '--only "$SLURM_ARRAY_TASK_ID" ' in line and "--slurm" not in line
     assert line.endswith("--cfg-options train_cfg.max_epochs=1")
+    configs = list((tmp_path / "configs").iterdir())
+    assert len(configs) == 6 and all(Config.fromfile(each).train_cfg.max_epochs == 1 for each in configs)
 
 
 @pytest.mark.parametrize(

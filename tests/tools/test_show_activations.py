@@ -1,6 +1,7 @@
 """`tools/analysis_tools/show_activations.py`."""
 
 import itertools
+import os
 import shutil
 
 import pytest
@@ -35,7 +36,11 @@ def pixel_wise(configs, tmp_path_factory):
 @pytest.mark.slow
 def test_of_the_test_set(configs, pixel_wise, tmp_path, capsys):
     options, checkpoint = pixel_wise
+    earlier = tmp_path / "earlier"
+    earlier.write_text("whole")
+    os.link(earlier, tmp_path / "activations.html")
     show(*[str(configs["segmentation"]), str(checkpoint), "--out", str(tmp_path), "--count", "3", *options])
+    assert earlier.read_text() == "whole"  # a new file took its place at once
     assert {path.name for path in tmp_path.glob("*.*g")} == ALWAYS | BETAS | {"maps.png", "maps.svg"}
     text = (tmp_path / "betas_by_class.svg").read_text()
     assert all(name in text for name in ("background", "bright", "dark"))

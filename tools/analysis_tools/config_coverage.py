@@ -3,7 +3,10 @@
 Writes coverage.json and coverage.md to the work directory. If it is interrupted and started again, it continues.
 """
 
+from __future__ import annotations
+
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from acon_mm.analysis.config_coverage import table
@@ -13,7 +16,7 @@ from acon_mm.analysis.machine import refuse_windows
 from acon_mm.engine import command_line
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command_line.argument_parser(__doc__, "--only mmdet/retinanet --workers 2", config=False)
     parser.add_argument(
         "--work-dir",
@@ -36,12 +39,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--build-time", metavar="CONFIG", help="only measure how much --act adds to the build time of this config"
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the check; the status is 1 if a model has a problem."""
-    args = parse_args()
+    args = parse_args(argv)
     act_cfg = dict(type=args.act)
     with command_line.session(args.launcher, args.debug):
         if args.build_time:
