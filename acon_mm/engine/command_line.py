@@ -236,7 +236,8 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
     absent = [key for key in needs if cfg.get(key) is None]
     if absent:
         raise UserError(f"{args.config} has no {', '.join(absent)}: add it, or inherit it with _base_")
-    parts = {key: cfg.get(key) or {} for key in (*needs, "default_hooks", "env_cfg", "randomness", "custom_imports")}
+    others = ("default_hooks", "custom_hooks", "env_cfg", "randomness", "custom_imports", "auto_scale_lr", "visualizer")
+    parts = {key: cfg.get(key) or {} for key in (*needs, *others)}
     parts |= {
         f"{key}.dataset": parts[key].get("dataset") for key in needs if isinstance(parts[key], dict) and "loader" in key
     }
@@ -247,7 +248,7 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
 
     add_import(cfg, "acon_mm")
     cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs", Path(args.config).stem))
+    cfg.work_dir = str(args.work_dir or cfg.get("work_dir") or Path("work_dirs", Path(args.config).stem))
     return cfg
 
 
@@ -355,7 +356,7 @@ def build_runner(cfg: Config) -> Runner:
         if cfg.launcher != "none":
             devices.open_process_group(cfg.launcher)
     hooks = cfg.setdefault("default_hooks", ConfigDict())
-    if hooks.setdefault("check_invalid", {"type": "CheckInvalidHook"}) is None:
+    if not hooks.setdefault("check_invalid", {"type": "CheckInvalidHook"}):
         del hooks.check_invalid  # mmengine knows None for its own hooks only
     runner: Any = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     build = runner.build_dataloader

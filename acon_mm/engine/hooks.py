@@ -26,7 +26,7 @@ class LoadCheckHook(Hook):
     priority = "VERY_HIGH"  # before the copy for a moving average is made
 
     def __init__(self, allow: Sequence[str]):
-        if isinstance(allow, str) or not all(isinstance(entry, str) for entry in allow):
+        if not isinstance(allow, (list, tuple)) or not all(isinstance(entry, str) for entry in allow):
             raise TypeError(f"allow must be a list of names, got {allow!r}")
         self.allow = tuple(allow)
 

@@ -39,16 +39,15 @@ class AconMonitorHook(Hook):
             at the end of training.
 
     Raises:
-        ValueError: an interval is negative, or ``interval`` is 0.
+        ValueError: an interval is no int, is negative, or ``interval`` is 0.
     """
 
     priority = "BELOW_NORMAL"
 
     def __init__(self, interval: int = 100, figure_interval: int = 0):
-        if interval < 1 or figure_interval < 0:
-            raise ValueError(
-                f"interval must be at least 1 and figure_interval at least 0, got {interval} and {figure_interval}"
-            )
+        for name, value, least in (("interval", interval, 1), ("figure_interval", figure_interval, 0)):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be an int of {least} or more, got {value!r}")
         self.interval, self.figure_interval = interval, figure_interval
         self.start: dict[str, Layer] = {}
         self.betas: RecordedBetas | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,8 +47,8 @@ class AconOptimWrapperConstructor:
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
-        others = dict(paramwise_cfg or {})
-        settings = dict(others.pop("acon", None) or {})
+        others = _copy_of("paramwise_cfg", paramwise_cfg)
+        settings = _copy_of("paramwise_cfg.acon", others.pop("acon", None))
         constructor = settings.pop("constructor", "DefaultOptimWrapperConstructor")
         self.decay_mult = settings.pop("decay_mult", 0.0)
         self.lr_mult = settings.pop("lr_mult", 1.0)
@@ -57,8 +58,8 @@ class AconOptimWrapperConstructor:
                 f"paramwise_cfg.acon takes decay_mult, lr_mult, generator and constructor, got {', '.join(settings)}"
             )
         for name, value in (("decay_mult", self.decay_mult), ("lr_mult", self.lr_mult)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-                raise ValueError(f"paramwise_cfg.acon.{name} must be a number of 0 or more, got {value!r}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise ValueError(f"paramwise_cfg.acon.{name} must be a finite number of 0 or more, got {value!r}")
         if not isinstance(self.with_generator, bool):
             raise ValueError(f"paramwise_cfg.acon.generator must be True or False, got {self.with_generator!r}")
         cfg = {"type": constructor, "optim_wrapper_cfg": optim_wrapper_cfg, "paramwise_cfg": others or None}
@@ -93,6 +94,12 @@ class AconOptimWrapperConstructor:
         for module in model.modules():
             if isinstance(module, Acon):
                 yield from module.parameters(recurse=self.with_generator)
+
+
+def _copy_of(name: str, value: dict | None) -> dict:
+    if not isinstance(value or {}, dict):
+        raise ValueError(f"{name} must be a dict, got {value!r}")
+    return dict(value or {})
 
 
 def _set(optimizer: Optimizer, owned: set[int], decay_mult: float, lr_mult: float) -> int:

@@ -100,6 +100,7 @@ class Acon(nn.Module):
             raise ValueError(f"batch_first must be True, False or None, got {batch_first!r}")
         check_option("init", init, self.inits)
         check_option("memory", memory, MEMORY)
+        check_option("inplace", inplace, (False, True))
         self.num_channels = num_channels
         self.channel_dim = channel_dim
         self.batch_first = batch_first
@@ -272,6 +273,6 @@ def check_count(name: str, value: int, way_out: str) -> None:
         raise ValueError(f"{name} must be an int from 1 to {MAX_CHANNELS}, got {value!r}: {way_out}")
 
 
-def check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def check_option(name: str, value: object, allowed: tuple) -> None:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")

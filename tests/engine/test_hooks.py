@@ -44,7 +44,7 @@ def test_parts_know_the_differences_by_their_own_names():
     assert load_state_dict(model[0], state).missing and load_state_dict(model, {f"0.{k}": state[k] for k in state})
 
 
-@pytest.mark.parametrize("allow", ["bbox_head", [1]])
+@pytest.mark.parametrize("allow", ["bbox_head", [1], 7, None])
 def test_it_takes_a_list_of_names(allow):
     with pytest.raises(TypeError, match="allow must be a list of names, got "):
         LoadCheckHook(allow=allow)

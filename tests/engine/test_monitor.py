@@ -49,7 +49,7 @@ def test_it_leaves_training_as_it_is(configs, tmp_path):
     assert not torch_module._global_forward_pre_hooks
 
 
-@pytest.mark.parametrize("arguments", [{"interval": 0}, {"figure_interval": -1}])
+@pytest.mark.parametrize("arguments", [{"interval": 0}, {"figure_interval": -1}, {"interval": "x"}, {"interval": 1.5}])
 def test_errors(arguments):
-    with pytest.raises(ValueError, match="interval must be at least 1 and figure_interval at least 0"):
+    with pytest.raises(ValueError, match=r"interval must be an int of [01] or more, got "):
         AconMonitorHook(**arguments)

@@ -105,9 +105,11 @@ def test_frozen_acons_and_models_without_acons():
     ("acon", "message"),
     [
         (dict(decay=0), "paramwise_cfg.acon takes decay_mult, lr_mult, generator and constructor, got decay"),
-        (dict(lr_mult=-1), "paramwise_cfg.acon.lr_mult must be a number of 0 or more, got -1"),
-        (dict(decay_mult="0"), "paramwise_cfg.acon.decay_mult must be a number of 0 or more, got '0'"),
-        (dict(decay_mult=float("nan")), "paramwise_cfg.acon.decay_mult must be a number of 0 or more, got nan"),
+        (dict(lr_mult=-1), "paramwise_cfg.acon.lr_mult must be a finite number of 0 or more, got -1"),
+        (dict(lr_mult=float("inf")), "paramwise_cfg.acon.lr_mult must be a finite number of 0 or more, got inf"),
+        (7, "paramwise_cfg.acon must be a dict, got 7"),
+        (dict(decay_mult="0"), "paramwise_cfg.acon.decay_mult must be a finite number of 0 or more, got '0'"),
+        (dict(decay_mult=float("nan")), "paramwise_cfg.acon.decay_mult must be a finite number of 0 or more, got nan"),
         (dict(generator=0), "paramwise_cfg.acon.generator must be True or False, got 0"),
     ],
 )

@@ -102,6 +102,7 @@ def test_after_linear_and_layer_norm():
     ("build", "text"),
     [
         (lambda: AconC(4, init="silu"), "init must be one of 'paper', 'swish', 'relu', got 'silu'"),
+        (lambda: AconC(4, inplace="x"), "inplace must be one of False, True, got 'x'"),
         (lambda: MetaAconC(4, init="silu"), "init must be one of 'paper', 'swish', 'relu', got 'silu'"),
         (lambda: AconFReLU(4, init="swish"), "init must be one of 'paper', got 'swish'"),
         (lambda: MetaAconC(4, generator="batch"), "generator must be one of 'channel', 'layer', 'pixel', got 'batch'"),
