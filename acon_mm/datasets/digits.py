@@ -39,17 +39,19 @@ def ensure_digits(
     Raises:
         FileExistsError: the directory has files that are not part of the sample and would be removed.
         ImportError: the sample must be made, and a package of the `sample` extra is missing.
-        ValueError: a count is below 1, the seed is below 0 or the pictures are too small.
+        ValueError: a count is below 1, the seed is below 0 or the pictures are below 64 pixels: digits are not legible.
     """
-    for name, value, least in (("num_train", num_train, 1), ("num_val", num_val, 1), ("seed", seed, 0)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
-    root = Path(root).resolve()
     parameters = {"num_train": num_train, "num_val": num_val, "image_size": image_size, "seed": seed}
+    for (name, value), least in strict_zip(parameters.items(), (1, 1, 64, 0)):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be an int of {least} or more, got {value!r}")
+    root = Path(root).resolve()
     # First without the lock, so that a complete sample on a read-only disk can be used.
     if _fault(root, parameters):
         root.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(root.with_name(f".{root.name}.lock")):
+        lock = root.with_name(f".{root.name}.lock")
+        lock.touch()  # where no file can be made, FileLock waits forever
+        with FileLock(lock):
             if fault := _fault(root, parameters):  # another process may have made it
                 _replace(root, parameters, fault)
     return root

@@ -60,12 +60,9 @@ class PictureMaker:
 
     Raises:
         ImportError: scikit-learn or scikit-image is missing.
-        ValueError: `image_size` is below 64. The smallest digits would not be legible.
     """
 
     def __init__(self, seed: int = 0, image_size: int = 160) -> None:
-        if image_size < 64:
-            raise ValueError(f"image_size must be at least 64 pixels, or digits are not legible, got {image_size}")
         try:
             import skimage  # noqa: F401  has most of the photographs
             import sklearn.datasets

@@ -181,6 +181,7 @@ def locked(cfg: Config) -> Iterator[None]:
     lock = FileLock(path, timeout=LOCK_SECONDS)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()  # where no file can be made, FileLock waits all the same
         lock.acquire()
     except Timeout:
         raise UserError(

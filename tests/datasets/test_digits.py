@@ -224,9 +224,10 @@ def test_missing_package_names_the_extra(tmp_path, monkeypatch, package):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"num_train": 0}, "num_train must be at least 1, got 0"),
-        ({"seed": -1}, "seed must be at least 0, got -1"),
-        ({"image_size": 32}, "image_size must be at least 64 pixels.*got 32"),
+        ({"num_train": 0}, "num_train must be an int of 1 or more, got 0"),
+        ({"seed": -1}, "seed must be an int of 0 or more, got -1"),
+        ({"image_size": 32}, "image_size must be an int of 64 or more, got 32"),
+        ({"num_val": "x"}, "num_val must be an int of 1 or more, got 'x'"),
     ],
 )
 def test_bad_parameters_are_refused(tmp_path, parameters, message):
@@ -240,3 +241,9 @@ def test_two_processes_make_it_once(made, tmp_path):
     with context.Manager() as manager, ProcessPoolExecutor(2, mp_context=context) as pool:
         outcome = pool.map(make_together, [tmp_path / "digits"] * 2, [manager.Barrier(2)] * 2)
         assert sorted(outcome) == [(0, content(made)), (1, content(made))]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a directory in which nothing can be made")
+def test_a_place_that_takes_no_lock_is_an_error():
+    with pytest.raises(OSError, match="/proc/"):
+        ensure_digits("/proc/digits")
