@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from ..checkpoints.comparison import unwrapped
-from ..checkpoints.reading import not_finite
+from ..checkpoints.reading import is_real, not_finite
 from ..errors import DataError, UserError
 from ..registering import register
 from .data_checks import check_labels, check_usable
@@ -27,12 +27,13 @@ class CheckInvalidHook(Hook):
     - The losses are checked before their gradients are computed. So the weights stay as they were, and the layers are
       computed again to find the first one that is not finite.
     - The weights are checked before a run and before each checkpoint is written.
+    - In validation and tests, the outputs of a model's parts must have no NaN.
     - The training data must have something to learn from, and no label beyond the classes.
 
     ``default_hooks = dict(check_invalid=None)`` turns it off.
 
     Raises:
-        DataError: a loss is not finite, or a label is beyond the classes.
+        DataError: a loss is not finite, an output is NaN, or a label is beyond the classes.
         UserError: weights are not finite, or no picture has something to learn from.
     """
 
@@ -56,6 +57,16 @@ class CheckInvalidHook(Hook):
     def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = "train") -> None:
         check_labels(data_batch, unwrapped(runner.model), getattr(runner, f"{mode}_dataloader").dataset)
 
+    def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
+        parts = unwrapped(runner.model).named_modules() if mode != "train" else ()
+        self._handles = [
+            part.register_forward_hook(partial(_check_output, name)) for name, part in parts if name.count(".") < 2
+        ]
+
+    def _after_epoch(self, runner: Runner, mode: str = "train") -> None:
+        for handle in self._handles:
+            handle.remove()
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if names := not_finite(checkpoint["state_dict"]):
             raise UserError(
@@ -67,6 +78,14 @@ class CheckInvalidHook(Hook):
 def _check_weights(runner: Runner) -> None:
     if names := not_finite(unwrapped(runner.model).state_dict()):
         raise UserError(f"the weights are not finite: {names}. Use a checkpoint from before")
+
+
+def _check_output(name: str, module: nn.Module, args: tuple, output: Any) -> None:
+    if any(is_real(each) and each.isnan().any() for each in tree_flatten(output)[0]):
+        raise DataError(
+            f"the output of {name} is NaN, so no metric would mean anything: check the weights, and mean and std of "
+            "data_preprocessor"
+        )
 
 
 def _check_losses(model: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:

@@ -70,6 +70,20 @@ def test_weights_that_are_not_finite(configs, trained, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["detection", "segmentation"])
+def test_a_test_that_computes_nan_has_no_metric(task, configs, trained, tmp_path, capsys):
+    """Of an input that is not finite, and of finite weights that cannot be."""
+    args = configs[task], tmp_path, str(trained[task])
+    error = error_of(capsys, run, test, *args, options=NAN_INPUT)
+    assert error.startswith("iteration 1, ") and "is NaN, so no metric would mean anything: " in error
+    checkpoint = load_checkpoint(trained[task])
+    checkpoint["state_dict"]["backbone.layer1.0.bn1.running_var"].fill_(-1)
+    torch.save(checkpoint, tmp_path / "x.pth")
+    error = error_of(capsys, run, test, *args[:2], str(tmp_path / "x.pth"))
+    assert ".jpg: the output of backbone.layer1 is NaN" in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
 def test_nothing_to_learn_from(task, configs, tmp_path, capsys):
     if task == "detection":
         annotations = json.loads((configs["data"] / "boxes.json").read_text()) | {"annotations": []}
