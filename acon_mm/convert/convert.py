@@ -169,8 +169,9 @@ class _Change:
         for site, activation in strict_zip(self.chosen, activations):
             parent, _, name = site.path.rpartition(".")
             holder = self.model.get_submodule(parent)
+            present = holder.get_submodule(name)
             for hooks in _HOOKS:  # for example those that take features out of a network
-                getattr(activation, hooks).update(getattr(holder.get_submodule(name), hooks))
+                getattr(activation, hooks).update(getattr(present, hooks))
             setattr(holder, name, activation)
         for module, host in self._hosts:
             remove_shared(module, host)
@@ -335,7 +336,8 @@ def _build(new_activation: _ActivationFactory, site: Site, where: str) -> nn.Mod
     parameters = list(site.source.parameters())
     if parameters:
         device, dtype = parameters[0].device, parameters[0].dtype
-        if any(p.device != device or p.dtype != dtype for p in activation.parameters()):
+        new = next(activation.parameters(), None)
+        if new is not None and (new.device, new.dtype) != (device, dtype):
             activation.to(device=device, dtype=dtype)  # slow, and rarely needed
         if not any(p.requires_grad for p in parameters):
             activation.requires_grad_(False)

@@ -155,13 +155,10 @@ def inherited_sites(module: nn.Module) -> list[HostSite]:
     return found
 
 
-def host_of(module: nn.Module) -> type[Host] | None:
-    """The entry of a module, before and after :func:`patch_class`; None if its class has no entry."""
-    return type(module).__bases__[0] if isinstance(module, Host) else host_of_class(type(module))
-
-
-def host_of_class(cls: type) -> type[Host] | None:
-    """The entry of an upstream class; None if it has none, or if its methods are not those of the entry."""
+def host_of(cls: type) -> type[Host] | None:
+    """The entry of a class, also of one of :func:`patch_class`; None if it has none, or if its methods are others."""
+    if issubclass(cls, Host):
+        return cls.__bases__[0]
     host = Host._by_method.get(_name_of(_method_of(cls)))
     return host if host is not None and _fits(host, cls) else None
 

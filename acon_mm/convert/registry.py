@@ -20,7 +20,7 @@ from torch import nn
 
 from ..layers import Acon
 from .convert import check_act_cfg, complete_channels, convert_remaining_activations
-from .hosts import host_of_class
+from .hosts import host_of
 
 #: how many build functions are running, one inside another; each thread counts its own
 _depth: ContextVar[int] = ContextVar("acon_mm_depth", default=0)
@@ -111,7 +111,7 @@ def _class_of(cfg: dict, registry: Registry) -> Callable | None:
 
 def takes_act_cfg(cls: Callable) -> bool:
     """Whether a class takes ``act_cfg``, itself or by ``**kwargs`` that it passes to a base that takes it."""
-    host = host_of_class(cls) if inspect.isclass(cls) else None
+    host = host_of(cls) if inspect.isclass(cls) else None
     if host is not None and not host.takes_act_cfg:
         return False
     inits = [c.__dict__["__init__"] for c in cls.__mro__ if "__init__" in c.__dict__] if inspect.isclass(cls) else [cls]

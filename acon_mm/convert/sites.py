@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cache, partial
 from inspect import unwrap
 from types import FunctionType
 from typing import Any, NamedTuple, Union
@@ -94,6 +94,9 @@ class _Walk:
 
     def __init__(self, model: nn.Module) -> None:
         self.seen: set[nn.Module] = set()
+        # A model has many modules of few classes.
+        self.host_of: Callable[[type], type[Host] | None] = cache(host_of)
+        self.inherited_hosts: Callable[[type], list[type[Host]]] = cache(inherited_hosts)
         self.readings: dict[nn.Module, Reading] = {}
         entered: dict[nn.Module, list[str]] = {}
         waiting = [module for module in model.modules() if self._is_read(module) and not _is_container(module)]
@@ -117,12 +120,11 @@ class _Walk:
             for path in {visit.path for visit in reading.visits if visit.path is not None}:
                 self.callers.setdefault(_holder(module, path), set()).add(module)
 
-    @staticmethod
-    def _is_read(module: nn.Module) -> bool:
+    def _is_read(self, module: nn.Module) -> bool:
         cls = type(module)
         if "forward" in vars(module):  # somebody has replaced it
             return True
-        if cls.__module__.startswith("torch.") or isinstance(module, (*ACTIVATIONS, *GATES)) or host_of(module):
+        if cls.__module__.startswith("torch.") or isinstance(module, (*ACTIVATIONS, *GATES)) or self.host_of(cls):
             return False
         if cls.forward in (nn.Sequential.forward, ConvModule.forward):
             return False
@@ -135,7 +137,7 @@ class _Walk:
             return
         self.seen.add(module)
         owner = owner if _is_container(module) and module not in self.readings else module
-        host = host_of(module)
+        host = self.host_of(type(module))
         if host is not None and host.reason_to_keep_all:
             yield Kept(prefix.rstrip(".") or type(module).__name__, host.reason_to_keep_all)
             return
@@ -168,7 +170,7 @@ class _Walk:
                 found.append(Kept(path, GATE))
             else:
                 found.extend(self.walk(child, f"{path}.", listed, owner))
-        if any(each.is_backbone for each in inherited_hosts(type(module))) and any(
+        if any(each.is_backbone for each in self.inherited_hosts(type(module))) and any(
             isinstance(each, Site) and each.paper for each in found
         ):
             found = [replace(each, default=each.paper) if isinstance(each, Site) else each for each in found]

@@ -38,7 +38,7 @@ class InnerConv2d(nn.Module):
 
     def reset_parameters(self) -> None:
         """As ``nn.Conv2d`` initializes: uniform within 1 / sqrt(fan_in)."""
-        bound = 1 / math.sqrt(self.weight[0].numel())
+        bound = 1 / math.sqrt(self.weight.shape[1:].numel())
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 

@@ -8,7 +8,7 @@ import torch
 
 import acon_mm
 from acon_mm.compat import strict_zip
-from acon_mm.convert.hosts import host_of_class
+from acon_mm.convert.hosts import host_of
 from acon_mm.convert.sites import GATE
 from acon_mm.layers import Acon
 from helpers.act_trace import ActivationTrace, acons, total
@@ -124,5 +124,5 @@ def test_what_is_kept_and_why(name, kept):
 def test_kept_calls_are_those_of_upstream(cls, call):
     """They are named as in upstream's source, so that a traced call can be matched with its reason."""
     upstream = getattr(mmdet.models, cls)
-    assert call in host_of_class(upstream).kept(None)
+    assert call in host_of(upstream).kept(None)
     assert any(call in inspect.getsource(base) for base in upstream.__mro__ if base.__module__.startswith("mmdet"))

@@ -4,7 +4,7 @@ from importlib import import_module, metadata
 
 import pytest
 
-from acon_mm.convert.hosts import SOURCES, Host, _subclass, host_of_class
+from acon_mm.convert.hosts import SOURCES, Host, _subclass, host_of
 from acon_mm.convert.source import Source
 
 #: CLRNet, a lane detector: only the maintained fork has it
@@ -32,7 +32,7 @@ def test_upstream_has_the_method(entry):
     cls = upstream_class(entry)
     method = vars(cls)[entry.rpartition(".")[2]]
     assert f"{method.__module__}.{method.__qualname__}" == entry
-    assert host_of_class(cls) is Host._by_method[entry]
+    assert host_of(cls) is Host._by_method[entry]
 
 
 @pytest.mark.parametrize("entry", [entry for entry in INSTALLED if Host._by_method[entry].calls])
