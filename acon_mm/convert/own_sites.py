@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from inspect import unwrap
-from types import CodeType, FunctionType, MethodType
+from types import CodeType
 from typing import Any
 
 from torch import nn
@@ -15,6 +14,7 @@ from torch import nn
 from ..compat import strict_zip
 from .activations import GATE
 from .channels import Channels, output_channels
+from .held import bind_again, held_for_good
 from .reading import Reading, Visit
 from .rewrite import Change, MethodChange, method_changes, rewritten_class
 from .source import Source, UnreadableError
@@ -77,13 +77,17 @@ class OwnSites:
         module: the module.
         reading: what :func:`~acon_mm.convert.reading.read` found in it.
         shared: names of activations in it that other modules call too.
+        holders: modules whose attributes hold methods of it.
     """
 
-    def __init__(self, module: nn.Module, reading: Reading, shared: set[str]) -> None:
+    def __init__(
+        self, module: nn.Module, reading: Reading, shared: set[str], holders: Sequence[nn.Module] = ()
+    ) -> None:
         self.module = module
         self.reading = reading
         self._shared = shared
-        self._held = set(_held(module, vars(module)))
+        self._held = held_for_good(module)
+        self._holders = holders
         self.kept: dict[str, str] = {}
         visits = [visit for visit in reading.visits if not self._keeps(visit)]
         self.visited = {visit.path for visit in reading.visits if visit.path is not None}
@@ -175,7 +179,7 @@ class OwnSites:
         except UnreadableError as error:
             return str(error)
         if visit.source.function in self._held:
-            return f"{where} is held by the module as an attribute, which keeps its present code"
+            return f"{where} is held by an attribute, which keeps its present code"
         return None
 
     def _problem_of_iteration(self, site: OwnSite) -> str | None:
@@ -239,6 +243,8 @@ class OwnSites:
         """Give the module its new class, and the present activation at each site. Nothing in here can fail."""
         if cls is not type(self.module):
             self.module.__class__ = cls
+            for other in self._holders:
+                bind_again(other, self.module)
         for site in self.changed(chosen):
             *parents, leaf = site.path.split(".")
             holder: Any = self.module
@@ -268,19 +274,6 @@ class OwnSites:
                 continue
             if not any(_mentions(code, path) for code in _codes(type(self.module)) if code not in replaced):
                 delattr(self.module, path)
-
-
-def _held(module: nn.Module, value: Any, depth: int = 3) -> Iterator[FunctionType]:
-    """The methods of a module that its attributes hold, as ``self.steps = [self.first, self.second]``."""
-    if isinstance(value, partial):
-        value = [value.func] if module in value.args or isinstance(value.func, MethodType) else []
-    if isinstance(value, MethodType) and value.__self__ is module:
-        value = value.__func__
-    if isinstance(value, FunctionType):
-        yield unwrap(value)
-    elif isinstance(value, (dict, list, tuple)) and depth:
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _held(module, each, depth - 1)
 
 
 def _codes(cls: type) -> Iterator[CodeType]:

@@ -202,9 +202,10 @@ def method_changes(
             )
             names[source] = ["_".join(parts)]
         for caller, number, called in supers:
-            if called is source and not is_own:
-                func = caller.node(number).func
-                owner = caller.owner if isinstance(getattr(func, "value", None), ast.Call) else f"type({caller.owner})"
+            func = caller.node(number).func if called is source else None
+            by_super = isinstance(getattr(func, "value", None), ast.Call)
+            if func is not None and not (is_own and by_super):
+                owner = caller.owner if by_super else f"type({caller.owner})"
                 change = Change(caller.number(func), "name", f"{owner}.{names[source][0]}")
                 if caller not in changes:
                     waiting.append(caller)

@@ -215,9 +215,11 @@ def _inputs(module: nn.Module) -> Iterator[tuple[list[tuple[int, ...]], _Wrap]]:
     if isinstance(first, nn.Linear) and not isinstance(own, int):
         yield [(2, first.in_features)], _AS_THEY_ARE
         yield [(2, 5, first.in_features)], _AS_THEY_ARE
+        yield [(2, first.in_features, 6, 5)], _AS_THEY_ARE
     dims = first.weight.dim() - 2 if isinstance(first, _ConvNd) else 2
     taken = [each.in_channels for each in module.modules() if isinstance(each, _ConvNd)]
-    likely = dict.fromkeys([own, *taken[:1], 3, *taken[:6], *(each // 2 for each in taken[:3])])
+    parts = (round(by * each) for by in (0.5, 2) for each in taken[:3])  # of an input that is split, or a part of it
+    likely = dict.fromkeys([own, *taken[:1], 3, *taken[:6], *parts])
     for number in [each for each in likely if isinstance(each, int) and each > 0]:
         for size in _SIZES:
             yield [(1, number, *[size] * dims)], _AS_THEY_ARE

@@ -24,6 +24,7 @@ from .activations import (
     mentions_activation,
 )
 from .channels import Channels, channels_before, output_channels
+from .held import owners_of_held
 from .hosts import NEVER_CALLED, Host, host_of, inherited_hosts, inherited_sites
 from .own_sites import OwnSites
 from .reading import Reading, activating_functions, read
@@ -114,6 +115,10 @@ class _Walk:
                 if method not in known and self._is_read(other):
                     known.append(method)
                     waiting.append(other)
+        self.holders: dict[nn.Module, list[nn.Module]] = {}  #: modules -> those whose attributes hold their methods
+        for module in self.readings:
+            for owner in owners_of_held(module):
+                self.holders.setdefault(owner, []).append(module)
         #: activations by the module that holds them and their name there -> who calls them
         self.callers: dict[tuple[int, str], set[nn.Module]] = {}
         for module, reading in self.readings.items():
@@ -179,7 +184,8 @@ class _Walk:
     def _read_sites(self, module: nn.Module, prefix: str) -> Iterator[Site | Kept]:
         reading = self.readings[module]
         paths = {visit.path for visit in reading.visits if visit.path is not None}
-        own = OwnSites(module, reading, {path for path in paths if len(self.callers[_holder(module, path)]) > 1})
+        shared = {path for path in paths if len(self.callers[_holder(module, path)]) > 1}
+        own = OwnSites(module, reading, shared, self.holders.get(module, ()))
         inherited = inherited_sites(module)
         names = {site.path: site.label for site in inherited}
         for site in own.sites:
@@ -200,7 +206,7 @@ class _Walk:
             yield Kept(prefix + name, reason)
         yield from _unseen(module, prefix, reading)
         holds_some = any(isinstance(child, ACTIVATIONS) for child in module.children())  # which are sites then
-        if reading.problem and not own.sites and not holds_some and _may_activate(module.forward):
+        if reading.problem and not own.sites and not holds_some and _may_activate(module):
             yield _unreadable(module, f"{prefix}forward", reading.problem)
 
     def _of_child(self, parent: nn.Module, name: str, path: str, owner: nn.Module | None) -> Site | Kept:
@@ -226,8 +232,11 @@ class _Walk:
         return Site(path, path, caller, None, parent, None, current, problem=problem)
 
 
-def _may_activate(forward: Any) -> bool:
-    """Whether a forward that cannot be read names an activation, or does not even show its code."""
+def _may_activate(module: nn.Module) -> bool:
+    """Whether a forward that cannot be read, or a method of its class, names an activation; or shows no code."""
+    if any(activating_functions(type(module))):
+        return True
+    forward: Any = module.forward
     while isinstance(forward, partial):
         forward = forward.func
     code = getattr(forward, "__code__", None)

@@ -198,7 +198,8 @@ class Source:
         # The names that the function takes from around it are those of a function around it here, too. A class gives
         # ``super()`` its class, and private names their full names.
         free = [name for name in self.function.__code__.co_freevars if name != "__class__"]
-        tree = ast.parse(f"def around({', '.join(free)}):\n class {self.class_name or '_'}: pass")
+        class_name = f"__{self.class_name or ''}"  # as private names see it, and no name of the function's
+        tree = ast.parse(f"def around({', '.join(free)}):\n class {class_name}: pass")
         tree.body[0].body[0].body = [definition]  # type: ignore[attr-defined]
         flags = __future__.annotations.compiler_flag  # do not evaluate annotations again
         code = compile(ast.fix_missing_locations(tree), filename, "exec", flags=flags, dont_inherit=True)
@@ -206,7 +207,7 @@ class Source:
         new = text.decode().splitlines(keepends=True)
         lines = [*whole[: self.line - 1], *new, *whole[self.line - 1 + len(new) :]]
         linecache.cache[filename] = (sum(map(len, lines)), None, lines, filename)
-        for name in ("around", self.class_name or "_", definition.name):
+        for name in ("around", class_name, definition.name):
             code = next(each for each in code.co_consts if isinstance(each, CodeType) and each.co_name == name)
         return code.replace(co_firstlineno=self.line)  # that of a decorator, for who reads it again
 

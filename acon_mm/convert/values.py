@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from mmcv.cnn import ConvModule
@@ -99,8 +100,8 @@ def joined(values: Sequence[Value]) -> Value:
     return Later(compute, layers.pop() if len(layers) == 1 else None)
 
 
-def after_function(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Value:
-    """The output of a function, or of a method of a tensor (then ``args[0]`` is the tensor)."""
+def after_function(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """The output of a function, or of a method of a tensor (then ``args[0]`` is the tensor): values, or one."""
     first = args[0] if args else None
     if name in _ELEMENTWISE:
         return elementwise(args)
@@ -111,9 +112,31 @@ def after_function(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Va
         return Value()
     if name in _KEEPING:
         return first
+    if name in ("chunk", "split"):
+        return _parts(name, first, args[1:], kwargs) or Value(layer=first.layer)
     if name in ("permute", "transpose", "mean"):
         return Later(lambda: _moved(name, first.resolve(), args[1:], kwargs), first.layer)
     return Value(layer=first.layer)
+
+
+def _parts(name: str, x: Value, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Value, ...] | None:
+    """What ``chunk(number, dim)`` and ``split(sizes, dim)`` return; None if only a run tells how many."""
+    how = args[0] if args else kwargs.get("chunks")
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+    number = how if name == "chunk" else len(how) if isinstance(how, (list, tuple)) else None
+    if not isinstance(number, int) or number < 1:
+        return None
+
+    def channels_of(i: int) -> Channels | None:
+        channels = x.resolve()
+        if channels is None or dim not in (0, 1, 2, 3, -1):
+            return None
+        if dim != channels.channel_dim:  # -1 may be the dimension of the channels, too
+            return None if dim == -1 or channels.channel_dim == -1 else channels
+        size = how[i] if isinstance(how, (list, tuple)) else channels.num_channels / number
+        return channels._replace(num_channels=int(size)) if isinstance(size, (int, float)) and size % 1 == 0 else None
+
+    return tuple(Later(partial(channels_of, i), x.layer) for i in range(number))
 
 
 def _concatenated(values: Sequence[Any], dim: Any) -> Value:

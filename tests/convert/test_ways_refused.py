@@ -1,7 +1,7 @@
 """Ways in which users write networks that are refused, in one line that says why. The network stays as it is."""
 
 import copy
-from functools import partial, singledispatchmethod, wraps
+from functools import partial, partialmethod, singledispatchmethod, wraps
 from operator import methodcaller
 
 import pytest
@@ -23,23 +23,43 @@ def default_of_forward(self, x, act=F.relu):
     return act(self.a(x))
 
 
-class Held(Two):
-    """It keeps its methods in a list, which would keep their present code."""
+class PartOfTheClass(Two):
+    """Its class holds a method by another, which would keep its present code."""
 
-    def __init__(self):
-        super().__init__()
-        self.steps = [self.first, self.second]
+    def step(self, x, act):
+        return F.relu(act(self.a(x)))
 
-    def first(self, x):
+    run = partialmethod(step, act=torch.tanh)
+
+    def forward(self, x):
+        return self.run(x)
+
+
+class SeveralMethods(Two):
+    def one(self, x):
         return F.relu(self.a(x))
 
-    def second(self, x):
-        return F.relu(self.b(x))
+    def two(self, x):
+        return F.silu(self.b(x))
+
+    steps = (one, two)
 
     def forward(self, x):
         for step in self.steps:
-            x = step(x)
+            x = step(self, x)
         return x
+
+
+def one_of_a_list(self, x):
+    return self.acts[int(x.mean() > 0)](self.a(x))
+
+
+def or_another(self, x):
+    return (F.relu if x.mean() > 0 else torch.tanh)(self.a(x))
+
+
+def given_or_relu(self, x, act=None):
+    return (act or F.relu)(self.a(x))
 
 
 class ForwardOnTheModule(Two):
@@ -199,6 +219,10 @@ class Scripted(Two):
 
 
 REFUSED = {
+    "a forward in one line": (
+        of(Two, lambda self, x: self.step(self.a(x)), step=given_or_relu),
+        "forward .* the source of .* cannot be read",
+    ),
     "children": (of(Two, over_children), "over_children takes the layers of the module one after the other"),
     "its type": (of(Two, by_type, nn.ReLU()), "by_type depends on what it is: on its type"),
     "an attribute of it": (of(Two, by_attribute, nn.ReLU()), "by_attribute depends on what it is"),
@@ -230,7 +254,11 @@ REFUSED = {
         of(Two, default_of_forward),
         "it is an argument, for which a caller may give another, at .*line",
     ),
-    "held methods": (Held(), r"Held\.first, line \d+ is held by the module as an attribute"),
+    "a part of the class": (PartOfTheClass(), r"PartOfTheClass\.step, line \d+ is held by an attribute"),
+    "several methods at a place": (SeveralMethods(), r"SeveralMethods\.forward, line \d+ calls one of several methods"),
+    "one of a list": (of(Two, one_of_a_list, acts=[F.relu, F.gelu]), r"line \d+ calls one of several: ReLU, GELU"),
+    "an activation or another": (of(Two, or_another), r"or_another, line \d+ calls other layers as well"),
+    "a given activation or ReLU": (of(Two, given_or_relu), r"given_or_relu, line \d+ calls other layers as well"),
     "forward on the module": (ForwardOnTheModule(), r"the source of ForwardOnTheModule\.forward cannot be read"),
     "compiled": (
         nn.Sequential(torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()))),

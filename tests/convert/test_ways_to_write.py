@@ -1,7 +1,10 @@
 """Ways in which users write networks that are converted whole. test_ways_refused.py has the others."""
 
 import copy
+import importlib
+import sys
 from functools import partial, reduce
+from itertools import chain
 
 import pytest
 import torch
@@ -155,7 +158,90 @@ def by_threshold(self, x):
     return self.act(self.b(F.threshold(self.a(x), 0.0, 0.0)))
 
 
+class Held(Two):
+    """Attributes hold its methods, and its class one of them by its name."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = {"first": self.first, "others": [(self.second,)]}
+        self.forward = self.by_steps
+
+    def first(self, x):
+        return F.relu(self.a(x))
+
+    def second(self, x):
+        return Held.last(self, F.relu(self.b(x)))
+
+    def last(self, x):
+        return F.silu(x - 1)
+
+    def by_steps(self, x):
+        return self.steps["others"][0][0](self.steps["first"](x))
+
+
+def then_back(self, x):
+    return self.back(self.a(x))
+
+
+class CalledBack(nn.Module):
+    """A part of it holds one of its methods."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = of(Two, then_back)
+        self.part.__dict__["back"] = self.activate
+
+    def activate(self, x):
+        return F.relu(x)
+
+    def forward(self, x):
+        return F.silu(self.part(x) - 1)
+
+
+def by_dicts(self, x):
+    found = dict(a=self.a(x))
+    found.update(b=self.b(found["a"]))
+    found["c"] = found["b"] - 1
+    self.features.clear()
+    for name, y in found.items():
+        self.features.append((name, y))
+    return sum(self.act(y).mean() for _, y in self.features[:1]) + sum(F.relu(y).mean() for _, y in self.features[1:])
+
+
+def by_class(self, x):
+    return self.__class__.smooth(type(self).smooth(self.a(x)) - 1)
+
+
+def by_nested_zips(self, x):
+    for i, (conv, (act, factor)) in enumerate(zip((self.a, self.b), zip((F.relu, F.silu), (1, 2)))):
+        x = act(conv(x)) * factor + i
+    return x
+
+
+def by_chain(self, x):
+    for layer in chain([self.a], [self.b]):
+        x = F.relu(layer(x))
+    return x
+
+
+def made_inside(self, x):
+    return nn.Sequential(self.b, nn.ReLU())(nn.GELU()(self.a(x)))
+
+
+def channels_first_linear(self, x):
+    one, two = self.act(x.permute(0, 2, 3, 1)).split([4, 2], dim=-1)
+    return F.silu(one)[..., :2] * two
+
+
 CONVERTED = {
+    "methods in attributes": (Held(), 3),
+    "a method in an attribute of a part": (CalledBack(), 2),
+    "dicts and lists that the source fills": (of(Two, by_dicts, F.silu, features=[]), 2),
+    "nested zips": (of(Two, by_nested_zips), 2),
+    "chain": (of(Two, by_chain), 2),
+    "attributes of the class": (of(Two, by_class, smooth=staticmethod(F.silu)), 2),
+    "made inside": (of(Two, made_inside), 2),
+    "parts of a Linear's output": (of(Two, channels_first_linear, nn.Linear(3, 6)), 1),
     "thresholds": (of(Two, by_threshold, nn.Threshold(0.0, 0.0)), 2),
     "closures given to a method": (of(Two, given_closures, run=run), 2),
     "a loop over functions": (of(Two, by_functions), 2),
@@ -201,6 +287,37 @@ def test_converted(way):
     assert all(parameter.grad is not None for acon in acons(model).values() for parameter in acon.parameters())
     again = convert_to_own_kinds(copy.deepcopy(original))
     torch.testing.assert_close(again(x.clone()), original(x.clone()), rtol=0, atol=0)
+
+
+MATCH = """
+import enum
+import torch.nn.functional as F
+
+Style = enum.Enum("Style", "SOFT HARD")
+
+def forward(self, x):
+    match self.style, x.dim():
+        case (Style.SOFT, _):
+            x = F.silu(self.a(x))
+    match self.style:
+        case Style.HARD:
+            x = F.gelu(x)
+        case Style.SOFT | None:
+            return F.relu(self.b(x))
+    return F.elu(x)
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="the match statement is of Python 3.10")
+def test_match(tmp_path, monkeypatch):
+    (tmp_path / "matching.py").write_text(MATCH)
+    monkeypatch.syspath_prepend(tmp_path)
+    matching = importlib.import_module("matching")
+    model = of(Two, matching.forward, style=matching.Style.SOFT)
+    acon_mm.convert_activations(model, ACON)
+    with ActivationTrace(model) as trace:
+        model(torch.randn(2, 3, 4, 4))
+    assert not trace.calls and trace.acons == {"act1", "act2"} == set(acons(model))
 
 
 def test_new_activations_are_no_layers_of_a_container():

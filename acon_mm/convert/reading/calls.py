@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections import ChainMap
+from collections import ChainMap, OrderedDict
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from functools import partial, reduce
 from inspect import unwrap
+from itertools import chain
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
@@ -42,6 +43,7 @@ from .things import (
     Ref,
     Stop,
     Super,
+    Table,
     Text,
     Visit,
     is_activation_function,
@@ -108,7 +110,13 @@ class Calls(Part):
         if isinstance(callee, Choice):
             # What one of the layers takes is not what the next one meets.
             copies = ([Later(x.resolve, x.layer) if isinstance(x, Value) else x for x in args] for _ in callee)
-            outputs = [self._call(each, xs, kwargs, node, env) for each, xs in strict_zip(callee, copies)]
+            outputs, activates = [], set()
+            for each, xs in strict_zip(callee, copies):
+                before = len(self.result.visits)
+                outputs.append(self._call(each, xs, kwargs, node, env))
+                activates.add(any(visit.node is node for visit in self.result.visits[before:]))
+            if len(activates) > 1:
+                self.result.others.add((self._functions[-1][0], self._functions[-1][0].number(node)))
             return self._join(outputs) if outputs else Value()
         if isinstance(callee, Ref):
             return self._layer(callee, args, kwargs, node)
@@ -233,19 +241,13 @@ class Calls(Part):
             mro = type(self.module).__mro__
             cls = next(cls for cls in mro[mro.index(owner.after) + 1 :] if name in vars(cls))
             function = vars(cls)[name]
-            source = self._functions[-1][0]
             if function is nn.Sequential.forward:
                 self.result.sequential = True
                 return self.output_of(self.module, args[0] if args else Value(), function)
             if (function.__module__ or "").startswith("torch.nn.modules"):
                 known = after_layer(self.module, args[0] if args else Value())
                 return known if known is not None else Value()
-            self.result.supers[source, source.number(node)] = function
-            try:
-                return self._function(function, args, kwargs, bound=True)
-            except UnreadableError as error:
-                self.result.problem = str(error)
-                return Value()
+            return self._of_base(function, args, kwargs, node)
         if isinstance(owner, Value):
             if name in ACTIVATION_METHODS and not args:
                 return self._visit(node, same_module(ACTIVATION_METHODS[name], [owner], {}), None, [owner])
@@ -253,14 +255,10 @@ class Calls(Part):
                 return self._visit(node, None, None, args, "outside")
             self._given_away(args, kwargs, node)
             return after_function(name, [owner, *args], kwargs)
-        if isinstance(owner, Items) and name in ("append", "insert", "extend", "pop"):
-            try:
-                if name == "extend":
-                    owner.extend(self._elements(args[0]) or [Value()])
-                    return None
-                return getattr(owner, name)(*args)
-            except Exception:
-                return Value()
+        if isinstance(owner, (list, dict)) and name not in SAFE_METHODS:
+            return self._change(owner, name, args, kwargs)
+        if not self._is_known(owner):
+            return self._one_of([*owner.values()] if isinstance(owner, dict) else owner) if name == "get" else Value()
         if name in SAFE_METHODS and not any(isinstance(each, Value) for each in args):
             try:
                 return self._wrapped(getattr(owner, name)(*args))
@@ -269,11 +267,23 @@ class Calls(Part):
         self._given_away(args, kwargs, node)
         return Value()
 
+    def _of_base(self, function: FunctionType, args: list[Any], kwargs: dict[str, Any], node: ast.Call) -> Any:
+        """A call of a method that ``self.method`` may not be: ``super().method(x)``, ``Base.method(self, x)``."""
+        source = self._functions[-1][0]
+        if self.result.supers.setdefault((source, source.number(node)), function) is not function:
+            self.result.problem = f"{source.where(node)} calls one of several methods"
+        try:
+            return self._function(function, args, kwargs, bound=True)
+        except UnreadableError as error:
+            self.result.problem = str(error)
+            return Value()
+
     def _new(self, cls: type, args: list[Any], kwargs: dict[str, Any], node: ast.Call) -> Any:
         if cls in _COMPUTED:
             return self._builtin(cls, args, kwargs)
         if cls is type and len(args) == 1:
             self._asked(args[0])
+            return type(args[0].module) if isinstance(args[0], Ref) else Value()
         if cls in (enumerate, zip):
             return self._enumerated(cls, args)
         if issubclass(cls, ACTIVATIONS) and not any(isinstance(each, Value) for each in (*args, *kwargs.values())):
@@ -281,8 +291,10 @@ class Calls(Part):
                 return OnTheFly(cls(*args, **kwargs))
             except Exception:
                 return Value()
-        if cls is dict and not args:
-            return kwargs
+        if cls in (dict, OrderedDict) and not args:
+            return self._made(Table(kwargs))
+        if cls is chain and None not in (parts := [self._elements(each) for each in args]):
+            return Items(each for part in parts for each in part)
         if cls is partial and args:
             return Partial(args[0], tuple(args[1:]), kwargs)
         self._given_away(args, kwargs, node)
@@ -326,7 +338,9 @@ class Calls(Part):
             parts = self._elements(args[0])
             if parts is None:
                 return Method(args[0], "len") if function is len else Value()
-            return len(parts) if function is len else Items(parts[::-1] if function is reversed else parts)
+            return len(parts) if function is len else self._made(Items(parts[::-1] if function is reversed else parts))
+        if function is sorted and args and not kwargs and all(isinstance(each, str) for each in args[0]):
+            return self._made(Items(sorted(args[0])))
         if function is range and any(isinstance(each, Method) for each in args):
             return Method(args[0], "range")
         if any(isinstance(each, (Value, Choice, Method, Ref, Items)) for each in (*args, *kwargs.values())):
@@ -342,9 +356,7 @@ class Calls(Part):
             return self._call_given(args[0], args[1:], node, node.args[0])
         owner = args[0] if args and isinstance(args[0], Ref) and args[0].module is self.module else None
         if owner is not None and getattr(type(self.module), name, None) is not None:  # Base.forward(self, x)
-            source = self._functions[-1][0]
-            self.result.supers[source, source.number(node)] = function
-            return self._function(function, args[1:], kwargs, bound=True)
+            return self._of_base(function, args[1:], kwargs, node)
         known = after_function(name, args, kwargs)
         if package in FOREIGN and function.__name__ != "<lambda>":
             if name == "forward" and any(isinstance(each, (Ref, OnTheFly)) for each in args):  # nn.ReLU.forward(act, x)

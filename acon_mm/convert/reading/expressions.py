@@ -6,6 +6,7 @@ import ast
 import builtins
 from collections import ChainMap
 from collections.abc import Callable
+from enum import Enum
 from functools import singledispatchmethod
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from ...compat import strict_zip
 from ..activations import ACTIVATIONS, mentions_activation
 from ..values import Value, after_function
-from .things import Choice, Closure, Items, Method, OnTheFly, Part, Ref, Stop, Super, Text, join_path
+from .things import Choice, Closure, Items, Method, OnTheFly, Part, Ref, Stop, Super, Table, Text, join_path
 
 #: a module that takes more is not read to the end
 MAX_STEPS = 200_000
@@ -26,6 +27,7 @@ SAFE_METHODS = frozenset(
     )
 )
 
+_PLAIN = (int, float, str, bool, type(None), list, tuple, dict, range)
 _OPERATORS = {
     ast.Eq: "==",
     ast.NotEq: "!=",
@@ -86,13 +88,14 @@ class Expressions(Part):
             found.extend(parts if parts is not None else [Value()])
         return found
 
-    _eval_List = _eval_Tuple
+    def _eval_List(self, node: ast.List, env: ChainMap) -> Any:
+        return self._made(self._eval_Tuple(node, env))
 
     def _eval_Dict(self, node: ast.Dict, env: ChainMap) -> Any:
         keys = [self.eval(key, env) if key is not None else Value() for key in node.keys]
         values = [self.eval(value, env) for value in node.values]
-        known = all(isinstance(key, (str, int)) for key in keys)
-        return dict(strict_zip(keys, values)) if known else Value()
+        known = all(isinstance(key, (*_PLAIN, Enum)) for key in keys)
+        return self._made(Table(strict_zip(keys, values))) if known else self._one_of(values)
 
     def _eval_JoinedStr(self, node: ast.JoinedStr, env: ChainMap) -> Any:
         parts, known = [], True
@@ -182,9 +185,8 @@ class Expressions(Part):
                 return Value()
             if isinstance(index, Value):
                 return Choice(owner)
-        if isinstance(index, Value) and isinstance(owner, (list, tuple, dict)):
-            options = [self._wrapped(each) for each in (owner.values() if isinstance(owner, dict) else owner)]
-            return Choice(options) if options and all(isinstance(each, Ref) for each in options) else Value()
+        if isinstance(owner, (list, tuple, dict)) and (isinstance(index, Value) or not self._is_known(owner)):
+            return self._one_of([*owner.values()] if isinstance(owner, dict) else owner)
         try:
             found = owner[index]
             return Items(map(self._wrapped, found)) if isinstance(index, slice) else self._wrapped(found)
@@ -197,15 +199,16 @@ class Expressions(Part):
 
     def _eval_BoolOp(self, node: ast.BoolOp, env: ChainMap) -> Any:
         ends = isinstance(node.op, ast.Or)
-        found: Any = None
-        unknown = False
+        options: list[Any] = []
         for each in node.values:
-            found = self.eval(each, env)
-            truth = self._truth(found)
+            options.append(self.eval(each, env))
+            truth = self._truth(options[-1])
             if truth is ends:
-                return found if not unknown else ends
-            unknown |= truth is None
-        return Value() if unknown else found
+                found = self._join(options)
+                return found if len(options) == 1 or isinstance(found, Choice) else ends
+            if truth is not None and each is not node.values[-1]:
+                options.pop()
+        return self._join(options)
 
     def _eval_UnaryOp(self, node: ast.UnaryOp, env: ChainMap) -> Any:
         value = self.eval(node.operand, env)
@@ -217,7 +220,7 @@ class Expressions(Part):
         return -value if isinstance(node.op, ast.USub) and isinstance(value, (int, float)) else Value()
 
     def _truth(self, value: Any) -> bool | None:
-        if isinstance(value, (Value, Choice, Method)):
+        if isinstance(value, (Value, Choice, Method)) or not self._is_known(value):
             return None
         if isinstance(value, (Ref, Closure, OnTheFly, Super)):
             return True
@@ -228,7 +231,8 @@ class Expressions(Part):
 
     def _eval_Compare(self, node: ast.Compare, env: ChainMap) -> Any:
         left, *rest = (self.eval(each, env) for each in (node.left, *node.comparators))
-        if len(rest) > 1 or any(isinstance(each, (Value, Choice, Method)) for each in (left, *rest)):
+        unknown = (isinstance(each, (Value, Choice, Method)) or not self._is_known(each) for each in (left, *rest))
+        if len(rest) > 1 or any(unknown):
             return Value()
         right = rest[0]
         if isinstance(node.ops[0], (ast.Is, ast.IsNot)):
@@ -237,8 +241,7 @@ class Expressions(Part):
         return self._computed(f"a {_OPERATORS[type(node.ops[0])]} b", left, right)
 
     def _computed(self, expression: str, a: Any, b: Any) -> Any:
-        plain = (int, float, str, bool, type(None), list, tuple, dict, range)
-        if not isinstance(a, plain) or not isinstance(b, plain) or (isinstance(a, Items) and "in" not in expression):
+        if not isinstance(a, _PLAIN) or not isinstance(b, _PLAIN) or (isinstance(a, Items) and "in" not in expression):
             return Value()
         try:
             return eval(expression, {"a": a, "b": b})
@@ -275,7 +278,7 @@ class Expressions(Part):
     def _eval_ListComp(self, node: Any, env: ChainMap) -> Any:
         found, inner = Items(), env.new_child()
         known = self._generators(node.generators, node.elt, inner, lambda: found.append(self.eval(node.elt, inner)))
-        return found if known else Value()
+        return self._made(found) if known else Value()
 
     _eval_GeneratorExp = _eval_SetComp = _eval_ListComp
 

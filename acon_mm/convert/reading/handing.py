@@ -11,7 +11,7 @@ from torch import nn
 
 from ..activations import ACTIVATIONS, same_module
 from ..values import Value
-from .things import Choice, Closure, Given, Items, Part, Ref, is_activation_function
+from .things import Choice, Closure, Given, Items, OnTheFly, Part, Ref, is_activation_function
 
 
 class Handing(Part):
@@ -31,7 +31,7 @@ class Handing(Part):
                 self.result.unknown.append(self._functions[-1][0].where(node))
             if (
                 isinstance(value, (MethodType, Closure))
-                or (isinstance(value, Ref) and isinstance(value.module, ACTIVATIONS))
+                or (isinstance(value, (Ref, OnTheFly)) and isinstance(value.module, ACTIVATIONS))
                 or is_activation_function(value)
             ):
                 others = [self._element_of(each) for each in args[1:]] if key == 0 else None  # as map() does
@@ -51,8 +51,8 @@ class Handing(Part):
         if isinstance(callee, MethodType):
             return self._bound(callee, args, {}, node)
         kind = "hidden" if name is None else "name"
-        if isinstance(callee, Ref) and isinstance(callee.module, ACTIVATIONS):
-            return self._visit(name or node, callee.module, callee.path, args or [], kind)
+        if isinstance(callee, (Ref, OnTheFly)) and isinstance(callee.module, ACTIVATIONS):
+            return self._visit(name or node, callee.module, getattr(callee, "path", None), args or [], kind)
         if isinstance(callee, Ref) and args is not None:
             return self._layer(callee, args, {}, node)
         if is_activation_function(callee):

@@ -16,6 +16,7 @@ from ..activations import ACTIVATIONS, mentions_activation
 from ..source import Source, UnreadableError
 from ..values import Later, Value, after_layer, joined
 from .calls import Calls
+from .containers import Containers
 from .expressions import Expressions
 from .handing import Handing
 from .statements import Statements
@@ -27,6 +28,7 @@ from .things import (
     GivenActivation,
     Items,
     OnTheFly,
+    Partial,
     Reading,
     Ref,
     Stop,
@@ -42,7 +44,7 @@ def read(module: nn.Module, methods: Sequence[str] = ("forward",)) -> Reading:
     return reader.result
 
 
-class _Reader(Statements, Expressions, Calls, Handing):
+class _Reader(Statements, Expressions, Calls, Containers, Handing):
     """Reads one module."""
 
     def __init__(self, module: nn.Module, depth: int = 0) -> None:
@@ -54,6 +56,8 @@ class _Reader(Statements, Expressions, Calls, Handing):
         self._functions: list[tuple[Source, bool]] = []
         self._returned: list[list[Any]] = []
         self._steps = 0
+        self._level = 0  #: how many conditions and loops around the source that is read only a run can decide
+        self._changed: set[int] = set()  #: lists and dicts of the module that the source changes, by their id
         self._paths: dict[int, str] = {}
         self._foreign_done: set[FunctionType] = set()
 
@@ -149,9 +153,8 @@ class _Reader(Statements, Expressions, Calls, Handing):
         if all(isinstance(each, Value) for each in options):
             return joined(options)
         flat = [each for option in options for each in (option if isinstance(option, Choice) else (option,))]
-        modules = [each for each in flat if isinstance(each, (Ref, OnTheFly, Closure, FunctionType))]
-        if modules:
-            return Choice(modules)
+        if any(map(_is_called, flat)):
+            return Choice(each for each in flat if _is_called(each) or isinstance(each, Value))
         try:
             same = all(type(each) is type(first) and each == first for each in options)
         except Exception:
@@ -178,3 +181,7 @@ class _Reader(Statements, Expressions, Calls, Handing):
             return reader.result.output.resolve()
 
         return Later(compute)
+
+
+def _is_called(value: Any) -> bool:
+    return isinstance(value, (Ref, OnTheFly, Closure, Partial)) or callable(value)

@@ -5,18 +5,26 @@ from __future__ import annotations
 import ast
 import sys
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from enum import Enum
 from typing import Any
 
 from torch import nn
 
-from ..rewrite import new_names
 from ..values import Value, Varying
-from .things import Break, Choice, Closure, Items, Method, OnTheFly, Part, Ref, Super, is_activation_function, join_path
+from .containers import MAX_ITERATIONS
+from .things import (
+    Break,
+    Choice,
+    Closure,
+    Items,
+    Method,
+    Part,
+    Ref,
+    is_activation_function,
+)
 
-_MAX_ITERATIONS = 256
 _PLAIN = (str, int, float, type(None))
 
 
@@ -88,8 +96,8 @@ class Statements(Part):
                 self._assigned[target.attr] = value if isinstance(value, Value) else Value()
         elif isinstance(target, ast.Subscript):
             owner, index = self.eval(target.value, env), self.eval(target.slice, env)
-            if isinstance(owner, Items) and isinstance(index, int) and -len(owner) <= index < len(owner):
-                owner[index] = value
+            if isinstance(owner, (list, dict)):
+                self._change(owner, "__setitem__", [index, value], {})
 
     def _do_If(self, node: ast.If, env: ChainMap) -> bool:
         test = self._truth(self.eval(node.test, env))
@@ -99,13 +107,24 @@ class Statements(Part):
         for body in (node.body, node.orelse):
             branch = env.copy()
             try:
-                if self._block(body, branch):
-                    branches.append(branch.maps[0])
+                with self._uncertain():
+                    through = self._block(body, branch)
             except Break:
                 continue
+            if through:
+                branches.append(branch.maps[0])
         if branches:
             self._merge(env, branches)
         return bool(branches)
+
+    @contextmanager
+    def _uncertain(self) -> Iterator[None]:
+        """Read what runs, or does not: only a run tells."""
+        self._level += 1
+        try:
+            yield
+        finally:
+            self._level -= 1
 
     def _merge(self, env: ChainMap, branches: Sequence[Any]) -> None:
         names = dict.fromkeys(name for branch in branches for name in branch)
@@ -151,12 +170,9 @@ class Statements(Part):
             env[alias.asname or alias.name] = self._wrapped(getattr(place, alias.name, Value()))
 
     def _do_Match(self, node: ast.Match, env: ChainMap) -> bool:
-        subject = self.eval(node.subject, env)
-        branches = [env.maps[0]]
+        subject, branches = self.eval(node.subject, env), []
         for case in node.cases:
-            matches = None if case.guard else _matches(case.pattern, subject)
-            if matches:
-                return self._block(case.body, env)
+            matches = None if case.guard else self._matches(case.pattern, subject, env)
             if matches is False:
                 continue
             branch = env.copy()
@@ -165,10 +181,30 @@ class Statements(Part):
             ):
                 if name:
                     branch[name] = Value()
-            if self._block(case.body, branch):
+            with self._uncertain():
+                through = self._block(case.body, branch)
+            if through:
                 branches.append(branch.maps[0])
-        self._merge(env, branches)
-        return True
+            if matches:
+                break
+        else:
+            branches.append(env.maps[0])
+        if branches:
+            self._merge(env, branches)
+        return bool(branches)
+
+    def _matches(self, pattern: ast.pattern, subject: Any, env: ChainMap) -> bool | None:
+        """Whether ``case pattern`` fits; None if only a run tells."""
+        plain = isinstance(subject, (*_PLAIN, Enum))
+        if isinstance(pattern, ast.MatchAs) and pattern.pattern is None and pattern.name is None:
+            return True if plain else None
+        if isinstance(pattern, ast.MatchOr):
+            found = [self._matches(each, subject, env) for each in pattern.patterns]
+            return True if True in found else None if None in found else False
+        if not isinstance(pattern, (ast.MatchValue, ast.MatchSingleton)) or not plain:
+            return None
+        value = self.eval(pattern.value, env) if isinstance(pattern, ast.MatchValue) else pattern.value
+        return value == subject if isinstance(value, (*_PLAIN, Enum)) else None
 
     # Loops
 
@@ -184,7 +220,7 @@ class Statements(Part):
             self._unknown_times(env, body, inside)
             return
         counted = self._is_over_layers(target, elements, inside)
-        for i, element in enumerate(elements[:_MAX_ITERATIONS]):
+        for i, element in enumerate(elements[:MAX_ITERATIONS]):
             self._assign(target, element, env)
             if counted:
                 self._loops.append((loop, i))
@@ -207,13 +243,12 @@ class Statements(Part):
                 if isinstance(env[name], Value):
                     env[name] = Varying(env[name].resolve, env[name].layer)
             before = dict(env.maps[0])
-            with suppress(Break):
+            with suppress(Break), self._uncertain():
                 body()
             self._merge(env, [before, env.maps[0]])
 
     def _is_over_layers(self, target: ast.expr, elements: Sequence[Any], inside: Any) -> bool:
-        parts = [part for each in elements for part in (*(each if isinstance(each, Items) else ()), each)]
-        over = any(isinstance(part, (Ref, Choice)) or is_activation_function(part) for part in parts)
+        over = any(isinstance(part, (Ref, Choice)) or is_activation_function(part) for part in _parts(elements))
         return over or bool(self._indexed(target, inside))
 
     def _indexed(self, target: ast.expr, inside: Any) -> list[ast.expr]:
@@ -223,8 +258,10 @@ class Statements(Part):
         for node in _nodes(inside):
             if isinstance(node, ast.Subscript):
                 used, owner = node.slice, node.value
-            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", None) == "getattr":
                 used, owner = node.args[-1] if len(node.args) < 3 else node.args[1], node.args[0]
+            elif isinstance(node, ast.Call) and getattr(node.func, "attr", None) == "__getattr__":
+                used, owner = node.args[0], node.func.value  # type: ignore[attr-defined]
             else:
                 continue
             is_index = any(isinstance(each, ast.Name) and each.id in names for each in ast.walk(used))
@@ -246,33 +283,13 @@ class Statements(Part):
         numbers = range(min(lengths))
         return [Items((i, Value())) for i in numbers] if over.name == "enumerate" else list(numbers)
 
-    def _iterates(self, layers: Any) -> None:
-        """Note that the source calls children of the module in a way that would call new ones, too."""
-        if layers is self.module:
-            self.result.iterated = self._functions[-1][0].name
 
-    def _elements(self, value: Any) -> list[Any] | None:
-        """The elements of a sequence; None if only a run tells."""
-        if isinstance(value, Ref):
-            layers = value.module
-            if isinstance(layers, (nn.ModuleList, nn.Sequential)):
-                named = (
-                    (name, child) for name, child in layers._modules.items() if name not in new_names(type(layers))
-                )
-                return [Ref(child, join_path(value.path, name)) for name, child in named if child is not None]
-            self._iterates(layers)
-            return list(layers) if isinstance(layers, nn.ModuleDict) else None
-        if isinstance(value, (Value, Method, Choice, Super, Closure, OnTheFly, str)):
-            return None
-        if isinstance(value, dict):
-            return list(value)
-        if isinstance(value, (list, tuple, range, set, frozenset)) or type(value).__name__ in (
-            "dict_keys",
-            "dict_values",
-            "dict_items",
-        ):
-            return [self._wrapped(each) for each in islice(value, _MAX_ITERATIONS)]
-        return None
+def _parts(values: Iterable[Any]) -> Iterator[Any]:
+    """Values, and those in lists among them: ``enumerate(zip(convs, norms))`` has lists in lists."""
+    for value in values:
+        yield value
+        if isinstance(value, Items):
+            yield from _parts(value)
 
 
 def _base(node: ast.expr) -> str:
@@ -285,17 +302,3 @@ def _base(node: ast.expr) -> str:
 def _nodes(inside: Any) -> Iterator[ast.AST]:
     """All nodes of statements, or of an expression."""
     return (each for part in (inside if isinstance(inside, list) else [inside]) for each in ast.walk(part))
-
-
-def _matches(pattern: ast.pattern, subject: Any) -> bool | None:
-    """Whether ``case pattern`` fits; None if only a run tells."""
-    if isinstance(pattern, ast.MatchAs) and pattern.pattern is None and pattern.name is None:
-        return True if isinstance(subject, _PLAIN) else None
-    if isinstance(pattern, ast.MatchOr):
-        found = [_matches(each, subject) for each in pattern.patterns]
-        return True if True in found else None if None in found else False
-    value = getattr(pattern, "value", None)
-    constant = value.value if isinstance(value, ast.Constant) else value
-    if not isinstance(pattern, (ast.MatchValue, ast.MatchSingleton)) or isinstance(constant, ast.AST):
-        return None
-    return constant == subject if isinstance(subject, _PLAIN) else None

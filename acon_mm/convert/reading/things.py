@@ -50,7 +50,22 @@ class Choice(tuple):
 
 
 class Items(list):
-    """A list that the source makes."""
+    """A list that the source makes.
+
+    Attributes:
+        known: whether these are its elements, in this order; False if only a run tells what else a method did to it.
+        level: how many conditions and loops around the place that makes it only a run can decide.
+    """
+
+    known = True
+    level = 0
+
+
+class Table(dict):
+    """A dict that the source makes; the attributes are those of :class:`Items`."""
+
+    known = True
+    level = 0
 
 
 class Method(NamedTuple):
