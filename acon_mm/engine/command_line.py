@@ -282,6 +282,12 @@ def _warn_of_unread(cfg: Config, launcher: str) -> None:
         for key in ("act_cfg", "act_sites"):
             if part.get(key) is not None and (place or key == "act_sites" or repr(part[key]) not in repr(cfg.model)):
                 warn(launcher, f"nothing reads {place}{key}: put it where the activations are: model.backbone.{key}")
+    wrapper = cfg.get("optim_wrapper") or {}
+    if (wrapper.get("paramwise_cfg") or {}).get("acon") is not None and wrapper.get("constructor") is None:
+        warn(
+            launcher,
+            "nothing reads optim_wrapper.paramwise_cfg.acon: add optim_wrapper.constructor='AconOptimWrapperConstructor'",
+        )
 
 
 def add_import(cfg: Config, module: str) -> None:

@@ -312,6 +312,7 @@ def test_activations_that_nothing_reads_are_told(configs, tmp_path, capsys):
         ("act_cfg = dict(type='AconC')", "act_cfg"),
         ("act_cfg = dict(type='AconC')\nmodel = dict(backbone=dict(act_cfg=act_cfg))", None),
         ("model_wrapper_cfg = dict(type='X', act_cfg=dict(type='AconC'))", "model_wrapper_cfg.act_cfg"),
+        ("optim_wrapper = dict(paramwise_cfg=dict(acon=dict(lr_mult=2)))", "optim_wrapper.paramwise_cfg.acon"),
     ):
         path.write_text(f"_base_ = {str(configs['segmentation'])!r}\n{text}")
         args = train.parse_args([str(path)])
