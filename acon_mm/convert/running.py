@@ -143,9 +143,10 @@ def run_probes(model: nn.Module, probes: dict[str, Probe]) -> str | None:
     with _undisturbed():
         for root in roots:
             inside = [probe for path, probe in probes.items() if path.startswith(f"{root}." if root else "")]
-            if all(probe.met for probe in inside):
+            module = model.get_submodule(root)
+            if all(probe.met for probe in inside) or type(module).forward is nn.Module.forward:
                 continue
-            problem = _run(model.get_submodule(root), inside) or problem
+            problem = _run(module, inside) or problem
     return problem if any(not probe.met for probe in probes.values()) else None
 
 

@@ -284,10 +284,8 @@ def _warn_of_unread(cfg: Config, launcher: str) -> None:
                 warn(launcher, f"nothing reads {place}{key}: put it where the activations are: model.backbone.{key}")
     wrapper = cfg.get("optim_wrapper") or {}
     if (wrapper.get("paramwise_cfg") or {}).get("acon") is not None and wrapper.get("constructor") is None:
-        warn(
-            launcher,
-            "nothing reads optim_wrapper.paramwise_cfg.acon: add optim_wrapper.constructor='AconOptimWrapperConstructor'",
-        )
+        way_out = "add optim_wrapper.constructor='AconOptimWrapperConstructor'"
+        warn(launcher, f"nothing reads optim_wrapper.paramwise_cfg.acon: {way_out}")
 
 
 def add_import(cfg: Config, module: str) -> None:

@@ -224,6 +224,15 @@ def by_chain(self, x):
     return x
 
 
+def by_names_of_a_loop(network, x):
+    for i in range(2):
+        name = "ab"[i]
+        x = F.relu(getattr(network, name)(x))
+    for name in ("c", "d"):
+        x = F.silu(network.layers.get_submodule(name)(network.layers[name](x)))
+    return x
+
+
 def made_inside(self, x):
     return nn.Sequential(self.b, nn.ReLU())(nn.GELU()(self.a(x)))
 
@@ -233,6 +242,28 @@ def channels_first_linear(self, x):
     return F.silu(one)[..., :2] * two
 
 
+class Named(Two):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleDict(dict(c=nn.Conv2d(6, 6, 1), d=nn.Conv2d(6, 6, 1)))
+
+    forward = by_names_of_a_loop
+
+
+class Lists(nn.Module):
+    """One of the lists has a gap."""
+
+    def __init__(self):
+        super().__init__()
+        self.lists = nn.ModuleList([nn.ModuleList([nn.Conv2d(3, 4, 1)]), nn.ModuleList([None, nn.Conv2d(4, 5, 1)])])
+
+    def forward(self, x):
+        for layer in self.lists[0] + self.lists[1]:
+            if layer is not None:
+                x = F.relu(layer(x))
+        return F.silu(self.lists[1][1](x[:, :4]))
+
+
 CONVERTED = {
     "methods in attributes": (Held(), 3),
     "a method in an attribute of a part": (CalledBack(), 2),
@@ -240,6 +271,8 @@ CONVERTED = {
     "nested zips": (of(Two, by_nested_zips), 2),
     "chain": (of(Two, by_chain), 2),
     "attributes of the class": (of(Two, by_class, smooth=staticmethod(F.silu)), 2),
+    "names made in a loop": (Named(), 4),
+    "added lists": (Lists(), 3),
     "made inside": (of(Two, made_inside), 2),
     "parts of a Linear's output": (of(Two, channels_first_linear, nn.Linear(3, 6)), 1),
     "thresholds": (of(Two, by_threshold, nn.Threshold(0.0, 0.0)), 2),

@@ -34,7 +34,7 @@ class Containers(Part):
                 named = (
                     (name, child) for name, child in layers._modules.items() if name not in new_names(type(layers))
                 )
-                return [Ref(child, join_path(value.path, name)) for name, child in named if child is not None]
+                return [None if child is None else Ref(child, join_path(value.path, name)) for name, child in named]
             self._iterates(layers)
             return list(layers) if isinstance(layers, nn.ModuleDict) else None
         if isinstance(value, (Value, Method, Choice, Super, Closure, OnTheFly, str)) or not self._is_known(value):

@@ -253,9 +253,9 @@ class Expressions(Part):
         return self._binary(node.op, left, right)
 
     def _binary(self, op: ast.operator, left: Any, right: Any) -> Any:
-        if isinstance(left, Items) and isinstance(op, ast.Add):
-            more = self._elements(right)
-            return Items([*left, *more]) if more is not None else Value()
+        if isinstance(left, (Items, Ref)) and isinstance(op, ast.Add):
+            parts = self._elements(left), self._elements(right)
+            return self._made(Items([*parts[0], *parts[1]])) if None not in parts else Value()
         if isinstance(left, Value) or isinstance(right, Value):
             plain = isinstance(op, (ast.Add, ast.Sub, ast.Mult, ast.Div))
             numbers = [each for each in (left, right) if isinstance(each, (int, float))]

@@ -219,7 +219,7 @@ class Statements(Part):
             self._assign(target, Value(), env)
             self._unknown_times(env, body, inside)
             return
-        counted = self._is_over_layers(target, elements, inside)
+        counted = self._is_over_layers(target, elements, env, inside)
         for i, element in enumerate(elements[:MAX_ITERATIONS]):
             self._assign(target, element, env)
             if counted:
@@ -247,41 +247,50 @@ class Statements(Part):
                 body()
             self._merge(env, [before, env.maps[0]])
 
-    def _is_over_layers(self, target: ast.expr, elements: Sequence[Any], inside: Any) -> bool:
-        over = any(isinstance(part, (Ref, Choice)) or is_activation_function(part) for part in _parts(elements))
-        return over or bool(self._indexed(target, inside))
+    def _is_over_layers(self, target: ast.expr, elements: Sequence[Any], env: ChainMap, inside: Any) -> bool:
+        return _are_layers(elements) or bool(self._indexed(target, env, inside))
 
-    def _indexed(self, target: ast.expr, inside: Any) -> list[ast.expr]:
-        """What the variables of a loop index: ``self.convs`` in ``self.convs[i]``; or names of attributes."""
-        names = {node.id for node in ast.walk(target) if isinstance(node, ast.Name)}
+    def _indexed(self, target: ast.expr, env: ChainMap, inside: Any) -> list[Any]:
+        """The layers that the variables of a loop index: ``self.convs`` in ``self.convs[i]``; or name, in a module."""
+        names = _names(target)
+        for node in _nodes(inside):  # in their order: name = f"conv{i}" comes before getattr(self, name)
+            if isinstance(node, ast.Assign) and names & _names(node.value):
+                names = names.union(*map(_names, node.targets))
         found = []
         for node in _nodes(inside):
             if isinstance(node, ast.Subscript):
                 used, owner = node.slice, node.value
             elif isinstance(node, ast.Call) and getattr(node.func, "id", None) == "getattr":
                 used, owner = node.args[-1] if len(node.args) < 3 else node.args[1], node.args[0]
-            elif isinstance(node, ast.Call) and getattr(node.func, "attr", None) == "__getattr__":
+            elif isinstance(node, ast.Call) and getattr(node.func, "attr", None) in ("__getattr__", "get_submodule"):
                 used, owner = node.args[0], node.func.value  # type: ignore[attr-defined]
             else:
                 continue
-            is_index = any(isinstance(each, ast.Name) and each.id in names for each in ast.walk(used))
-            if is_index and ast.unparse(owner).startswith("self"):
-                found.append(owner)
+            if names & _names(used) and isinstance(owner, (ast.Name, ast.Attribute, ast.Subscript)):
+                layers = self.eval(owner, env)
+                parts = layers.values() if isinstance(layers, dict) else layers
+                if isinstance(layers, Ref) or (isinstance(layers, (list, tuple, dict)) and _are_layers(parts)):
+                    found.append(layers)
         return found
 
     def _unknown_elements(self, target: ast.expr, over: Any, env: ChainMap, inside: Any) -> list[Any] | None:
         """``for i, x in enumerate(xs)`` with ``self.convs[i]`` inside: as many as there are layers."""
         if not (isinstance(over, Method) and over.name in ("enumerate", "range")):
             return None
-        lengths = []
-        for owner in self._indexed(target, inside):
-            layers = self.eval(owner, env)
-            if isinstance(layers, Ref) and isinstance(layers.module, (nn.ModuleList, nn.Sequential)):
-                lengths.append(len(layers.module))
-        if not lengths:
+        found = [parts for each in self._indexed(target, env, inside) if (parts := self._elements(each)) is not None]
+        if not found:
             return None
-        numbers = range(min(lengths))
+        numbers = range(min(map(len, found)))
         return [Items((i, Value())) for i in numbers] if over.name == "enumerate" else list(numbers)
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+
+
+def _are_layers(values: Iterable[Any]) -> bool:
+    """Whether layers or activations are among values."""
+    return any(isinstance(each, (Ref, Choice, nn.Module)) or is_activation_function(each) for each in _parts(values))
 
 
 def _parts(values: Iterable[Any]) -> Iterator[Any]:
