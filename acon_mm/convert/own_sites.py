@@ -18,6 +18,7 @@ from .held import bind_again, held_for_good
 from .reading import Reading, Visit
 from .rewrite import Change, MethodChange, method_changes, rewritten_class
 from .source import Source, UnreadableError
+from .values import Stored
 
 #: why a call of that :attr:`Visit.kind` cannot be changed
 _PROBLEMS = {
@@ -85,12 +86,11 @@ class OwnSites:
     ) -> None:
         self.module = module
         self.reading = reading
-        self._shared = shared
         self._held = held_for_good(module)
         self._holders = holders
         self.kept: dict[str, str] = {}
         visits = [visit for visit in reading.visits if not self._keeps(visit)]
-        self.visited = {visit.path for visit in reading.visits if visit.path is not None}
+        self._shared = {*shared, *(visit.path for visit in reading.visits if visit not in visits)}
         calls: dict[tuple, list[Visit]] = {}
         for visit in visits:
             calls.setdefault((visit.place, *((id(loop), i) for loop, i in visit.loops)), []).append(visit)
@@ -98,7 +98,7 @@ class OwnSites:
         for key, found in calls.items():
             for visit in found:
                 uses.setdefault(visit.path, set()).add(key)
-        several = {path for path, keys in uses.items() if path is None or len(keys) > 1 or path in shared}
+        several = {path for path, keys in uses.items() if path is None or len(keys) > 1 or path in self._shared}
         several |= {visit.path for visit in visits if self._is_changed(visit)}
         changed = dict.fromkeys(visit.place for visit in visits if visit.path in several)
         names = dict(strict_zip(changed, self._names(list(changed), visits)))
@@ -132,6 +132,9 @@ class OwnSites:
         """Whether the activation stays. ``relu6(x + 3) / 6`` is a sigmoid in pieces."""
         if visit.kind == "weighted":
             self.kept[ast.unparse(visit.node)] = "its slope is a parameter of its own"
+            return True
+        if isinstance(visit.value, Stored):  # as the weights of a weighted sum
+            self.kept[visit.path or ast.unparse(visit.node)] = "its input is a parameter or buffer, no feature map"
             return True
         x = visit.node.args[0] if isinstance(visit.node, ast.Call) and visit.node.args else None
         adds = x.right if isinstance(x, ast.BinOp) and isinstance(x.op, ast.Add) else None

@@ -52,6 +52,10 @@ class Value:
             self.channels = channels
 
 
+class Stored(Value):
+    """A parameter or buffer."""
+
+
 class Later(Value):
     """A value that is computed when it is asked for."""
 

@@ -353,6 +353,31 @@ def test_match(tmp_path, monkeypatch):
     assert not trace.calls and trace.acons == {"act1", "act2"} == set(acons(model))
 
 
+class Weighted(Two):
+    """A weighted sum, whose weights are made positive by the ReLU that the features have, too."""
+
+    def __init__(self):
+        super().__init__(nn.ReLU())
+        self.weights, self.more = nn.Parameter(torch.ones(2)), nn.ParameterList([torch.ones(1), torch.ones(1)])
+
+    def forward(self, x):
+        weights = self.act(self.weights)
+        for weight in self.more:
+            x = x * F.relu(weight)
+        return self.act(self.a(x)) * weights[0] + F.silu(self.a(x)) * weights[1] + F.elu(self.more[0])
+
+
+def test_weights_of_a_sum_are_kept():
+    model = Weighted()
+    report = acon_mm.convert_activations(model, ACON)
+    reason = "its input is a parameter or buffer, no feature map"
+    assert report.kept == dict.fromkeys(["act", "F.relu(weight)", "F.elu(self.more[0])"], reason)
+    assert list(acons(model)) == report.converted == ["act1", "act2"]
+    with ActivationTrace(model) as trace:
+        model(torch.randn(2, 3, 4, 4))
+    assert trace.calls == {"relu in act", "relu in ", "elu in "} and trace.acons == {"act1", "act2"}
+
+
 def test_new_activations_are_no_layers_of_a_container():
     model = copy.deepcopy(CONVERTED["a list's forward"][0])
     acon_mm.convert_activations(model, dict(type="SiLU"), "all")

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..rewrite import new_names
-from ..values import Value
+from ..values import Stored, Value
 from .things import Choice, Closure, Items, Method, OnTheFly, Part, Ref, Super, Table, join_path
 
 #: of loops, and of elements
@@ -35,6 +35,8 @@ class Containers(Part):
                     (name, child) for name, child in layers._modules.items() if name not in new_names(type(layers))
                 )
                 return [None if child is None else Ref(child, join_path(value.path, name)) for name, child in named]
+            if isinstance(layers, nn.ParameterList):
+                return [Stored()] * len(layers)
             self._iterates(layers)
             return list(layers) if isinstance(layers, nn.ModuleDict) else None
         if isinstance(value, (Value, Method, Choice, Super, Closure, OnTheFly, str)) or not self._is_known(value):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...compat import strict_zip
 from ..activations import ACTIVATIONS, mentions_activation
-from ..values import Value, after_function
+from ..values import Stored, Value, after_function
 from .things import Choice, Closure, Items, Method, OnTheFly, Part, Ref, Stop, Super, Table, Text, join_path
 
 #: a module that takes more is not read to the end
@@ -160,7 +160,7 @@ class Expressions(Part):
     def _wrapped(self, value: Any) -> Any:
         if isinstance(value, nn.Module):
             return Ref(value, self._path_of(value))
-        return Value() if isinstance(value, Tensor) else value
+        return Stored() if isinstance(value, Tensor) else value
 
     def _path_of(self, module: nn.Module) -> str | None:
         if not self._paths:
@@ -175,6 +175,8 @@ class Expressions(Part):
             return Choice(each for option in owner for each in (self._elements(option) or ()))
         if isinstance(owner, Ref):
             layers = owner.module
+            if isinstance(layers, (nn.ParameterList, nn.ParameterDict)):
+                return Stored()
             if isinstance(layers, nn.ModuleDict):
                 parts = {name: Ref(child, join_path(owner.path, name)) for name, child in layers.items()}
                 return parts[index] if index in parts else Choice(parts.values())
