@@ -168,6 +168,8 @@ class OwnSites:
             return f"{where} calls one of several: {', '.join(kinds)}"
         if not visit.bound:
             return f"a function outside of the class calls it, at {where}"
+        if all(each.training is False for each in visits):
+            return f"only evaluation calls it, so that nothing would train it, at {where}"
         if visit.place in self.reading.others:
             return f"{where} calls other layers as well"
         if visit.kind in _PROBLEMS:

@@ -151,6 +151,25 @@ def partly_overwritten(self, x):
     return x
 
 
+def added_by_a_method(self, x):
+    x = self.a(x)
+    return x.add_(F.relu(x))
+
+
+def changed_later(self, x):
+    x = y = self.a(x)
+    if x.mean() > 0:
+        y = F.relu(x)
+    x *= 2
+    return y + x
+
+
+def other_in_evaluation(self, x):
+    if self.training:
+        return F.relu(self.a(x))
+    return F.relu(self.a(x))
+
+
 def by_texts(self, x):
     for name in ("relu", "silu"):
         x = getattr(F, name)(self.a(x)[:, :3])
@@ -233,6 +252,15 @@ REFUSED = {
     "a method of an object": (
         of(Two, by_object, Object()),
         "a function outside of the class calls it, at .*Object.run",
+    ),
+    "its input is added to by a method": (
+        of(Two, added_by_a_method),
+        "which its gradient needs, is changed in place, at",
+    ),
+    "its input is changed later": (of(Two, changed_later), "which its gradient needs, is changed in place, at"),
+    "another in evaluation": (
+        of(Two, other_in_evaluation),
+        "act2 .* only evaluation calls it, so that nothing would train",
     ),
     "its input is added to": (of(Two, overwritten, nn.ReLU()), "its input, which its gradient needs, is changed"),
     "its input is replaced": (of(Two, partly_overwritten), "which its gradient needs, is changed in place, at"),

@@ -233,6 +233,20 @@ def by_names_of_a_loop(network, x):
     return x
 
 
+def in_place_of_others(self, x):
+    one = self.a(x)
+    two = self.act(one)
+    one = one.clone()
+    one += 1
+    for _ in range(2):
+        break
+    else:
+        two = F.silu(two)
+    two = F.relu(two)
+    two[:, 0] = 0
+    return two.mul_(one)
+
+
 def made_inside(self, x):
     return nn.Sequential(self.b, nn.ReLU())(nn.GELU()(self.a(x)))
 
@@ -273,6 +287,7 @@ CONVERTED = {
     "attributes of the class": (of(Two, by_class, smooth=staticmethod(F.silu)), 2),
     "names made in a loop": (Named(), 4),
     "added lists": (Lists(), 3),
+    "other variables change in place": (of(Two, in_place_of_others, nn.ReLU()), 2),
     "made inside": (of(Two, made_inside), 2),
     "parts of a Linear's output": (of(Two, channels_first_linear, nn.Linear(3, 6)), 1),
     "thresholds": (of(Two, by_threshold, nn.Threshold(0.0, 0.0)), 2),

@@ -166,7 +166,8 @@ class Calls(Part):
     def _visit(self, node: Any, callee: Any, path: str | None, args: Sequence[Any], kind: str = "call") -> Value:
         value = args[0] if args and isinstance(args[0], Value) else Value()
         source, bound = self._functions[-1]
-        self.result.visits.append(Visit(source, node, tuple(self._loops), callee, path, value, bound, kind))
+        loops = tuple(self._loops)
+        self.result.visits.append(Visit(source, node, loops, callee, path, value, bound, kind, self._training))
         return value
 
     def _layer(self, ref: Ref, args: list[Any], kwargs: dict[str, Any], node: Any) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...compat import strict_zip
 from ..activations import ACTIVATIONS, mentions_activation
 from ..values import Stored, Value, after_function
-from .things import Choice, Closure, Items, Method, OnTheFly, Part, Ref, Stop, Super, Table, Text, join_path
+from .things import Choice, Closure, Items, Method, Mode, OnTheFly, Part, Ref, Stop, Super, Table, Text, join_path
 
 #: a module that takes more is not read to the end
 MAX_STEPS = 200_000
@@ -128,8 +128,10 @@ class Expressions(Part):
                 self._asked(owner)
             if name == "_modules":
                 self._iterates(module)
-            if name == "training" or (module is self.module and name in self._assigned):
-                return self._assigned.get(name, Value())
+            if module is self.module and name in self._assigned:
+                return self._assigned[name]
+            if name == "training":
+                return Mode(True)
             if name in module._modules:
                 child = module._modules[name]
                 return None if child is None else Ref(child, join_path(owner.path, name))
@@ -214,6 +216,8 @@ class Expressions(Part):
 
     def _eval_UnaryOp(self, node: ast.UnaryOp, env: ChainMap) -> Any:
         value = self.eval(node.operand, env)
+        if isinstance(value, Mode) and isinstance(node.op, ast.Not):
+            return Mode(not value.holds)
         if isinstance(node.op, ast.Not):
             truth = self._truth(value)
             return Value() if truth is None else not truth
@@ -269,10 +273,15 @@ class Expressions(Part):
         return self._computed(f"a {_OPERATORS[type(op)]} b", left, right)
 
     def _eval_IfExp(self, node: ast.IfExp, env: ChainMap) -> Any:
-        test = self._truth(self.eval(node.test, env))
+        value = self.eval(node.test, env)
+        test = self._truth(value)
         if test is not None:
             return self.eval(node.body if test else node.orelse, env)
-        return self._join([self.eval(node.body, env), self.eval(node.orelse, env)])
+        found = []
+        for branch, holds in ((node.body, True), (node.orelse, False)):
+            with self._in_mode(value, holds):
+                found.append(self.eval(branch, env))
+        return self._join(found)
 
     def _eval_Lambda(self, node: ast.Lambda, env: ChainMap) -> Any:
         return Closure(node, env, self._functions[-1])

@@ -19,6 +19,7 @@ from .calls import Calls
 from .containers import Containers
 from .expressions import Expressions
 from .handing import Handing
+from .overwriting import Overwriting
 from .statements import Statements
 from .things import (
     Break,
@@ -44,7 +45,7 @@ def read(module: nn.Module, methods: Sequence[str] = ("forward",)) -> Reading:
     return reader.result
 
 
-class _Reader(Statements, Expressions, Calls, Containers, Handing):
+class _Reader(Statements, Expressions, Calls, Containers, Handing, Overwriting):
     """Reads one module."""
 
     def __init__(self, module: nn.Module, depth: int = 0) -> None:
@@ -57,6 +58,7 @@ class _Reader(Statements, Expressions, Calls, Containers, Handing):
         self._returned: list[list[Any]] = []
         self._steps = 0
         self._level = 0  #: how many conditions and loops around the source that is read only a run can decide
+        self._training: bool | None = None  #: whether only training reaches what is read, or only evaluation
         self._changed: set[int] = set()  #: lists and dicts of the module that the source changes, by their id
         self._paths: dict[int, str] = {}
         self._foreign_done: set[FunctionType] = set()
@@ -135,13 +137,13 @@ class _Reader(Statements, Expressions, Calls, Containers, Handing):
 
     def _run(self, body: list[ast.stmt], env: ChainMap) -> Any:
         self._returned.append([])
-        falls_through = True
+        falls_through, training = True, self._training
         try:
             falls_through = self._block(body, env)
         except Break:
             pass
         finally:
-            returned = self._returned.pop()
+            returned, self._training = self._returned.pop(), training
         if not returned:
             return None
         return self._join([*returned, None] if falls_through and len(returned) > 1 else returned)

@@ -8,18 +8,21 @@ from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
+from itertools import chain
 from typing import Any
 
 from torch import nn
 
 from ..values import Value, Varying
 from .containers import MAX_ITERATIONS
+from .overwriting import INPUTS
 from .things import (
     Break,
     Choice,
     Closure,
     Items,
     Method,
+    Mode,
     Part,
     Ref,
     is_activation_function,
@@ -34,12 +37,17 @@ class Statements(Part):
     def _block(self, body: Sequence[ast.stmt], env: ChainMap) -> bool:
         """Read statements; False if what follows is not reached."""
         for statement in body:
+            first, goes_on = len(self.result.visits), True
             handle = getattr(self, f"_do_{type(statement).__name__}", None)
-            if handle is None:
+            if handle is not None:
+                goes_on = handle(statement, env) is not False
+            else:
                 for child in ast.iter_child_nodes(statement):
                     if isinstance(child, ast.expr):
                         self.eval(child, env)
-            elif handle(statement, env) is False:
+            if not hasattr(statement, "body"):
+                self._overwrite(statement, first, env)
+            if not goes_on:
                 return False
         return True
 
@@ -57,12 +65,9 @@ class Statements(Part):
         raise Break
 
     def _do_Assign(self, node: ast.Assign, env: ChainMap) -> None:
-        first = len(self.result.visits)
         value = self.eval(node.value, env)
         for target in node.targets:
             self._assign(target, value, env)
-            if isinstance(target, ast.Subscript):  # y[:, :2] = F.relu(y[:, :2])
-                self._overwrites(target, first)
 
     def _do_AnnAssign(self, node: ast.AnnAssign, env: ChainMap) -> None:
         if node.value is not None:
@@ -70,16 +75,8 @@ class Statements(Part):
 
     def _do_AugAssign(self, node: ast.AugAssign, env: ChainMap) -> None:
         load = ast.copy_location(ast.parse(ast.unparse(node.target), mode="eval").body, node.target)
-        first = len(self.result.visits)
         before, after = self.eval(load, env), self.eval(node.value, env)
-        self._overwrites(node.target, first)
         self._assign(node.target, self._binary(node.op, before, after), env)
-
-    def _overwrites(self, target: ast.expr, first: int) -> None:
-        """Note the activations since the visit ``first`` whose input is what a statement changes in place."""
-        for visit in self.result.visits[first:]:
-            if isinstance(visit.node, ast.Call) and visit.node.args and _base(visit.node.args[0]) == _base(target):
-                visit.kind = "overwritten"
 
     def _assign(self, target: ast.expr, value: Any, env: ChainMap) -> None:
         if isinstance(target, ast.Name):
@@ -100,22 +97,36 @@ class Statements(Part):
                 self._change(owner, "__setitem__", [index, value], {})
 
     def _do_If(self, node: ast.If, env: ChainMap) -> bool:
-        test = self._truth(self.eval(node.test, env))
+        value = self.eval(node.test, env)
+        test = self._truth(value)
         if test is not None:
             return self._block(node.body if test else node.orelse, env)
-        branches = []
-        for body in (node.body, node.orelse):
+        branches = {}
+        for body, holds in ((node.body, True), (node.orelse, False)):
             branch = env.copy()
             try:
-                with self._uncertain():
+                with self._uncertain(), self._in_mode(value, holds):
                     through = self._block(body, branch)
             except Break:
                 continue
             if through:
-                branches.append(branch.maps[0])
+                branches[holds] = branch.maps[0]
         if branches:
-            self._merge(env, branches)
+            self._merge(env, list(branches.values()))
+        if len(branches) == 1 and isinstance(value, Mode):  # what follows is for one mode
+            self._training = value.holds is next(iter(branches))
         return bool(branches)
+
+    @contextmanager
+    def _in_mode(self, test: Any, holds: bool) -> Iterator[None]:
+        """Read what runs if a condition holds, or does not: it may be the mode, training or evaluation."""
+        before = self._training
+        if isinstance(test, Mode):
+            self._training = test.holds is holds
+        try:
+            yield
+        finally:
+            self._training = before
 
     @contextmanager
     def _uncertain(self) -> Iterator[None]:
@@ -130,11 +141,11 @@ class Statements(Part):
         names = dict.fromkeys(name for branch in branches for name in branch)
         for name in names:
             found = [branch[name] for branch in branches if name in branch]
-            env.maps[0][name] = self._join(found)
+            env.maps[0][name] = tuple(chain(*found)) if name == INPUTS else self._join(found)
 
     def _do_For(self, node: ast.For, env: ChainMap) -> bool:
-        self._loop(node, node.target, self.eval(node.iter, env), env, lambda: self._block(node.body, env), node.body)
-        return self._block(node.orelse, env)
+        over, read_body = self.eval(node.iter, env), lambda: self._block(node.body, env)
+        return self._loop(node, node.target, over, env, read_body, node.body) or self._block(node.orelse, env)
 
     def _do_While(self, node: ast.While, env: ChainMap) -> None:
         self._unknown_times(env, lambda: (self.eval(node.test, env), self._block(node.body, env)), node.body)
@@ -210,15 +221,19 @@ class Statements(Part):
 
     def _loop(
         self, loop: Any, target: ast.expr, over: Any, env: ChainMap, body: Callable[[], Any], inside: Any
-    ) -> None:
-        """Read the body of a loop once for each layer, or for each index of a layer; of other loops once."""
+    ) -> bool:
+        """Read the body of a loop once for each layer, or for each index of a layer; of other loops once.
+
+        Returns:
+            whether it ends by a ``break`` for sure.
+        """
         elements = self._elements(over)
         if elements is None:
             elements = self._unknown_elements(target, over, env, inside)
         if elements is None:
             self._assign(target, Value(), env)
             self._unknown_times(env, body, inside)
-            return
+            return False
         counted = self._is_over_layers(target, elements, env, inside)
         for i, element in enumerate(elements[:MAX_ITERATIONS]):
             self._assign(target, element, env)
@@ -227,10 +242,11 @@ class Statements(Part):
             try:
                 body()
             except Break:
-                break
+                return True
             finally:
                 if counted:
                     self._loops.pop()
+        return False
 
     def _unknown_times(self, env: ChainMap, body: Callable[[], Any], inside: Any) -> None:
         assigned = {
@@ -299,13 +315,6 @@ def _parts(values: Iterable[Any]) -> Iterator[Any]:
         yield value
         if isinstance(value, Items):
             yield from _parts(value)
-
-
-def _base(node: ast.expr) -> str:
-    """``y`` of ``y[:, 1]``."""
-    while isinstance(node, ast.Subscript):
-        node = node.value
-    return ast.unparse(node)
 
 
 def _nodes(inside: Any) -> Iterator[ast.AST]:

@@ -31,6 +31,14 @@ class Given(Value):
     """What a caller gives to a method. It belongs to the caller."""
 
 
+class Mode(Value):
+    """``self.training``, which ``holds`` in training; or ``not self.training``, which does in evaluation."""
+
+    def __init__(self, holds: bool) -> None:
+        super().__init__()
+        self.holds = holds
+
+
 class Text(Value):
     """A text of which a part is known."""
 
@@ -119,6 +127,7 @@ class Visit:
             ``'given'`` where a caller may give another; ``'outside'`` where a function that cannot be read calls it;
             ``'decorator'`` where the decorator of a method does; ``'overwritten'`` where its input is changed in
             place; ``'weighted'`` where its slope is a parameter.
+        training: whether only training calls it, or only evaluation; None: both.
     """
 
     source: Source
@@ -129,6 +138,7 @@ class Visit:
     value: Value
     bound: bool
     kind: str
+    training: bool | None = None
 
     @property
     def place(self) -> tuple[Source, int]:
