@@ -160,6 +160,8 @@ def load_checkpoint(path: str | PathLike) -> dict[str, Any]:
         CheckpointError: the file is missing or damaged, or does not contain a dictionary, or contains anything but
             tensors, plain data and (after `allow_training_checkpoints`) training state.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise CheckpointError(f"{path} is no checkpoint: it is not a file")
     try:
         # With a memory map, unused tensors are not read. Files of PyTorch < 1.6 cannot be mapped.
         mmap = zipfile.is_zipfile(path)

@@ -232,6 +232,13 @@ def test_training_state_of_wrong_types(changes, named, tmp_path):
         command_line.check_checkpoint(str(tmp_path / "x.pth"), to_resume=True)
 
 
+def test_a_pipe_and_a_directory_are_no_checkpoints(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(UserError, match=f"^{path} is no checkpoint: it is not a file$"):
+            command_line.check_checkpoint(str(path))
+
+
 def test_a_changed_tensor_is_damage(tmp_path):
     path = tmp_path / "x.pth"
     torch.save({"a": torch.full((99,), 3.0)}, path)

@@ -18,7 +18,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("--out", required=True, metavar="FILE.png", help="picture to write")
     parser.add_argument("--num", type=int, default=4, help="number of pictures (default: %(default)s)")
-    parser.add_argument("--score-thr", type=float, default=0.3, help="lowest score of a box (default: %(default)s)")
+    parser.add_argument(
+        "--score-thr", type=command_line.amount, default=0.3, help="lowest score of a box (default: %(default)s)"
+    )
     return parser.parse_args(argv)
 
 
