@@ -3,7 +3,7 @@
 # On more than one machine, set NNODES, NODE_RANK, MASTER_ADDR and PORT.
 set -euo pipefail
 
-if [ $# -lt 3 ]; then
+if [ $# -lt 3 ] || [[ ! $3 =~ ^([1-9][0-9]*|gpu|cpu|auto)$ ]]; then
     echo "usage: $0 CONFIG CHECKPOINT PROCESSES [flags of test.py]" >&2
     exit 2
 fi

@@ -3,7 +3,7 @@
 # On more than one machine, set NNODES, NODE_RANK, MASTER_ADDR and PORT.
 set -euo pipefail
 
-if [ $# -lt 2 ]; then
+if [ $# -lt 2 ] || [[ ! $2 =~ ^([1-9][0-9]*|gpu|cpu|auto)$ ]]; then
     echo "usage: $0 CONFIG PROCESSES [flags of train.py]" >&2
     exit 2
 fi

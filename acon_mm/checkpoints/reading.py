@@ -200,7 +200,7 @@ def not_finite(state_dict: Mapping[str, Any]) -> str:
 def is_real(value: Any) -> bool:
     """Whether this is a dense tensor of real numbers that PyTorch computes with: not of eight bits."""
     dense = isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_meta
-    return dense and value.is_floating_point() and value.element_size() > 1
+    return dense and value.is_floating_point() and torch.finfo(value.dtype).bits > 8
 
 
 def listed(names: list[str]) -> str:
