@@ -96,6 +96,12 @@ def same_as_function(function: FunctionType) -> nn.Module | None:
     return same_module(called, args, kwargs) if is_activation else None
 
 
+def compiled_activates(compiled: Any) -> bool:
+    """Whether a function or module of ``torch.jit.script`` calls an activation."""
+    graph = str(compiled.inlined_graph)
+    return any(f"aten::{name}(" in graph for name in ACTIVATION_NAMES)
+
+
 def mentions_activation(code: CodeType) -> bool:
     """Whether the code names an activation."""
     inner = (each for each in code.co_consts if isinstance(each, CodeType))

@@ -81,9 +81,19 @@ def _channels_after(layers: Iterable[nn.Module]) -> Channels | None:
         if isinstance(layer, nn.Sequential):
             return _channels_after(layer)
         channels = output_channels(layer)
-        if channels is not None or not isinstance(layer, KEEPS_CHANNELS):
+        if channels is not None or not keeps_channels(layer):
             return channels
     return None
+
+
+def keeps_channels(layer: nn.Module) -> bool:
+    """Whether the output of a layer has the channels of its input, at the same dimension."""
+    return isinstance(layer, KEEPS_CHANNELS) or (isinstance(layer, nn.LayerNorm) and _moves_channels(layer))
+
+
+def _moves_channels(layer: nn.LayerNorm) -> bool:
+    """Whether it is a subclass as LayerNorm2d, which moves the channels before and after."""
+    return type(layer).forward is not nn.LayerNorm.forward
 
 
 def output_channels(layer: nn.Module) -> Channels | None:
@@ -98,7 +108,7 @@ def output_channels(layer: nn.Module) -> Channels | None:
         return Channels(layer.num_features, 1) if layer.num_features else None
     if isinstance(layer, nn.GroupNorm):
         return Channels(layer.num_channels, 1)
-    if isinstance(layer, nn.LayerNorm):
+    if isinstance(layer, nn.LayerNorm) and not _moves_channels(layer):
         # A norm over (C, H, W) has the channels first, a norm over (C,) has them at the last dimension.
         return Channels(layer.normalized_shape[0], 1 if len(layer.normalized_shape) > 1 else -1)
     if isinstance(layer, Acon) and layer.num_channels is not None and layer.channel_dim is not None:

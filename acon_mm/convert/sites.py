@@ -17,10 +17,10 @@ from torch import nn
 from .activations import (
     ACTIVATION_FUNCTIONS,
     ACTIVATION_METHODS,
-    ACTIVATION_NAMES,
     ACTIVATIONS,
     GATE,
     GATES,
+    compiled_activates,
     mentions_activation,
 )
 from .channels import Channels, channels_before, output_channels
@@ -147,7 +147,7 @@ class _Walk:
             yield Kept(prefix.rstrip(".") or type(module).__name__, host.reason_to_keep_all)
             return
         if isinstance(module, torch.jit.ScriptModule):
-            if any(f"aten::{name}(" in str(module.inlined_graph) for name in ACTIVATION_NAMES):
+            if compiled_activates(module):
                 yield _unreadable(module, prefix.rstrip("."), "it is compiled: convert it before torch.jit")
             return
         if isinstance(module, torch.fx.GraphModule) and any(map(_is_activation, module.graph.nodes)):

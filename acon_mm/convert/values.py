@@ -9,7 +9,7 @@ from typing import Any
 from mmcv.cnn import ConvModule
 from torch import nn
 
-from .channels import KEEPS_CHANNELS, Channels, input_channels, output_channels
+from .channels import Channels, input_channels, keeps_channels, output_channels
 
 #: functions and methods of tensors whose output has the channels of their input, by name
 _KEEPING = frozenset(
@@ -180,10 +180,8 @@ def _moved(name: str, channels: Channels | None, args: Sequence[Any], kwargs: di
 def after_layer(layer: nn.Module, x: Any) -> Value | None:
     """The output of a layer that is known by its class; None if it is not."""
     x = x if isinstance(x, Value) else Value()
-    if isinstance(layer, KEEPS_CHANNELS):
+    if keeps_channels(layer):
         return x
-    if isinstance(layer, nn.LayerNorm) and type(layer).forward is not nn.LayerNorm.forward:
-        return x  # a LayerNorm2d, which moves the channels before and after
     channels = output_channels(layer)
     if channels is None:
         return None

@@ -20,6 +20,13 @@ NO_CHANNELS = (
 )
 
 
+class LayerNorm2d(nn.LayerNorm):
+    """A norm over the channels of maps, which it moves before and after."""
+
+    def forward(self, x):
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class Plain(nn.Module):
     """Runs its children in order, as most modules outside of Sequential and ConvModule do."""
 
@@ -94,6 +101,7 @@ CHAINS = {
     "linear, ln": (lambda: [nn.Linear(3, 6), nn.LayerNorm(6), nn.Dropout()], TOKENS, (6, -1)),
     "linear, bn": (lambda: [nn.Linear(3, 6), nn.BatchNorm1d(6)], FLAT, (6, 1)),
     "conv, ln over maps": (lambda: [nn.Conv2d(3, 6, 1), nn.LayerNorm((6, 8, 8))], MAPS, (6, 1)),
+    "conv, LayerNorm2d": (lambda: [nn.Conv2d(3, 6, 1), LayerNorm2d(6)], MAPS, (6, 1)),
     "instance norm": (lambda: [nn.Conv2d(3, 6, 1), nn.InstanceNorm2d(6)], MAPS, (6, 1)),
 }
 

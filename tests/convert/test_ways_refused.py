@@ -237,7 +237,17 @@ class Scripted(Two):
         return self.act(self.b(self.a(x)))
 
 
+@torch.jit.script
+def compiled(x):
+    return F.relu(x)
+
+
+def by_compiled(self, x):
+    return F.silu(self.b(compiled(self.a(x))))
+
+
 REFUSED = {
+    "a compiled function": (of(Two, by_compiled), "a function whose source cannot be read calls it, at .*by_compiled"),
     "a forward in one line": (
         of(Two, lambda self, x: self.step(self.a(x)), step=given_or_relu),
         "forward .* the source of .* cannot be read",

@@ -13,6 +13,7 @@ from itertools import chain
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
+import torch
 from torch import nn
 from torch.autograd import Function
 
@@ -23,6 +24,7 @@ from ..activations import (
     ACTIVATION_NAMES,
     ACTIVATIONS,
     WEIGHTED,
+    compiled_activates,
     same_as_function,
     same_module,
 )
@@ -153,7 +155,7 @@ class Calls(Part):
             return self._plain_function(callee, args, kwargs, node)
         if isinstance(callee, Value) and not isinstance(callee, Given):
             self.result.unknown.append(self._functions[-1][0].where(node))
-        if callee in (eval, exec):
+        if callee in (eval, exec) or (isinstance(callee, torch.jit.ScriptFunction) and compiled_activates(callee)):
             return self._visit(node, None, None, [], "outside")
         call = inspect.getattr_static(type(callee), "__call__", None)
         if isinstance(call, FunctionType):
