@@ -96,6 +96,19 @@ def same_as_function(function: FunctionType) -> nn.Module | None:
     return same_module(called, args, kwargs) if is_activation else None
 
 
+def computed_inside(layer: nn.Module) -> str | None:
+    """The attribute of a layer of PyTorch's own that names an activation which the layer computes with other things."""
+    if isinstance(layer, (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)):
+        activation = layer.activation
+        known = isinstance(activation, ACTIVATIONS) or activation in ACTIVATION_FUNCTIONS
+        return "activation" if known else None
+    return "nonlinearity" if getattr(layer, "nonlinearity", None) == "relu" and _is_recurrent(layer) else None
+
+
+def _is_recurrent(layer: nn.Module) -> bool:
+    return isinstance(layer, (nn.RNNBase, nn.RNNCellBase))
+
+
 def compiled_activates(compiled: Any) -> bool:
     """Whether a function or module of ``torch.jit.script`` calls an activation."""
     graph = str(compiled.inlined_graph)

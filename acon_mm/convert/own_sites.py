@@ -169,7 +169,7 @@ class OwnSites:
         if not visit.bound:
             return f"a function outside of the class calls it, at {where}"
         if all(each.training is False for each in visits):
-            return f"only evaluation calls it, so that nothing would train it, at {where}"
+            return f"it is called in evaluation or without gradients alone, so that nothing would train it, at {where}"
         if visit.place in self.reading.others:
             return f"{where} calls other layers as well"
         if visit.kind in _PROBLEMS:

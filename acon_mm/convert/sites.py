@@ -21,6 +21,7 @@ from .activations import (
     GATE,
     GATES,
     compiled_activates,
+    computed_inside,
     mentions_activation,
 )
 from .channels import Channels, channels_before, output_channels
@@ -94,6 +95,7 @@ class _Walk:
     """One walk over a model: first everything is read, then the sites are listed."""
 
     def __init__(self, model: nn.Module) -> None:
+        self.modules = set(model.modules())
         self.seen: set[nn.Module] = set()
         # A model has many modules of few classes.
         self.host_of: Callable[[type], type[Host] | None] = cache(host_of)
@@ -153,6 +155,10 @@ class _Walk:
         if isinstance(module, torch.fx.GraphModule) and any(map(_is_activation, module.graph.nodes)):
             yield _unreadable(module, prefix.rstrip("."), "it is traced: convert it before torch.fx")
             return
+        inside = computed_inside(module)
+        if inside and module not in self.readings:
+            yield Kept(prefix + inside, "a layer of PyTorch's own computes it together with other things")
+            return
         found: list[Site | Kept] = [*_of_hooks(module, prefix)]
         if host is not None:
             found += _of_host(module, prefix, host)
@@ -205,6 +211,11 @@ class _Walk:
         for name, reason in own.kept.items():
             yield Kept(prefix + name, reason)
         yield from _unseen(module, prefix, reading)
+        for layer, where in reading.loose:
+            if layer not in self.modules and find_sites(layer)[0]:
+                yield _unreadable(
+                    module, prefix + type(layer).__name__, f"{where} calls a layer outside of the network"
+                )
         holds_some = any(isinstance(child, ACTIVATIONS) for child in module.children())  # which are sites then
         if reading.problem and not own.sites and not holds_some and _may_activate(module):
             yield _unreadable(module, f"{prefix}forward", reading.problem)

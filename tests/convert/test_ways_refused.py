@@ -237,6 +237,30 @@ class Scripted(Two):
         return self.act(self.b(self.a(x)))
 
 
+class Own(nn.Module):
+    def forward(self, x):
+        return F.relu(x)
+
+
+def of_no_child(self, x):
+    return F.silu(self.b(self.acts["own"](self.a(x))))
+
+
+def made_on_the_fly(self, x):
+    return F.silu(self.b(Own()(self.a(x))))
+
+
+def without_gradients(self, x):
+    with torch.no_grad():
+        factor = F.relu(self.b(self.a(x)))
+    return F.silu(self.b(self.a(x))) * factor
+
+
+class OwnEncoderLayer(nn.TransformerEncoderLayer):
+    def forward(self, x):
+        return F.silu(super().forward(x))
+
+
 @torch.jit.script
 def compiled(x):
     return F.relu(x)
@@ -247,6 +271,19 @@ def by_compiled(self, x):
 
 
 REFUSED = {
+    "a layer that is no child": (
+        of(Two, of_no_child, acts=dict(own=Own())),
+        "of_no_child, .* calls a layer outside of the",
+    ),
+    "a layer on the fly": (
+        of(Two, made_on_the_fly),
+        "a function whose source cannot be read calls it, at .*made_on_the",
+    ),
+    "without gradients": (
+        of(Two, without_gradients),
+        "act1 .* in evaluation or without gradients alone, so that nothing",
+    ),
+    "a Transformer's forward": (OwnEncoderLayer(4, 2, 8), "whose source cannot be read calls it, at .*OwnEncoderLayer"),
     "a compiled function": (of(Two, by_compiled), "a function whose source cannot be read calls it, at .*by_compiled"),
     "a forward in one line": (
         of(Two, lambda self, x: self.step(self.a(x)), step=given_or_relu),
@@ -270,7 +307,7 @@ REFUSED = {
     "its input is changed later": (of(Two, changed_later), "which its gradient needs, is changed in place, at"),
     "another in evaluation": (
         of(Two, other_in_evaluation),
-        "act2 .* only evaluation calls it, so that nothing would train",
+        "act2 .* it is called in evaluation or without gradients alone, so",
     ),
     "its input is added to": (of(Two, overwritten, nn.ReLU()), "its input, which its gradient needs, is changed"),
     "its input is replaced": (of(Two, partly_overwritten), "which its gradient needs, is changed in place, at"),

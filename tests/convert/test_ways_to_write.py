@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import acon_mm
+from acon_mm.convert.reading import statements
 from helpers.act_trace import ActivationTrace, acons
 from helpers.own_kinds import convert_to_own_kinds
 from helpers.ways import ACON, Two, by_act, by_operator, of
@@ -247,6 +248,23 @@ def in_place_of_others(self, x):
     return two.mul_(one)
 
 
+def with_helpers(self, x):
+    return conv_act(conv_act(x, self.a, self.act), conv=self.b, act=F.gelu)
+
+
+def conv_act(x, conv, act=None):
+    x = conv(x)
+    return act(x) if act is not None else x
+
+
+def from_the_second_call_on(self, x):
+    x = F.relu(self.a(x))
+    if self.count % 2 == 0:
+        x = F.gelu(x)
+    self.count += 1
+    return x
+
+
 def made_inside(self, x):
     return nn.Sequential(self.b, nn.ReLU())(nn.GELU()(self.a(x)))
 
@@ -288,6 +306,7 @@ CONVERTED = {
     "names made in a loop": (Named(), 4),
     "added lists": (Lists(), 3),
     "other variables change in place": (of(Two, in_place_of_others, nn.ReLU()), 2),
+    "helpers with activations as arguments": (of(Two, with_helpers, nn.ReLU()), 2),
     "made inside": (of(Two, made_inside), 2),
     "parts of a Linear's output": (of(Two, channels_first_linear, nn.Linear(3, 6)), 1),
     "thresholds": (of(Two, by_threshold, nn.Threshold(0.0, 0.0)), 2),
@@ -366,6 +385,34 @@ def test_match(tmp_path, monkeypatch):
     with ActivationTrace(model) as trace:
         model(torch.randn(2, 3, 4, 4))
     assert not trace.calls and trace.acons == {"act1", "act2"} == set(acons(model))
+
+
+def test_what_the_source_counts_is_another_number_later():
+    model = of(Two, from_the_second_call_on, count=1)
+    acon_mm.convert_activations(model, ACON)
+    with ActivationTrace(model) as trace:
+        for _ in range(2):
+            model(torch.randn(2, 3, 4, 4))
+    assert not trace.calls and trace.acons == set(acons(model)) == {"act1", "act2"}
+
+
+def test_long_lists(monkeypatch):
+    monkeypatch.setattr(statements, "MAX_ITERATIONS", 1)
+    model = copy.deepcopy(CONVERTED["chain"][0])
+    assert acon_mm.convert_activations(model, ACON).converted == ["acts.0", "acts.1"]
+
+
+def test_layers_of_pytorch_that_activate_inside_are_kept():
+    encoder = nn.TransformerEncoderLayer(4, 2, 8, activation=nn.ReLU())
+    model = nn.Sequential(
+        nn.TransformerEncoder(encoder, 1, enable_nested_tensor=False),
+        nn.Linear(4, 4),
+        nn.ReLU(),
+        nn.RNNCell(4, 4, nonlinearity="relu"),
+    )
+    report = acon_mm.convert_activations(model, ACON)
+    reason = "a layer of PyTorch's own computes it together with other things"
+    assert report.converted == ["2"] and report.kept == {"0.layers.0.activation": reason, "3.nonlinearity": reason}
 
 
 class Weighted(Two):

@@ -25,6 +25,8 @@ from ..activations import (
     ACTIVATIONS,
     WEIGHTED,
     compiled_activates,
+    computed_inside,
+    mentions_activation,
     same_as_function,
     same_module,
 )
@@ -177,7 +179,10 @@ class Calls(Part):
         x = args[0] if args else next(iter(kwargs.values()), Value())
         if isinstance(layer, ACTIVATIONS):
             return self._visit(node, layer, ref.path, [x])
-        self.result.others.add((self._functions[-1][0], self._functions[-1][0].number(node)))
+        source = self._functions[-1][0]
+        self.result.others.add((source, source.number(node)))
+        if ref.path is None:
+            self.result.loose.append((layer, source.where(node)))
         self._given_away(args, kwargs, node)
         known = after_layer(layer, x)
         return known if known is not None else self.output_of(layer, x)
@@ -250,6 +255,8 @@ class Calls(Part):
                 self.result.sequential = True
                 return self.output_of(self.module, args[0] if args else Value(), function)
             if (function.__module__ or "").startswith("torch.nn.modules"):
+                if computed_inside(self.module):
+                    return self._visit(node, None, None, args, "outside")
                 known = after_layer(self.module, args[0] if args else Value())
                 return known if known is not None else Value()
             return self._of_base(function, args, kwargs, node)
@@ -296,6 +303,8 @@ class Calls(Part):
                 return OnTheFly(cls(*args, **kwargs))
             except Exception:
                 return Value()
+        if issubclass(cls, nn.Module) and _names_activation(cls):
+            return self._visit(node, None, None, [], "outside")
         if cls in (dict, OrderedDict) and not args:
             return self._made(Table(kwargs))
         if cls is chain and None not in (parts := [self._elements(each) for each in args]):
@@ -379,12 +388,23 @@ class Calls(Part):
         if not may_activate(function) and not any(map(_holds_layers, (*args, *kwargs.values()))):
             return known
         try:
-            output = self._function(function, args, kwargs, bound=False)
+            # An activation that is given has been seen where it is given.
+            given = [Given() if self._is_activation(each) else each for each in args]
+            named = {key: Given() if self._is_activation(each) else each for key, each in kwargs.items()}
+            output = self._function(function, given, named, bound=False)
             return output if isinstance(output, Value) else known
         except UnreadableError:
             if may_activate(function):
                 self._visit(node, None, None, args, "outside")
         return known
+
+
+def _names_activation(cls: type[nn.Module]) -> bool:
+    """Whether the code of a layer that the source makes names an activation; PyTorch's own layers do not."""
+    if cls.__module__.startswith("torch."):
+        return False
+    methods = (getattr(cls, name) for name in ("__init__", "forward"))
+    return any(isinstance(each, FunctionType) and mentions_activation(each.__code__) for each in methods)
 
 
 def _holds_layers(value: Any) -> bool:

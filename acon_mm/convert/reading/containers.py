@@ -12,8 +12,8 @@ from ..rewrite import new_names
 from ..values import Stored, Value
 from .things import Choice, Closure, Items, Method, OnTheFly, Part, Ref, Super, Table, join_path
 
-#: of loops, and of elements
-MAX_ITERATIONS = 256
+#: how many elements are looked at, and how many of them in a loop that is not over layers
+MAX_ELEMENTS, MAX_ITERATIONS = 4096, 256
 
 _CHANGES = ("__setitem__", "append", "insert", "extend", "pop", "reverse", "clear", "update", "setdefault")
 
@@ -48,7 +48,7 @@ class Containers(Part):
             "dict_values",
             "dict_items",
         ):
-            return [self._wrapped(each) for each in islice(value, MAX_ITERATIONS)]
+            return [self._wrapped(each) for each in islice(value, MAX_ELEMENTS)]
         return None
 
     def _made(self, container: Any) -> Any:

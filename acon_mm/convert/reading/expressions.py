@@ -128,8 +128,8 @@ class Expressions(Part):
                 self._asked(owner)
             if name == "_modules":
                 self._iterates(module)
-            if module is self.module and name in self._assigned:
-                return self._assigned[name]
+            if module is self.module and name in self.assigned:
+                return self.assigned[name]
             if name == "training":
                 return Mode(True)
             if name in module._modules:

@@ -29,14 +29,15 @@ class Handing(Part):
                 isinstance(each, ACTIVATIONS) for each in layers.modules()
             ):
                 self.result.unknown.append(self._functions[-1][0].where(node))
-            if (
-                isinstance(value, (MethodType, Closure))
-                or (isinstance(value, (Ref, OnTheFly)) and isinstance(value.module, ACTIVATIONS))
-                or is_activation_function(value)
-            ):
+            if isinstance(value, (MethodType, Closure)) or self._is_activation(value):
                 others = [self._element_of(each) for each in args[1:]] if key == 0 else None  # as map() does
                 name = nodes.get(key) if isinstance(key, int) else named.get(str(key))
                 self._call_given(value, others, node, name)
+
+    @staticmethod
+    def _is_activation(value: Any) -> bool:
+        layer = isinstance(value, (Ref, OnTheFly)) and isinstance(value.module, ACTIVATIONS)
+        return layer or is_activation_function(value)
 
     def _element_of(self, value: Any) -> Any:
         """One of several layers; anything else is unknown."""

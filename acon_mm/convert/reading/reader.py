@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import ChainMap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -42,17 +42,21 @@ def read(module: nn.Module, methods: Sequence[str] = ("forward",)) -> Reading:
     reader = _Reader(module)
     for name in methods:
         reader.read_method(name)
+    if reader.assigned:  # the next call finds other values than the first
+        reader = _Reader(module, assigned=reader.assigned)
+        for name in methods:
+            reader.read_method(name)
     return reader.result
 
 
 class _Reader(Statements, Expressions, Calls, Containers, Handing, Overwriting):
     """Reads one module."""
 
-    def __init__(self, module: nn.Module, depth: int = 0) -> None:
+    def __init__(self, module: nn.Module, depth: int = 0, assigned: Iterable[str] = ()) -> None:
         self.module = module
         self.depth = depth
         self.result = Reading()
-        self._assigned: dict[str, Any] = {}
+        self.assigned: dict[str, Any] = {name: Value() for name in assigned}  #: attributes that the source changes
         self._loops: list[tuple[Any, int]] = []
         self._functions: list[tuple[Source, bool]] = []
         self._returned: list[list[Any]] = []

@@ -29,6 +29,7 @@ from .things import (
 )
 
 _PLAIN = (str, int, float, type(None))
+_NO_GRADIENTS = ("no_grad()", "inference_mode()")
 
 
 class Statements(Part):
@@ -90,7 +91,7 @@ class Statements(Part):
                 self._assign(each, parts[i] if parts is not None and fits else Value(), env)
         elif isinstance(target, ast.Attribute):
             if isinstance(self.eval(target.value, env), Ref):
-                self._assigned[target.attr] = value if isinstance(value, Value) else Value()
+                self.assigned[target.attr] = value if isinstance(value, Value) else Value()
         elif isinstance(target, ast.Subscript):
             owner, index = self.eval(target.value, env), self.eval(target.slice, env)
             if isinstance(owner, (list, dict)):
@@ -155,7 +156,9 @@ class Statements(Part):
             value = self.eval(item.context_expr, env)
             if item.optional_vars is not None:
                 self._assign(item.optional_vars, value, env)
-        return self._block(node.body, env)
+        no_gradients = any(ast.unparse(item.context_expr).endswith(_NO_GRADIENTS) for item in node.items)
+        with self._in_mode(Mode(True) if no_gradients else None, False):
+            return self._block(node.body, env)
 
     def _do_Try(self, node: ast.Try, env: ChainMap) -> bool:
         before = env.copy()
@@ -235,7 +238,7 @@ class Statements(Part):
             self._unknown_times(env, body, inside)
             return False
         counted = self._is_over_layers(target, elements, env, inside)
-        for i, element in enumerate(elements[:MAX_ITERATIONS]):
+        for i, element in enumerate(elements if counted else elements[:MAX_ITERATIONS]):
             self._assign(target, element, env)
             if counted:
                 self._loops.append((loop, i))

@@ -153,6 +153,7 @@ class Reading:
         visits: the activations that are called, in the order of the source.
         others: places that call layers which are no activations.
         supers: calls of a base's method: the function that calls, the node, the function that is called.
+        loose: layers that are called and are no children of the module, each with the place.
         entered: methods of other modules that are called, apart from forward.
         unknown: places that call something that only a run tells.
         functions: the functions that were read.
@@ -166,6 +167,7 @@ class Reading:
     visits: list[Visit] = field(default_factory=list)
     others: set[tuple[Source, int]] = field(default_factory=set)
     supers: dict[tuple[Source, int], FunctionType] = field(default_factory=dict)
+    loose: list[tuple[nn.Module, str]] = field(default_factory=list)
     entered: list[tuple[nn.Module, str]] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     functions: set[FunctionType] = field(default_factory=set)
