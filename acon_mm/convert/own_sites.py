@@ -137,8 +137,7 @@ class OwnSites:
             self.kept[visit.path or ast.unparse(visit.node)] = "its input is a parameter or buffer, no feature map"
             return True
         x = visit.node.args[0] if isinstance(visit.node, ast.Call) and visit.node.args else None
-        adds = x.right if isinstance(x, ast.BinOp) and isinstance(x.op, ast.Add) else None
-        if not (isinstance(visit.callee, nn.ReLU6) and isinstance(adds, ast.Constant) and adds.value == 3):
+        if not (isinstance(visit.callee, nn.ReLU6) and _adds_3(x)):
             return False
         self.kept[visit.path or ast.unparse(visit.node)] = GATE
         return True
@@ -279,6 +278,14 @@ class OwnSites:
                 continue
             if not any(_mentions(code, path) for code in _codes(type(self.module)) if code not in replaced):
                 delattr(self.module, path)
+
+
+def _adds_3(x: ast.expr | None) -> bool:
+    """``x + 3``, ``3 + x`` or ``x.add(3)``."""
+    parts: list[Any] = [x.left, x.right] if isinstance(x, ast.BinOp) and isinstance(x.op, ast.Add) else []
+    if isinstance(x, ast.Call) and getattr(x.func, "attr", None) in ("add", "add_"):
+        parts = x.args
+    return any(isinstance(each, ast.Constant) and each.value == 3 for each in parts)
 
 
 def _codes(cls: type) -> Iterator[CodeType]:

@@ -265,6 +265,28 @@ def from_the_second_call_on(self, x):
     return x
 
 
+def by_own_getattr(self, x):
+    return F.silu(self.__getattr__("c")(self.__getattr__(self.which)(x)))
+
+
+class Building(Two):
+    """Its method that names an activation is called before it is called itself, and by nothing else."""
+
+    def __init__(self, which):
+        super().__init__()
+        self.which, self.c = which, self.make()
+
+    def make(self):
+        return nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())
+
+    forward = by_own_getattr
+
+
+def hard_swishes(self, x):
+    x = F.relu(self.a(x))
+    return x * F.relu6(x + 3.0, inplace=True) / 6 + x * (F.relu6(3 + x) / 6) + F.relu6(x.add(3)) / 6 * x
+
+
 def made_inside(self, x):
     return nn.Sequential(self.b, nn.ReLU())(nn.GELU()(self.a(x)))
 
@@ -307,6 +329,7 @@ CONVERTED = {
     "added lists": (Lists(), 3),
     "other variables change in place": (of(Two, in_place_of_others, nn.ReLU()), 2),
     "helpers with activations as arguments": (of(Two, with_helpers, nn.ReLU()), 2),
+    "own __getattr__": (Building("a"), 2),
     "made inside": (of(Two, made_inside), 2),
     "parts of a Linear's output": (of(Two, channels_first_linear, nn.Linear(3, 6)), 1),
     "thresholds": (of(Two, by_threshold, nn.Threshold(0.0, 0.0)), 2),
@@ -413,6 +436,13 @@ def test_layers_of_pytorch_that_activate_inside_are_kept():
     report = acon_mm.convert_activations(model, ACON)
     reason = "a layer of PyTorch's own computes it together with other things"
     assert report.converted == ["2"] and report.kept == {"0.layers.0.activation": reason, "3.nonlinearity": reason}
+
+
+def test_sigmoids_in_pieces_are_kept():
+    model = of(Two, hard_swishes)
+    report = acon_mm.convert_activations(model, ACON)
+    assert report.converted == ["act_"] and all("a gate" in reason for reason in report.kept.values())
+    assert list(report.kept) == ["F.relu6(x + 3.0, inplace=True)", "F.relu6(3 + x)", "F.relu6(x.add(3))"]
 
 
 class Weighted(Two):

@@ -221,6 +221,8 @@ class Calls(Part):
             self._iterates(owner)
         if function.__name__ in _CHILDREN and function.__module__.startswith("torch.nn.modules"):
             return self._wrapped_items(list(method()))
+        if function is nn.Module.__getattr__ and args:
+            return self._builtin(getattr, [self._wrapped(owner), *args], kwargs)
         if function is nn.Module.get_submodule and args and isinstance(args[0], str):
             return self._wrapped(method(args[0]))
         if (function.__module__ or "").startswith("torch.nn.modules.module"):

@@ -17,11 +17,20 @@ FOREIGN = ("torch", "numpy", "builtins", "math", "typing", "mmengine", "mmcv", "
 
 
 def activating_functions(cls: type) -> Iterator[tuple[str, FunctionType]]:
-    """Methods apart from ``forward``, and functions inside of properties and the like, that name an activation."""
+    """Methods apart from ``forward``, and functions inside of properties and the like, that name an activation.
+
+    Not those that build the module: ``__init__``, and what it calls.
+    """
+    building, found = {"forward"}, ["__init__"]
+    while found:
+        name = found.pop()
+        if name not in building and (code := getattr(getattr(cls, name, None), "__code__", None)):
+            building.add(name)
+            found += _names(code)
     for base in cls.__mro__:
         if not _is_foreign(base):
             for name, value in vars(base).items():
-                if name not in ("__init__", "forward"):
+                if name not in building:
                     yield from ((name, each) for each in _functions(value) if mentions_activation(each.__code__))
 
 
