@@ -65,31 +65,6 @@ def test_kept_bytes():
     assert measure.kept_bytes(authors, x, list(authors.parameters())) >= 4 * size
 
 
-PEAK = """
-import torch
-from acon_mm.analysis.benchmark.measure import peak_bytes
-
-kept, size = [], 1 << 20
-
-def call():
-    kept.append(torch.ones(8 * size))
-    torch.ones(16 * size)  # freed before the next one
-    kept.append(torch.ones(8 * size))
-
-torch.ones(8 * size)
-print(peak_bytes(call, torch.device("cpu")) / (4 * size))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not report memory")
-def test_peak_bytes():
-    big = torch.ones(1 << 27)  # of this process, not of the measured one
-    done = subprocess.run([sys.executable, "-c", PEAK], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) == pytest.approx(24, abs=1) and big.numel()
-
-
 def test_operator_cases():
     found = operators.measure(
         acts=["MetaAconC"], shapes=[(2, 8, 4, 4)], layouts=["channels_last"], peers=["ReLU"], device=CPU, seconds=0
@@ -132,7 +107,7 @@ def test_model_variants_train(name):
 @pytest.mark.slow
 def test_a_model_that_cannot_train_on_one_picture_gets_two():
     found = models.measure(
-        models=["PSPNet-R18"], variants=["ACON-C everywhere"], batch=1, size=64, device=CPU, seconds=0, memory=False
+        models=["PSPNet-R18"], variants=["ACON-C everywhere"], batch=1, size=64, device=CPU, seconds=0
     )
     cases = list(found)
     assert [(case.batch, case.passes) for case in cases] == [(2, "training step"), (2, "inference")]

@@ -1,4 +1,4 @@
-"""Measure ACON's time and memory: against nn.SiLU on tensors, against ReLU in whole models."""
+"""Measure ACON's time: against nn.SiLU on tensors, with the memory that is kept, and against ReLU in whole models."""
 
 from __future__ import annotations
 
@@ -71,7 +71,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--batch", type=command_line.positive_int, default=1, help="number of pictures; PSPNet gets at least two"
     )
     group.add_argument("--size", type=command_line.positive_int, default=512, help="height and width of the pictures")
-    group.add_argument("--no-memory", action="store_true", help="measure time only")
     return parser.parse_args(argv)
 
 
@@ -94,7 +93,6 @@ def measure_models(args: argparse.Namespace, device: torch.device, done: int) ->
         threads=args.threads,
         device=device,
         seconds=10 * args.seconds,
-        memory=not args.no_memory,
         done=done,
     )
     return iter(tqdm(found, total=2 * len(args.models) * len(args.threads), initial=done, desc="models"))
@@ -118,7 +116,7 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
         results = before
     write_json(path, results)  # an error now if it cannot be written
     text = [machine]
-    of_models = f"Time (and peak memory) over ReLU's, {args.size}x{args.size}"
+    of_models = f"Time over ReLU's, {args.size}x{args.size}"
     for what, case_type, measure, title, table in (
         ("operators", operators.Case, measure_operators, "Time over nn.SiLU's", report.operators_table),
         ("models", models.ModelCase, measure_models, of_models, report.models_table),

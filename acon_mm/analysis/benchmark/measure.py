@@ -6,17 +6,15 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor, nn
 
 from ...compat import strict_zip
-from ...errors import UserError
 
 # malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def pin_allocator() -> bool:
@@ -28,30 +26,6 @@ def pin_allocator() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
         return bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1) and mallopt(_M_MMAP_MAX, 0))
     return False
-
-
-def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
-    """The largest number of bytes that a call needs, beyond those in use before it.
-
-    On a CPU this is resident memory of the process, and correct only if the process has never needed more. glibc is
-    told to return freed memory, which makes later calls slower: measure times in another process.
-
-    Raises:
-        UserError: the system does not report the memory of a process; Linux alone does.
-    """
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        function()
-        return torch.cuda.max_memory_allocated(device) - before
-    with suppress(OSError, AttributeError, TypeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 16)
-        libc.malloc_trim(0)
-    before = _resident("VmRSS")
-    function()
-    # getrusage's maximum would not do: a new process inherits it from the process that started it.
-    return _resident("VmHWM") - before
 
 
 def interleaved(
@@ -134,14 +108,6 @@ def kept_bytes(function: Callable[[Tensor], Tensor], x: Tensor, own: list[Tensor
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         function(x)
     return sum(kept.values())
-
-
-def _resident(name: str) -> int:
-    status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.exists() else ():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise UserError("this system does not tell the memory of a process, as Linux does: measure it there, or on a GPU")
 
 
 def _seconds(function: Callable[[], object], device: torch.device) -> float:

@@ -1,12 +1,7 @@
-"""A training step and an inference of detectors and segmentors, by activation.
-
-Times are measured in turn in one process. Memory is the peak of a new process that does one training step.
-"""
+"""The time of a training step and an inference of detectors and segmentors, by activation, measured in turn."""
 
 from __future__ import annotations
 
-import gc
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice, product
@@ -21,7 +16,7 @@ from ...convert import convert_activations
 from .. import shipped_configs
 from ..build import build as build_shipped
 from ..config_coverage import samples
-from .measure import interleaved, peak_bytes, ratios
+from .measure import interleaved, ratios
 from .peers import FORMS
 
 #: shipped configs of models with a ResNet-50
@@ -77,8 +72,6 @@ class ModelCase:
     ratio: dict[str, float]
     #: seconds with ReLU, the best of all rounds
     seconds: float
-    #: peak bytes over ReLU's, by variant; empty for inference
-    memory: dict[str, float]
 
 
 def measure(
@@ -90,7 +83,6 @@ def measure(
     threads: Sequence[int] = (1,),
     device: torch.device,
     seconds: float,
-    memory: bool = True,
     done: int = 0,
 ) -> Iterator[ModelCase]:
     """Measure each model; each gives a case for training and one for inference.
@@ -101,21 +93,18 @@ def measure(
         batch: the number of pictures; PSPNet gets at least two.
         size: height and width of the pictures.
         seconds: to measure each case.
-        memory: whether to measure memory too, in other processes.
         done: how many cases to leave out at the start; a multiple of two.
     """
     variants = [REFERENCE, *(variant for variant in variants if variant != REFERENCE)]
     left = islice(product(models, threads), done // 2, None)
     for name, pairs in groupby(left, key=itemgetter(0)):
         count = max(batch, _MIN_BATCH.get(name.partition("-")[0], 1))
-        peaks = _peaks(name, variants, count, size, device) if memory else {}
         for _, num_threads in pairs:
             torch.set_num_threads(num_threads)
             built = {variant: build(name, variant, device) for variant in variants}
             for passes, prepare in (("training step", training_step), ("inference", inference)):
                 calls = {variant: prepare(model, count, size, device) for variant, model in built.items()}
                 times = interleaved(calls, seconds=seconds, device=device)
-                of_training = peaks if prepare is training_step else {}
                 yield ModelCase(
                     model=name,
                     batch=count,
@@ -124,7 +113,6 @@ def measure(
                     passes=passes,
                     ratio=ratios(times, REFERENCE),
                     seconds=min(times[REFERENCE]),
-                    memory={variant: peak / peaks[REFERENCE] for variant, peak in of_training.items()},
                 )
 
 
@@ -187,22 +175,3 @@ def _data(model: BaseModel, batch: int, size: int, device: torch.device) -> tupl
 
 def _has_activations(module: nn.Module) -> bool:
     return any(isinstance(child, nn.ReLU) for child in module.modules())
-
-
-def _peaks(name: str, variants: Sequence[str], batch: int, size: int, device: torch.device) -> dict[str, int]:
-    context = multiprocessing.get_context("spawn")
-    peaks = {}
-    for variant in variants:
-        with context.Pool(1) as pool:
-            peaks[variant] = pool.apply(_peak, (name, variant, batch, size, str(device)))
-    return peaks
-
-
-def _peak(name: str, variant: str, batch: int, size: int, device_name: str) -> int:
-    """The largest number of bytes that a training step needs, without those of the model."""
-    device = torch.device(device_name)
-    model = build(name, variant, device)
-    training_step(model, batch, 64, device)()  # libraries allocate some memory once
-    step = training_step(model, batch, size, device)
-    gc.collect()
-    return peak_bytes(step, device)

@@ -50,17 +50,8 @@ def _ratio(case: Case, name: str) -> str:
 
 
 def models_table(cases: Sequence[ModelCase]) -> str:
-    """Time, and in brackets memory, over ReLU's; a column for each case."""
+    """Time over ReLU's; a column for each case."""
     head = ["activation", *(f"{c.model}, batch {c.batch}, {c.passes}, {c.threads} thr." for c in cases)]
-    rows = [
-        [
-            variant,
-            *(
-                f"{c.ratio[variant]:.2f}" + (f" ({c.memory[variant]:.2f})" if variant in c.memory else "")
-                for c in cases
-            ),
-        ]
-        for variant in cases[0].ratio
-    ]
+    rows = [[variant, *(f"{c.ratio[variant]:.2f}" for c in cases)] for variant in cases[0].ratio]
     rows.append(["seconds with ReLU", *(f"{c.seconds:.2f}" for c in cases)])
     return table(head, rows)
