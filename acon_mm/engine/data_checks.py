@@ -1,6 +1,7 @@
 """Checks of data: that there is something to learn from, labels within the classes, which file an error comes from."""
 
 import math
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -65,28 +66,34 @@ def _files(info: dict) -> str:
 
 
 def check_labels(batch: Any, model: nn.Module, dataset: Any) -> None:
-    """Check that the labels of a batch are classes of the model or of the data set, and that its boxes are finite.
+    """Check the labels and boxes of a batch.
 
     Raises:
-        DataError: a label is neither a class nor ignored, or a box is not finite.
+        DataError: a label is neither a class nor ignored, a label map is not as large as its picture, or a box is not
+            finite.
     """
-    modules = list(model.modules())
-    counts: list[Any] = [vars(each).get("num_classes") for each in modules]
-    counts.append(len((getattr(dataset, "metainfo", None) or {}).get("classes") or ()))
-    classes = max(each for each in counts if isinstance(each, int))
+    counts = [(name, vars(each).get("num_classes")) for name, each in model.named_modules()]
+    # For a box head, the label after its last class is the background. Other heads may know fewer classes.
+    of_boxes = [count for name, count in counts if count and re.search(r"\bbbox_head(\.\d+)?$", name)]
+    known = len((getattr(dataset, "metainfo", None) or {}).get("classes") or ())
+    classes = min(of_boxes, default=max([known, *(count for _, count in counts if isinstance(count, int))]))
+    ignored = {255, *(vars(each).get("ignore_index") for each in model.modules())}
     samples = batch.get("data_samples") if isinstance(batch, dict) else None
-    for sample in samples if classes and isinstance(samples, list) else ():
+    for sample, picture in zip(samples, batch.get("inputs", samples)) if classes and isinstance(samples, list) else ():
+        files = _files(getattr(sample, "metainfo", {}))  # a list of samples, in test-time augmentation
         boxes = getattr(getattr(sample, "gt_instances", None), "bboxes", None)
         if boxes is not None and not getattr(boxes, "tensor", boxes).isfinite().all():
-            raise DataError(f"{_files(sample.metainfo)} has a box that is not finite")
+            raise DataError(f"{files} has a box that is not finite")
         for field, key in (("gt_sem_seg", "data"), ("gt_instances", "labels")):
             labels = getattr(getattr(sample, field, None), key, None)
-            if labels is None or not (beyond := labels[labels >= classes].unique().tolist()):
+            if labels is None:
                 continue
-            ignored = {255, *(vars(each).get("ignore_index") for each in modules)}
-            if unknown := [label for label in beyond if label not in ignored]:
+            if unknown := set(labels[labels >= classes].unique().tolist()) - ignored:
+                raise DataError(f"{files} has the labels {sorted(unknown)[:5]}, but there are only {classes} classes")
+            size = tuple(labels.shape[-2:])
+            if key == "data" and size not in (tuple(picture.shape[-2:]), tuple(sample.metainfo.get("ori_shape", ()))):
                 raise DataError(
-                    f"{_files(sample.metainfo)} has the labels {unknown[:5]}, but there are only {classes} classes"
+                    f"{files}: the label map has the size {size}, and the picture {tuple(picture.shape[-2:])}"
                 )
 
 

@@ -146,28 +146,54 @@ def test_boxes_of_a_batch(value):
     model.num_classes = 3
     for boxes in (torch.ones(2, 4), HorizontalBoxes(torch.ones(2, 4))):
         sample = DetDataSample(metainfo={"img_path": "a.jpg"}, gt_instances=InstanceData(bboxes=boxes))
-        check_labels({"data_samples": [sample]}, model, None)
+        batch = {"data_samples": [sample], "inputs": torch.zeros(1, 3, 4, 4)}
+        check_labels(batch, model, None)
         getattr(boxes, "tensor", boxes)[1, 2] = value
         with pytest.raises(DataError, match=r"^a.jpg has a box that is not finite$"):
-            check_labels({"data_samples": [sample]}, model, None)
+            check_labels(batch, model, None)
 
 
-@pytest.mark.parametrize("where", ["gt_sem_seg", "gt_instances"])
-def test_labels_of_a_batch(where):
+def checked(field, labels, model, classes=(), **metainfo):
+    """Check a batch of one picture of 4 x 4."""
+    content = SimpleNamespace(data=torch.tensor(labels), labels=torch.tensor(labels))
+    sample = SimpleNamespace(metainfo={"img_path": "a.jpg", **metainfo}, **{field: content})
+    batch = {"data_samples": [sample], "inputs": [torch.zeros(3, 4, 4)]}
+    check_labels(batch, model, SimpleNamespace(metainfo={"classes": classes}))
+
+
+@pytest.mark.parametrize("field", ["gt_sem_seg", "gt_instances"])
+def test_labels_of_a_batch(field):
     model = torch.nn.ModuleList([torch.nn.ReLU()])
     model[0].num_classes, model[0].ignore_index = 3, 9
 
     def check(labels, classes=()):
-        field = SimpleNamespace(data=torch.tensor(labels), labels=torch.tensor(labels))
-        sample = SimpleNamespace(metainfo={"img_path": "a.jpg"}, **{where: field})
-        check_labels({"data_samples": [sample]}, model, SimpleNamespace(metainfo={"classes": classes}))
+        checked(field, [labels * 2] * 4 if field == "gt_sem_seg" else labels, model, classes)
 
-    check([0, 2, 9, 255])
-    check([3], classes="abcd")
+    check([0, 2, 9, 255][:2] if field == "gt_sem_seg" else [0, 2, 9, 255])
+    check([9, 255])
+    check([3, 0], classes="abcd")
     with pytest.raises(DataError, match=r"^a.jpg has the labels \[3, 4\], but there are only 3 classes$"):
-        check([0, 4, 3])
+        check([4, 3])
     for batch in (None, [1], {"data_samples": {"unsupervised": []}}, {}):
         check_labels(batch, model, None)
+
+
+def test_labels_that_a_box_head_takes_for_the_background():
+    """A mask head, or the data set, may know more classes."""
+    model = torch.nn.ModuleDict({name: torch.nn.ReLU() for name in ("rpn_head", "bbox_head", "mask_head")})
+    for head, count in zip(model.values(), (1, 2, 3)):
+        head.num_classes = count
+    checked("gt_instances", [0, 1], model, classes="abc")
+    with pytest.raises(DataError, match=r"^a.jpg has the labels \[2\], but there are only 2 classes$"):
+        checked("gt_instances", [0, 2], model, classes="abc")
+
+
+def test_label_maps_of_another_size():
+    model = torch.nn.Module()
+    model.num_classes = 3
+    checked("gt_sem_seg", [[0] * 5] * 8, model, ori_shape=(8, 5))  # in tests, only the picture is resized
+    with pytest.raises(DataError, match=r"^a.jpg: the label map has the size \(8, 5\), and the picture \(4, 4\)$"):
+        checked("gt_sem_seg", [[0] * 5] * 8, model)
 
 
 @pytest.mark.slow
