@@ -79,10 +79,7 @@ def _frames(error: BaseException) -> Iterator[FrameType]:
     """The frames that an error came through, outermost first; those of the error that it replaced come after."""
     seen: BaseException | None = error
     while seen is not None:
-        trace = seen.__traceback__
-        while trace is not None:
-            yield trace.tb_frame
-            trace = trace.tb_next
+        yield from (frame for frame, _ in traceback.walk_tb(seen.__traceback__))
         seen = seen.__cause__ or seen.__context__
 
 

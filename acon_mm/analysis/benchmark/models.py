@@ -134,7 +134,7 @@ def build(name: str, variant: str, device: torch.device) -> BaseModel:
     sites = {"backbone": chosen.in_backbone, **dict.fromkeys(others, chosen.elsewhere)}
     for part, act_sites in sites.items():
         module = getattr(model, part, None)
-        if act_sites is not None and module is not None and _has_activations(module):
+        if act_sites and module and any(isinstance(child, nn.ReLU) for child in module.modules()):
             convert_activations(module, dict(type=chosen.act, init="relu"), act_sites)
     return model.to(device)
 
@@ -171,7 +171,3 @@ def _data(model: BaseModel, batch: int, size: int, device: torch.device) -> tupl
     assert make is not None  # all of _CONFIGS learn from single pictures with labels
     pictures, made = make(size, count=batch)
     return pictures.to(device), [each.to(device) for each in made]
-
-
-def _has_activations(module: nn.Module) -> bool:
-    return any(isinstance(child, nn.ReLU) for child in module.modules())

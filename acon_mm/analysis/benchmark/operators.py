@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, product
 from statistics import median
 from typing import Any
@@ -109,7 +110,7 @@ def _cases(setting: Setting, peers: Sequence[str], device: torch.device, seconds
         for name, module in candidates.items()
         if name != "compile"
     }
-    copy_x = _copy(x)
+    copy_x = partial(torch.empty_like(x, requires_grad=False).copy_, x.detach())
     one = {name: forward(module, x) for name, module in candidates.items()}
     both = {name: forward_backward(module, x, grad) for name, module in candidates.items()}
     if setting.act != "AconC":
@@ -154,11 +155,6 @@ def _like(form: type[nn.Module], ours: nn.Module, channels: int, options: dict) 
     module = form(channels, init="paper", **options)
     module.load_state_dict(copy.deepcopy(ours.state_dict()))
     return module
-
-
-def _copy(x: Tensor) -> Callable[[], object]:
-    source, target = x.detach(), torch.empty_like(x, requires_grad=False)
-    return lambda: target.copy_(source)
 
 
 def _linears(meta: Any, x: Tensor) -> tuple[Callable[[], object], Callable[[], object]]:
