@@ -67,5 +67,5 @@ def read_json(path: Path, *keys: str) -> Any:
         content = json.loads(path.read_bytes())
         if not keys or (isinstance(content, dict) and set(keys) <= content.keys()):
             return content
-    print(f"warning: {path} is damaged: what it told is found out again", file=sys.stderr)
+    print(f"warning: {path} is damaged, and is not used", file=sys.stderr)
     return None

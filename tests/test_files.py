@@ -160,4 +160,4 @@ def test_damaged_json_is_told(tmp_path, capsys):
     for content, keys in ((b'{"a": ', []), (b"[1]", ["a"]), (b'{"b": 1}', ["a"]), (b"\xff", [])):
         path.write_bytes(content)
         assert read_json(path, *keys) is None
-        assert capsys.readouterr().err == f"warning: {path} is damaged: what it told is found out again\n"
+        assert capsys.readouterr().err == f"warning: {path} is damaged, and is not used\n"

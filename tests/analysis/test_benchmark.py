@@ -162,7 +162,8 @@ def test_the_tool_goes_on_where_it_was_interrupted(tmp_path, capsys, monkeypatch
     [
         (["--work-dir", "/dev/null"], "cannot write /dev/null/benchmark.json: Not a directory"),
         (["--seconds", "-1"], "argument --seconds: must be 0 or more, got -1"),
-        (["--shapes", "2x-8"], "argument --shapes: must be 1 or more, got -8"),
+        (["--shapes", "2x0"], "argument --shapes: 2x0 is no shape such as 2x64 or 2x64x200x200"),
+        (["--shapes", "8"], "argument --shapes: 8 is no shape such as 2x64 or 2x64x200x200"),
     ],
 )
 def test_errors_come_before_the_first_measurement(args, error, capsys, monkeypatch):

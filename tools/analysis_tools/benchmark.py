@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -21,7 +22,11 @@ from acon_mm.files import read_json, write_file, write_json
 
 
 def shapes_of(text: str) -> tuple[tuple[int, ...], ...]:
-    return operators.SHAPES.get(text) or (tuple(map(command_line.positive_int, text.split("x"))),)
+    if text in operators.SHAPES:
+        return operators.SHAPES[text]
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+", text):
+        raise argparse.ArgumentTypeError(f"{text} is no shape such as 2x64 or 2x64x200x200")
+    return (tuple(map(int, text.split("x"))),)
 
 
 def dtype(text: str) -> torch.dtype:
