@@ -72,11 +72,12 @@ def check_labels(batch: Any, model: nn.Module, dataset: Any) -> None:
         DataError: a label is neither a class nor ignored, a label map is not as large as its picture, or a box is not
             finite.
     """
-    counts = [(name, vars(each).get("num_classes")) for name, each in model.named_modules()]
+    found = ((name, vars(each).get("num_classes")) for name, each in model.named_modules())
+    counts = [(name, count) for name, count in found if isinstance(count, int)]
     # For a box head, the label after its last class is the background. Other heads may know fewer classes.
-    of_boxes = [count for name, count in counts if count and re.search(r"\bbbox_head(\.\d+)?$", name)]
+    of_boxes = [count for name, count in counts if re.search(r"\bbbox_head(\.\d+)?$", name)]
     known = len((getattr(dataset, "metainfo", None) or {}).get("classes") or ())
-    classes = min(of_boxes, default=max([known, *(count for _, count in counts if isinstance(count, int))]))
+    classes = min(of_boxes, default=max([known, *(count for _, count in counts)]))
     ignored = {255, *(vars(each).get("ignore_index") for each in model.modules())}
     samples = batch.get("data_samples") if isinstance(batch, dict) else None
     for sample, picture in zip(samples, batch.get("inputs", samples)) if classes and isinstance(samples, list) else ():
