@@ -212,7 +212,8 @@ class _Walk:
             yield Kept(prefix + name, reason)
         yield from _unseen(module, prefix, reading)
         for layer, where in reading.loose:
-            if layer not in self.modules and find_sites(layer)[0]:
+            # One with parameters is hidden with intent: a teacher, which is not trained.
+            if layer not in self.modules and not any(True for _ in layer.parameters()) and find_sites(layer)[0]:
                 yield _unreadable(
                     module, prefix + type(layer).__name__, f"{where} calls a layer outside of the network"
                 )

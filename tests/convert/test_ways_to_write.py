@@ -445,6 +445,22 @@ def test_sigmoids_in_pieces_are_kept():
     assert list(report.kept) == ["F.relu6(x + 3.0, inplace=True)", "F.relu6(3 + x)", "F.relu6(x.add(3))"]
 
 
+class Distilled(Two):
+    """It hides its teacher, which is not trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.__dict__["teacher"] = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+
+    def forward(self, x):
+        return F.relu(self.a(x)) - self.teacher(x)
+
+
+def test_a_hidden_teacher_stays():
+    model = Distilled()
+    assert acon_mm.convert_activations(model, ACON).converted == ["act_"] and type(model.teacher[1]) is nn.ReLU
+
+
 class Weighted(Two):
     """A weighted sum, whose weights are made positive by the ReLU that the features have, too."""
 
