@@ -354,6 +354,7 @@ def test_refused(way):
     assert (type(model), [*model.named_modules()], [*model.named_parameters()], sorted(vars(model))) == before
 
 
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")  # torch 2.0
 def test_lazy_layers():
     model = nn.Sequential(nn.LazyConv2d(4, 1), nn.ReLU(), nn.LazyBatchNorm2d(), nn.ReLU())
     with pytest.raises(ValueError, match="there are lazy layers, which have no weights yet: run the model once"):
