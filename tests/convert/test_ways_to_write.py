@@ -3,12 +3,14 @@
 import copy
 import importlib
 import sys
+from enum import Enum
 from functools import partial, reduce
 from itertools import chain
 
 import pytest
 import torch
 from mmcv.cnn import ConvModule
+from mmengine.config import ConfigDict
 from torch import nn
 from torch.nn import functional as F
 
@@ -287,6 +289,21 @@ def hard_swishes(self, x):
     return x * F.relu6(x + 3.0, inplace=True) / 6 + x * (F.relu6(3 + x) / 6) + F.relu6(x.add(3)) / 6 * x
 
 
+class Style(Enum):
+    HARD, SOFT = 1, 2
+
+
+def by_options(self, x):
+    x = self.a(x)
+    if self.options.style == Style.HARD or self.options.get("norm") != nn.BatchNorm2d:
+        x = F.elu(x)
+    if 0 < self.depth < 2 or any(each > 3 for each in (1, 2)) or sum([self.depth, 1]) ** 2 != 16 or ~self.depth == 3:
+        x = F.gelu(x)
+    if callable(getattr(self, "nothing", None)) or self.options.last[:2].replace("r", "") != "e" or not sorted(x.shape):
+        x = F.mish(x) if self.depth != 3 else x
+    return F.relu(x) if self.options.last == "relu" else F.selu(x)
+
+
 def made_inside(self, x):
     return nn.Sequential(self.b, nn.ReLU())(nn.GELU()(self.a(x)))
 
@@ -330,6 +347,10 @@ CONVERTED = {
     "other variables change in place": (of(Two, in_place_of_others, nn.ReLU()), 2),
     "helpers with activations as arguments": (of(Two, with_helpers, nn.ReLU()), 2),
     "own __getattr__": (Building("a"), 2),
+    "options": (
+        of(Two, by_options, depth=3, options=ConfigDict(style=Style.SOFT, norm=nn.BatchNorm2d, last="relu")),
+        1,
+    ),
     "made inside": (of(Two, made_inside), 2),
     "parts of a Linear's output": (of(Two, channels_first_linear, nn.Linear(3, 6)), 1),
     "thresholds": (of(Two, by_threshold, nn.Threshold(0.0, 0.0)), 2),

@@ -8,6 +8,9 @@ are read.
 - ``statements.py``: assignments, conditions and loops
 - ``expressions.py``: what an expression names or computes
 - ``calls.py``: calls, of activations above all
+- ``builtins_computed.py``: Python's own functions
+- ``containers.py``: lists and dicts
+- ``overwriting.py``: inputs that are changed in place
 - ``handing.py``: what is given to another function
 - ``own_functions.py``: where a class keeps functions
 - ``things.py``: what names can stand for, and what is found

@@ -6,7 +6,6 @@ import ast
 import inspect
 from collections import ChainMap, OrderedDict
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from functools import partial, reduce
 from inspect import unwrap
 from itertools import chain
@@ -18,7 +17,6 @@ from torch import nn
 from torch.autograd import Function
 
 from ...compat import strict_zip
-from ...layers import Acon
 from ..activations import (
     ACTIVATION_METHODS,
     ACTIVATION_NAMES,
@@ -32,8 +30,9 @@ from ..activations import (
 )
 from ..source import UnreadableError
 from ..values import Later, Value, after_function, after_layer
+from .builtins_computed import COMPUTED
 from .expressions import MAX_STEPS, SAFE_METHODS
-from .own_functions import FOREIGN, activating_functions, may_activate
+from .own_functions import FOREIGN, may_activate
 from .things import (
     Choice,
     Closure,
@@ -48,31 +47,12 @@ from .things import (
     Stop,
     Super,
     Table,
-    Text,
     Visit,
     is_activation_function,
 )
 
 #: methods that list the layers of a module
 _CHILDREN = ("children", "named_children", "items", "keys", "values")
-_COMPUTED = (
-    len,
-    range,
-    list,
-    tuple,
-    reversed,
-    getattr,
-    hasattr,
-    isinstance,
-    int,
-    float,
-    bool,
-    str,
-    min,
-    max,
-    sorted,
-    vars,
-)
 
 
 class Calls(Part):
@@ -151,7 +131,7 @@ class Calls(Part):
             return self._visit(node, None, None, args, "weighted")
         if callee in (enumerate, zip):
             return self._enumerated(callee, args)
-        if isinstance(callee, BuiltinFunctionType) and callee in _COMPUTED:
+        if isinstance(callee, BuiltinFunctionType) and callee in COMPUTED:
             return self._builtin(callee, args, kwargs)
         if isinstance(callee, FunctionType):
             return self._plain_function(callee, args, kwargs, node)
@@ -273,7 +253,7 @@ class Calls(Part):
             return self._change(owner, name, args, kwargs)
         if not self._is_known(owner):
             return self._one_of([*owner.values()] if isinstance(owner, dict) else owner) if name == "get" else Value()
-        if name in SAFE_METHODS and not any(isinstance(each, Value) for each in args):
+        if (isinstance(owner, str) or name in SAFE_METHODS) and not any(isinstance(each, Value) for each in args):
             try:
                 return self._wrapped(getattr(owner, name)(*args))
             except Exception:
@@ -293,7 +273,7 @@ class Calls(Part):
             return Value()
 
     def _new(self, cls: type, args: list[Any], kwargs: dict[str, Any], node: ast.Call) -> Any:
-        if cls in _COMPUTED:
+        if cls in COMPUTED:
             return self._builtin(cls, args, kwargs)
         if cls is type and len(args) == 1:
             self._asked(args[0])
@@ -326,45 +306,6 @@ class Calls(Part):
         if not known:
             return Value()
         return [Items(each[i] if each is not None else Value() for each in parts) for i in range(min(known))]
-
-    def _builtin(self, function: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        if function is getattr and len(args) >= 2:
-            owner, name = args[:2]
-            if isinstance(name, str):
-                return Method(owner, name) if isinstance(owner, Value) else self._attribute(owner, name)
-            if not isinstance(owner, Ref):
-                return Value()
-            pattern = name.pattern if isinstance(name, Text) else "*"
-            names = [name for name, _ in owner.module.named_children()]
-            if owner.module is self.module:
-                names += [name for name, _ in activating_functions(type(self.module))]
-            found = [self._attribute(owner, each) for each in dict.fromkeys(names) if fnmatchcase(each, pattern)]
-            return Choice(found) or Value()
-        if function in (hasattr, isinstance) and len(args) == 2 and not isinstance(args[0], (Value, Choice)):
-            try:
-                found = function(args[0].module if isinstance(args[0], Ref) else args[0], args[1])
-                if function is hasattr or found is not issubclass(Acon, args[1]):
-                    self._asked(args[0])
-                return found
-            except Exception:
-                return Value()
-        if function is vars and isinstance(args[0], Ref):
-            return {name: self._wrapped(each) for name, each in vars(args[0].module).items()}
-        if function in (list, tuple, reversed, len) and len(args) == 1:
-            parts = self._elements(args[0])
-            if parts is None:
-                return Method(args[0], "len") if function is len else Value()
-            return len(parts) if function is len else self._made(Items(parts[::-1] if function is reversed else parts))
-        if function is sorted and args and not kwargs and all(isinstance(each, str) for each in args[0]):
-            return self._made(Items(sorted(args[0])))
-        if function is range and any(isinstance(each, Method) for each in args):
-            return Method(args[0], "range")
-        if any(isinstance(each, (Value, Choice, Method, Ref, Items)) for each in (*args, *kwargs.values())):
-            return Value()
-        try:
-            return function(*args, **kwargs)
-        except Exception:
-            return Value()
 
     def _plain_function(self, function: FunctionType, args: list[Any], kwargs: dict[str, Any], node: ast.Call) -> Any:
         name, package = function.__name__, (function.__module__ or "").partition(".")[0]

@@ -27,7 +27,7 @@ SAFE_METHODS = frozenset(
     )
 )
 
-_PLAIN = (int, float, str, bool, type(None), list, tuple, dict, range)
+_PLAIN = (int, float, str, bool, type(None), list, tuple, dict, range, Enum, type)
 _OPERATORS = {
     ast.Eq: "==",
     ast.NotEq: "!=",
@@ -47,6 +47,9 @@ _OPERATORS = {
     ast.BitOr: "|",
     ast.BitXor: "^",
     ast.RShift: ">>",
+    ast.LShift: "<<",
+    ast.Pow: "**",
+    ast.MatMult: "@",
 }
 
 
@@ -94,7 +97,7 @@ class Expressions(Part):
     def _eval_Dict(self, node: ast.Dict, env: ChainMap) -> Any:
         keys = [self.eval(key, env) if key is not None else Value() for key in node.keys]
         values = [self.eval(value, env) for value in node.values]
-        known = all(isinstance(key, (*_PLAIN, Enum)) for key in keys)
+        known = all(isinstance(key, _PLAIN) for key in keys)
         return self._made(Table(strict_zip(keys, values))) if known else self._one_of(values)
 
     def _eval_JoinedStr(self, node: ast.JoinedStr, env: ChainMap) -> Any:
@@ -137,6 +140,8 @@ class Expressions(Part):
                 return None if child is None else Ref(child, join_path(owner.path, name))
         elif isinstance(owner, (Method, Closure, OnTheFly)):
             return Value()
+        elif isinstance(owner, dict) and name in owner and not hasattr(dict, name):  # ConfigDict, easydict
+            return self._wrapped(owner[name])
         elif not isinstance(owner, (ModuleType, type)) and (
             name in SAFE_METHODS or isinstance(owner, (Items, dict, list, tuple, str))
         ):
@@ -193,7 +198,8 @@ class Expressions(Part):
             return self._one_of([*owner.values()] if isinstance(owner, dict) else owner)
         try:
             found = owner[index]
-            return Items(map(self._wrapped, found)) if isinstance(index, slice) else self._wrapped(found)
+            is_list = isinstance(index, slice) and not isinstance(owner, str)
+            return Items(map(self._wrapped, found)) if is_list else self._wrapped(found)
         except Exception:
             return Value()
 
@@ -223,6 +229,8 @@ class Expressions(Part):
             return Value() if truth is None else not truth
         if isinstance(value, Value):
             return value
+        if isinstance(node.op, ast.Invert) and isinstance(value, int):
+            return ~value
         return -value if isinstance(node.op, ast.USub) and isinstance(value, (int, float)) else Value()
 
     def _truth(self, value: Any) -> bool | None:
@@ -237,14 +245,18 @@ class Expressions(Part):
 
     def _eval_Compare(self, node: ast.Compare, env: ChainMap) -> Any:
         left, *rest = (self.eval(each, env) for each in (node.left, *node.comparators))
-        unknown = (isinstance(each, (Value, Choice, Method)) or not self._is_known(each) for each in (left, *rest))
-        if len(rest) > 1 or any(unknown):
+        found = [self._compared(*each) for each in strict_zip((left, *rest[:-1]), node.ops, rest)]
+        if any(each is False for each in found):  # 0 < x < 2
+            return False
+        return found[0] if len(found) == 1 else all(found) if not any(isinstance(e, Value) for e in found) else Value()
+
+    def _compared(self, left: Any, op: ast.cmpop, right: Any) -> Any:
+        if any(isinstance(each, (Value, Choice, Method)) or not self._is_known(each) for each in (left, right)):
             return Value()
-        right = rest[0]
-        if isinstance(node.ops[0], (ast.Is, ast.IsNot)):
+        if isinstance(op, (ast.Is, ast.IsNot)):
             one, other = (each.module if isinstance(each, Ref) else each for each in (left, right))
-            return (one is other) is isinstance(node.ops[0], ast.Is)
-        return self._computed(f"a {_OPERATORS[type(node.ops[0])]} b", left, right)
+            return (one is other) is isinstance(op, ast.Is)
+        return self._computed(f"a {_OPERATORS[type(op)]} b", left, right)
 
     def _computed(self, expression: str, a: Any, b: Any) -> Any:
         if not isinstance(a, _PLAIN) or not isinstance(b, _PLAIN) or (isinstance(a, Items) and "in" not in expression):
@@ -268,7 +280,8 @@ class Expressions(Part):
             if plain and numbers:
                 return left if isinstance(left, Value) else right
             return after_function("add", (left, right), {}) if plain else Value()
-        if isinstance(op, (ast.Pow, ast.LShift, ast.MatMult)):
+        small = all(isinstance(each, (int, float)) and abs(each) < 64 for each in (left, right))
+        if isinstance(op, (ast.Pow, ast.LShift)) and not small:
             return Value()
         return self._computed(f"a {_OPERATORS[type(op)]} b", left, right)
 

@@ -15,6 +15,7 @@ from ...compat import strict_zip
 from ..activations import ACTIVATIONS, mentions_activation
 from ..source import Source, UnreadableError
 from ..values import Later, Value, after_layer, joined
+from .builtins_computed import BuiltinsComputed
 from .calls import Calls
 from .containers import Containers
 from .expressions import Expressions
@@ -49,7 +50,7 @@ def read(module: nn.Module, methods: Sequence[str] = ("forward",)) -> Reading:
     return reader.result
 
 
-class _Reader(Statements, Expressions, Calls, Containers, Handing, Overwriting):
+class _Reader(Statements, Expressions, Calls, BuiltinsComputed, Containers, Handing, Overwriting):
     """Reads one module."""
 
     def __init__(self, module: nn.Module, depth: int = 0, assigned: Iterable[str] = ()) -> None:
