@@ -170,6 +170,10 @@ def other_in_evaluation(self, x):
     return F.relu(self.a(x))
 
 
+def other_in_exports(self, x):
+    return F.relu(self.a(x)) if torch.onnx.is_in_onnx_export() else F.silu(self.a(x))
+
+
 def by_texts(self, x):
     for name in ("relu", "silu"):
         x = getattr(F, name)(self.a(x)[:, :3])
@@ -308,6 +312,10 @@ REFUSED = {
     "another in evaluation": (
         of(Two, other_in_evaluation),
         "act2 .* it is called in evaluation or without gradients alone, so",
+    ),
+    "another in exports": (
+        of(Two, other_in_exports),
+        "act1 .* it is called in evaluation or without gradients alone, so",
     ),
     "its input is added to": (of(Two, overwritten, nn.ReLU()), "its input, which its gradient needs, is changed"),
     "its input is replaced": (of(Two, partly_overwritten), "which its gradient needs, is changed in place, at"),

@@ -304,6 +304,18 @@ def by_options(self, x):
     return F.relu(x) if self.options.last == "relu" else F.selu(x)
 
 
+def with_ends(self, x):
+    first, *_, last = self.options.items()
+    n = 2
+    while n:
+        x, n = self.a(x)[:, :3], n - 1
+    else:
+        x = F.silu(x)
+    if torch.jit.is_scripting():
+        return x
+    return F.relu(x) if first[1] == "hard" and last[0] == "last" else F.elu(x)
+
+
 def made_inside(self, x):
     return nn.Sequential(self.b, nn.ReLU())(nn.GELU()(self.a(x)))
 
@@ -351,6 +363,7 @@ CONVERTED = {
         of(Two, by_options, depth=3, options=ConfigDict(style=Style.SOFT, norm=nn.BatchNorm2d, last="relu")),
         1,
     ),
+    "ends of lists and loops": (of(Two, with_ends, options=dict(first="hard", other=1, last=2)), 2),
     "made inside": (of(Two, made_inside), 2),
     "parts of a Linear's output": (of(Two, channels_first_linear, nn.Linear(3, 6)), 1),
     "thresholds": (of(Two, by_threshold, nn.Threshold(0.0, 0.0)), 2),

@@ -40,6 +40,7 @@ from .things import (
     GivenActivation,
     Items,
     Method,
+    Mode,
     OnTheFly,
     Part,
     Partial,
@@ -53,6 +54,8 @@ from .things import (
 
 #: methods that list the layers of a module
 _CHILDREN = ("children", "named_children", "items", "keys", "values")
+
+_EXPORTING = ("is_scripting", "is_tracing", "is_in_onnx_export", "is_compiling", "is_exporting")
 
 
 class Calls(Part):
@@ -309,6 +312,8 @@ class Calls(Part):
 
     def _plain_function(self, function: FunctionType, args: list[Any], kwargs: dict[str, Any], node: ast.Call) -> Any:
         name, package = function.__name__, (function.__module__ or "").partition(".")[0]
+        if package == "torch" and name in _EXPORTING:  # as evaluation, what is exported alone is not trained
+            return Mode(False)
         if name == "checkpoint" and args:  # torch.utils.checkpoint
             return self._call_given(args[0], args[1:], node, node.args[0])
         owner = args[0] if args and isinstance(args[0], Ref) and args[0].module is self.module else None

@@ -83,9 +83,13 @@ class Statements(Part):
         if isinstance(target, ast.Name):
             env[target.id] = value
         elif isinstance(target, ast.Starred):
-            self._assign(target.value, Value(), env)
+            self._assign(target.value, value, env)
         elif isinstance(target, (ast.Tuple, ast.List)):
             parts = self._elements(value)
+            starred = next((i for i, each in enumerate(target.elts) if isinstance(each, ast.Starred)), None)
+            if parts is not None and starred is not None:
+                end = len(parts) - (len(target.elts) - starred - 1)
+                parts = [*parts[:starred], self._made(Items(parts[starred:end])), *parts[end:]]
             fits = parts is not None and len(parts) == len(target.elts)
             for i, each in enumerate(target.elts):
                 self._assign(each, parts[i] if parts is not None and fits else Value(), env)
@@ -148,8 +152,9 @@ class Statements(Part):
         over, read_body = self.eval(node.iter, env), lambda: self._block(node.body, env)
         return self._loop(node, node.target, over, env, read_body, node.body) or self._block(node.orelse, env)
 
-    def _do_While(self, node: ast.While, env: ChainMap) -> None:
+    def _do_While(self, node: ast.While, env: ChainMap) -> bool:
         self._unknown_times(env, lambda: (self.eval(node.test, env), self._block(node.body, env)), node.body)
+        return self._block(node.orelse, env)
 
     def _do_With(self, node: ast.With, env: ChainMap) -> bool:
         for item in node.items:
