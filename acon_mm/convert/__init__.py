@@ -4,6 +4,7 @@
 - ``sites.py``: finding the activation sites of a model, and choosing among them
 - ``hosts.py``: the base of the entries in ``tables/``, for classes whose children alone do not show their sites
 - ``rewrite.py``: an upstream method that calls another activation at each site
+- ``held.py``: methods that attributes hold
 - ``channels.py``: the number of channels at a site
 - ``registry.py``: the conversion of a model that is built from a config
 """
