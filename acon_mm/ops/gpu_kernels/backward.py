@@ -67,6 +67,22 @@ def _backward_step(
 
 
 @triton.jit
+def _store_sums(
+    place, channels, sum_1, sum_2, sum_3, sum_4, sum_5, sum_6, mask, AXIS: tl.constexpr, SUMS: tl.constexpr
+):  # fmt: skip
+    """The sums of a program, each added along an axis."""
+    tl.store(place, tl.sum(sum_1, AXIS, keep_dims=True), mask=mask)
+    if SUMS >= 3:
+        tl.store(place + channels, tl.sum(sum_2, AXIS, keep_dims=True), mask=mask)
+        tl.store(place + 2 * channels, tl.sum(sum_3, AXIS, keep_dims=True), mask=mask)
+    if SUMS >= 5:
+        tl.store(place + 3 * channels, tl.sum(sum_4, AXIS, keep_dims=True), mask=mask)
+        tl.store(place + 4 * channels, tl.sum(sum_5, AXIS, keep_dims=True), mask=mask)
+    if SUMS == 6:
+        tl.store(place + 5 * channels, tl.sum(sum_6, AXIS, keep_dims=True), mask=mask)
+
+
+@triton.jit
 def backward_planes(
     x_pointer, grad_y_pointer, grad_x_pointer, sums_pointer, mean_grad_pointer, norm_pointer, correction_pointer,
     p1_pointer, p2_pointer, beta_pointer,
@@ -122,15 +138,7 @@ def backward_planes(
         x, grad_y, offset, mask = next_x, next_grad_y, next_offset, next_mask
     if SUMS != 0:
         place = sums_pointer + sample_part.to(tl.int64) * SUMS * channels + channel
-        tl.store(place, tl.sum(sum_1, 1, keep_dims=True), mask=exists)
-        if SUMS >= 3:
-            tl.store(place + channels, tl.sum(sum_2, 1, keep_dims=True), mask=exists)
-            tl.store(place + 2 * channels, tl.sum(sum_3, 1, keep_dims=True), mask=exists)
-        if SUMS >= 5:
-            tl.store(place + 3 * channels, tl.sum(sum_4, 1, keep_dims=True), mask=exists)
-            tl.store(place + 4 * channels, tl.sum(sum_5, 1, keep_dims=True), mask=exists)
-        if SUMS == 6:
-            tl.store(place + 5 * channels, tl.sum(sum_6, 1, keep_dims=True), mask=exists)
+        _store_sums(place, channels, sum_1, sum_2, sum_3, sum_4, sum_5, sum_6, exists, 1, SUMS)
 
 
 @triton.jit
@@ -267,12 +275,4 @@ def backward_rows(
         x, grad_y, offset, mask = next_x, next_grad_y, next_offset, next_mask
     if SUMS != 0:
         place = sums_pointer + sample_part.to(tl.int64) * SUMS * channels + channel
-        tl.store(place, tl.sum(sum_1, 0, keep_dims=True), mask=exists)
-        if SUMS >= 3:
-            tl.store(place + channels, tl.sum(sum_2, 0, keep_dims=True), mask=exists)
-            tl.store(place + 2 * channels, tl.sum(sum_3, 0, keep_dims=True), mask=exists)
-        if SUMS >= 5:
-            tl.store(place + 3 * channels, tl.sum(sum_4, 0, keep_dims=True), mask=exists)
-            tl.store(place + 4 * channels, tl.sum(sum_5, 0, keep_dims=True), mask=exists)
-        if SUMS == 6:
-            tl.store(place + 5 * channels, tl.sum(sum_6, 0, keep_dims=True), mask=exists)
+        _store_sums(place, channels, sum_1, sum_2, sum_3, sum_4, sum_5, sum_6, exists, 0, SUMS)
