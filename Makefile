@@ -76,10 +76,10 @@ demo: setup ## train RetinaNet-R18 with MetaAconC on handwritten digits, test it
 	    --out $(DEMO_DIR)/detections.png
 
 # ruff and mypy: with the default stack alone. Their pins need a newer Python than that of the stack oldest.
-test: $(if $(filter openmmlab,$(STACK)),lint typecheck,setup) ## ruff, mypy and all tests (9 minutes on two cores)
+test: $(if $(filter openmmlab,$(STACK)),lint typecheck,setup) ## ruff, mypy and all tests (11 minutes on two cores)
 	$(PYTEST) -m "not faults"
 
-test-fast: setup ## the tests that are not marked slow (at most 1 minute on two cores)
+test-fast: setup ## the tests that are not marked slow (1.5 minutes on two cores)
 	$(PYTEST) -m "not slow"
 
 test-faults: setup ## plant faults (kills, damage, NaN, bad values) and count how they end (5 minutes on two cores)
